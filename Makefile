@@ -1,0 +1,38 @@
+# `make` alone lists what there is. Everything runs in .venv, which is made from requirements.lock when it is missing
+# or older than the lock file.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test bench lint lock
+help:
+	@echo "make demo    trains, evaluates and draws on the embedded set (about five minutes on two cores)"
+	@echo "make test    runs the test suite"
+	@echo "make bench   times the fast paths and writes bench.json"
+	@echo "make lint    ruff and mypy"
+	@echo "make lock    writes requirements.lock anew from pyproject.toml"
+
+demo: .venv/ready
+	$(BIN)/python run_lifting.py demo
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+bench: .venv/ready
+	$(BIN)/python -m tests.benchmarks
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+lock:
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet "setuptools>=77" torch==2.13.0
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip freeze --all --exclude pip --exclude-editable | sed 's/+cpu$$//' > requirements.lock

@@ -1,0 +1,52 @@
+"""Checkpoints: everything that is needed to go on training, or to use a model, in one file without code in it."""
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lifting.command import InputError, existing_file, whole_file
+
+FORMAT = "lifting-checkpoint"
+VERSION = 1
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Writes tensors and plain containers, whole or not at all."""
+    with whole_file(path) as temporary:
+        try:
+            torch.save({"format": FORMAT, "version": VERSION, **content}, temporary)
+        except RuntimeError as error:  # torch's writer hides what the system said, a full disk mostly
+            raise OSError(None, f"cannot write the checkpoint: {str(error).splitlines()[0]}", str(path)) from error
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint onto the CPU without running any code that it may hold.
+
+    Raises:
+        InputError: absent, empty, truncated, not a checkpoint of this package, or of another version.
+    """
+    existing_file(path, "checkpoint")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, KeyError, ValueError):
+        raise InputError(f"checkpoint: {path} is broken or no checkpoint of this package") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InputError(f"checkpoint: {path}: expected a checkpoint that this package wrote, got something else")
+    if content["version"] != VERSION:
+        raise InputError(f"checkpoint: {path}: expected version {VERSION}, got {content['version']}")
+    return content
+
+
+def load_weights(module: nn.Module, state: dict[str, Any], where: str) -> None:
+    """``module.load_state_dict`` with one line for what does not fit."""
+    own = module.state_dict()
+    for name in own.keys() | state.keys():
+        expected = tuple(own[name].shape) if name in own else "no such weight"
+        found = tuple(state[name].shape) if name in state else "nothing"
+        if expected != found:
+            raise InputError(f"{where} is of another model: {name}: expected {expected}, got {found}")
+    module.load_state_dict(state)

@@ -1,0 +1,170 @@
+"""Keypoints and their 3D joints as tensors that live on the training device; a batch is an index into them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lifting.cameras import normalise_screen
+from lifting.command import InputError
+from lifting.config import DataConfig
+from lifting.datasets.store import GROUND_TRUTH, PoseStore
+from lifting.h36m import action_of
+from lifting.skeleton import JointSet, flip
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One sequence seen by one camera: rows ``start`` to ``stop`` of a `PoseSet`."""
+
+    subject: str
+    sequence: str
+    camera: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class PoseSet:
+    """Every chosen frame of the chosen subjects, seen by each of their cameras.
+
+    Attributes:
+        keypoints: (N, J, 2) float32, normalised screen coordinates.
+        target: (N, J, 3) float32, metres, camera frame, relative to the root.
+        pixel: (N, 1, 1) float32, what one pixel is in the units of ``keypoints``.
+        action: (N,) int64, index into ``actions``.
+        actions: names, without the number of the sequence.
+        clips: which rows belong together, in order.
+        joint_set: what the joints are.
+        stride: frames of the file from one row of a clip to the next.
+    """
+
+    keypoints: Tensor
+    target: Tensor
+    pixel: Tensor
+    action: Tensor
+    actions: list[str]
+    clips: list[Clip]
+    joint_set: JointSet
+    stride: int
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def to(self, device: torch.device) -> "PoseSet":
+        moved = {name: getattr(self, name).to(device) for name in ("keypoints", "target", "pixel", "action")}
+        return replace(self, **moved)
+
+    def with_noise(self, pixels: float, generator: torch.Generator) -> "PoseSet":
+        """The same poses with Gaussian noise of this many pixels on every keypoint."""
+        noise = torch.randn(self.keypoints.shape, generator=generator).to(self.keypoints.device)
+        return replace(self, keypoints=self.keypoints + pixels * self.pixel * noise)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one training step sees.
+
+    Attributes:
+        input: (B, J, 2) keypoints of a lifter.
+        target: (B, J, D).
+    """
+
+    input: Tensor
+    target: Tensor
+
+
+def load_poses(store: PoseStore, subjects: tuple[str, ...], stride: int, keypoints: str = GROUND_TRUTH) -> PoseSet:
+    """Reads and projects. Frames at which a 2D point or a 3D joint is not finite are refused, not dropped.
+
+    Raises:
+        InputError: no such subject or detector; a person behind a camera.
+    """
+    uvs, targets, pixels, actions, clips = [], [], [], [], []
+    names: dict[str, int] = {}
+    start = 0
+    for subject in subjects:
+        cameras = store.cameras(subject)
+        for sequence in store.sequences(subject):
+            world = torch.from_numpy(store.positions(subject, sequence)[::stride]).double()
+            action = names.setdefault(action_of(sequence), len(names))
+            for name, camera in cameras.items():
+                points = camera.world_to_camera(world)
+                if keypoints == GROUND_TRUTH:
+                    uv = camera.project(points)
+                else:
+                    uv = torch.from_numpy(store.keypoints(subject, sequence, name, keypoints)[::stride]).double()
+                where = f"{store.path}: {subject} {sequence}, camera {name}"
+                if not (uv.isfinite().all() and points.isfinite().all()):
+                    raise InputError(f"{where}: expected finite keypoints of people before the camera, got others")
+                n = len(world)
+                uvs.append(normalise_screen(uv, camera.size).float())
+                targets.append((points - points[:, :1]).float())
+                pixels.append(torch.full((n, 1, 1), 2 / camera.size[0]))
+                actions.append(torch.full((n,), action))
+                clips.append(Clip(subject, sequence, name, start, start + n))
+                start += n
+    return PoseSet(
+        keypoints=torch.cat(uvs),
+        target=torch.cat(targets),
+        pixel=torch.cat(pixels),
+        action=torch.cat(actions),
+        actions=list(names),
+        clips=clips,
+        joint_set=store.joint_set,
+        stride=stride,
+    )
+
+
+def load_split(config: DataConfig, path: str, *, train: bool) -> PoseSet:
+    """The training or the test poses of a configuration; test poses with their fixed noise, if any."""
+    with PoseStore(path) as store:
+        if train:
+            return load_poses(store, config.train_subjects, config.stride, config.keypoints)
+        poses = load_poses(store, config.test_subjects, config.test_stride, config.keypoints)
+    if config.noise_px:
+        poses = poses.with_noise(config.noise_px, torch.Generator().manual_seed(0))
+    return poses
+
+
+class PoseBatches:
+    """Shuffled batches of a `PoseSet`, made on its device: half of each batch mirrored, fresh noise on the keypoints.
+
+    Every rank draws the same permutation and takes its own part of each batch; the incomplete last batch is left out
+    (batch norm needs full ones), as long as there is a full one.
+
+    Args:
+        poses: the training set, on its device.
+        batch_size: over all ranks.
+        flip: mirror half of each batch.
+        noise_px: standard deviation of the noise, pixels.
+        rank, world: which part is ours.
+    """
+
+    def __init__(
+        self, poses: PoseSet, batch_size: int, *, flip: bool, noise_px: float = 0.0, rank: int = 0, world: int = 1
+    ) -> None:
+        self.poses, self.flip, self.noise_px = poses, flip, noise_px
+        self.batch_size = min(batch_size, len(poses))
+        self.rank, self.world = rank, world
+
+    def __len__(self) -> int:
+        return len(self.poses) // self.batch_size
+
+    def epoch(self, seed: int) -> Iterator[Batch]:
+        """One pass in an order that ``seed`` fixes."""
+        order = torch.randperm(len(self.poses), generator=torch.Generator().manual_seed(seed))
+        for rows in order.to(self.poses.target.device).split(self.batch_size)[: len(self)]:
+            yield self._batch(rows[self.rank :: self.world])
+
+    def _batch(self, rows: Tensor) -> Batch:
+        poses = self.poses
+        uv, target = poses.keypoints[rows], poses.target[rows]
+        if self.flip:
+            half = len(rows) // 2
+            uv = torch.cat([flip(uv[:half], poses.joint_set), uv[half:]])
+            target = torch.cat([flip(target[:half], poses.joint_set), target[half:]])
+        if self.noise_px:
+            uv = uv + self.noise_px * poses.pixel[rows] * torch.randn_like(uv)
+        return Batch(uv, target)

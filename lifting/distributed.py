@@ -1,0 +1,70 @@
+"""Devices, ranks and seeds. Without ``torchrun`` there is one rank and every function here is trivial."""
+
+import os
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from lifting.command import InputError
+
+
+def start(device: str) -> torch.device:
+    """Joins the other ranks if ``torchrun`` started us, and returns our device.
+
+    Args:
+        device: ``auto`` (a GPU if there is one), or what `torch.device` takes.
+    """
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    try:
+        chosen = torch.device(name)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device: cannot use {device!r}: {str(error).splitlines()[0]}") from None
+    if "RANK" in os.environ and not dist.is_initialized():
+        if chosen.type == "cuda":
+            chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(chosen)
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    return chosen
+
+
+def stop() -> None:
+    """Leaves the group of ranks, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def gather_rows(rows: Tensor, total: int) -> Tensor:
+    """Puts together what the ranks computed of rows rank, rank + world, ...: (ceil(total / world), ...) -> (total, ...).
+
+    A rank that has a row less than the first pads; every rank gets the whole.
+    """
+    if world() == 1:
+        return rows
+    padded = rows.new_zeros((-(-total // world()), *rows.shape[1:]))
+    padded[: len(rows)] = rows
+    parts = [torch.empty_like(padded) for _ in range(world())]
+    dist.all_gather(parts, padded.contiguous())
+    return torch.stack(parts, 1).flatten(0, 1)[:total]
+
+
+def seed_everything(seed: int, epoch: int) -> None:
+    """Seeds torch for one epoch of one rank: where a run stops and goes on then makes no difference to its numbers."""
+    mixed = torch.Generator().manual_seed(seed * 100_003 + epoch * 1_009 + rank())
+    torch.manual_seed(int(torch.randint(2**62, (), generator=mixed)))
+
+
+def has_bf16_units(device: torch.device) -> bool:
+    """Whether bfloat16 products are faster than float32 ones on this device: a recent GPU, or a CPU with AMX."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()

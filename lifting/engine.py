@@ -1,0 +1,263 @@
+"""Fit and evaluate: one loop for every network, likelihood and data set of this package."""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from lifting import distributed
+from lifting.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from lifting.command import RunError, whole_file
+from lifting.config import Config, TrainConfig, dump_config
+from lifting.datasets.poses import Batch, PoseSet
+from lifting.likelihood import Distance, Likelihood
+from lifting.metrics import joint_errors, pearson, pose_report
+from lifting.prediction import Prediction
+from lifting.skeleton import JointSet, flip, mirror_joints
+
+log = logging.getLogger(__name__)
+
+CHECK_EVERY = 20  # steps between looks at the loss, each of which waits for the device
+
+
+class Batches(Protocol):
+    """What `fit` trains on."""
+
+    def __len__(self) -> int: ...
+
+    def epoch(self, seed: int) -> Iterator[Batch]: ...
+
+
+class Objective(nn.Module):
+    """Network and likelihood as one module, for both have weights: what the optimiser and DDP hold.
+
+    Joints whose place is known (the root) are no data: their density would be a spike without bound. They are left
+    out before the likelihood sees them.
+    """
+
+    def __init__(self, network: nn.Module, likelihood: Likelihood | Distance, known: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.network, self.likelihood, self.known = network, likelihood, known
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The loss, a mean over poses and joints, and the median sigma (NaN where there is none)."""
+        prediction, target = self.free(self.network(batch.input), batch.target)
+        sigma = prediction.sigma
+        median = target.new_tensor(math.nan) if sigma is None else sigma.detach().median()
+        return self.likelihood(prediction, target).mean(), median
+
+    def free(self, prediction: Prediction, target: Tensor) -> tuple[Prediction, Tensor]:
+        """Both without the joints whose place is known."""
+        free = [j for j in range(target.shape[-2]) if j not in self.known]
+        log_sigma = None if prediction.log_sigma is None else prediction.log_sigma[..., free, :]
+        return Prediction(prediction.mu[..., free, :], log_sigma), target[..., free, :]
+
+
+def fit(
+    objective: Objective, batches: Batches, evaluate: Callable[[], dict[str, Any]], config: Config, folder: Path
+) -> None:
+    """Trains to the configured epoch, going on from ``folder / "last.pt"`` where there is one.
+
+    After each epoch writes ``last.pt``, ``best.pt`` (the lowest MPJPE of ``evaluate`` so far), a line of
+    ``metrics.jsonl`` and TensorBoard scalars. An epoch's randomness depends on seed, epoch and rank alone.
+
+    Raises:
+        RunError: the loss is not finite; the checkpoints are those of the last whole epoch.
+        InputError: ``last.pt`` is of another model.
+    """
+    train, device = config.train, next(objective.parameters()).device
+    optimizer = torch.optim.Adam(objective.parameters(), lr=train.lr, fused=device.type in ("cuda", "cpu"))
+    done, best = resume(objective, optimizer, folder)
+    first_rank = distributed.rank() == 0
+    if first_rank:
+        _keep_lines(folder / "metrics.jsonl", done)
+        with whole_file(folder / "config.yaml") as file:
+            file.write_text(dump_config(config))
+    board = SummaryWriter(str(folder), purge_step=done) if first_rank else None
+    model = _wrapped(objective, train.compile)
+    total = (train.epochs - done) * len(batches)
+    with tqdm(total=total, unit="step", disable=None if first_rank else True, leave=False) as bar:
+        for epoch in range(done, train.epochs):
+            distributed.seed_everything(config.seed, epoch)
+            _set_bn_momentum(objective, train, epoch)
+            started = time.perf_counter()
+            row = {"epoch": epoch + 1, **_epoch(model, objective, batches, optimizer, config, epoch, bar)}
+            row["seconds"] = time.perf_counter() - started
+            row |= evaluate()
+            if first_rank:
+                best = min(best, row["mpjpe_mm"])
+                state = _state(objective, optimizer, config, epoch + 1, best)
+                save_checkpoint(folder / "last.pt", state)
+                if row["mpjpe_mm"] == best:
+                    save_checkpoint(folder / "best.pt", state)
+                _report(row, train.epochs, folder / "metrics.jsonl", board)
+    if board is not None:
+        board.close()
+
+
+def _epoch(
+    model: nn.Module,
+    objective: Objective,
+    batches: Batches,
+    optimizer: torch.optim.Optimizer,
+    config: Config,
+    epoch: int,
+    bar: tqdm,
+) -> dict[str, float]:
+    """One pass over the training set; means of what was seen on the way."""
+    train, device = config.train, next(objective.parameters()).device
+    parameters = list(objective.parameters())
+    objective.train()
+    seen: list[Tensor] = []
+    for index, batch in enumerate(batches.epoch(config.seed * 100_003 + epoch)):
+        step = epoch * len(batches) + index
+        lr = train.lr * train.lr_decay**epoch * min(1.0, (step + 1) / max(1, train.warmup_steps))
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        with autocast(device, train.precision):
+            loss, sigma = model(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(parameters, train.clip_norm)
+        optimizer.step()
+        seen.append(torch.stack([loss.detach(), norm, sigma]))
+        bar.update()
+        if len(seen) % CHECK_EVERY == 0 or index + 1 == len(batches):
+            _check_finite(seen, step)
+            bar.set_postfix(epoch=epoch + 1, loss=f"{seen[-1][0]:.3f}")
+    loss_mean, norm_mean, sigma_mean = torch.stack(seen).mean(0).tolist()
+    return {"loss": loss_mean, "lr": lr, "gradient_norm": norm_mean, "sigma_median": sigma_mean}
+
+
+def _check_finite(seen: list[Tensor], step: int) -> None:
+    """Stops at the first loss or gradient that is not finite since the last look."""
+    recent = torch.stack(seen[-CHECK_EVERY:])[:, :2]
+    bad = (~recent.isfinite()).any(1).nonzero().flatten().tolist()
+    if bad:
+        loss, norm = recent[bad[0]].tolist()
+        raise RunError(
+            f"training stopped: loss {loss}, gradient norm {norm} at step {step - len(recent) + 1 + bad[0]}; "
+            "last.pt and best.pt are those of the last whole epoch"
+        )
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """bfloat16 for the matrix products inside, if so configured."""
+    wanted = precision == "bf16" or (precision == "auto" and distributed.has_bf16_units(device))
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+
+
+def _wrapped(objective: Objective, compiled: bool) -> nn.Module:
+    model: nn.Module = objective
+    if distributed.world() > 1:
+        model = DistributedDataParallel(model)
+    return torch.compile(model) if compiled else model
+
+
+def _set_bn_momentum(objective: nn.Module, train: TrainConfig, epoch: int) -> None:
+    """Batch norm's momentum falls geometrically, so that the last statistics are means over many batches."""
+    first, last = train.bn_momentum
+    momentum = first * (last / first) ** (epoch / max(1, train.epochs - 1)) if first > 0 < last else first
+    for module in objective.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = momentum
+
+
+def _state(
+    objective: Objective, optimizer: torch.optim.Optimizer, config: Config, epoch: int, best: float
+) -> dict[str, Any]:
+    return {
+        "config": config.model_dump(mode="json"),
+        "network": objective.network.state_dict(),
+        "likelihood": objective.likelihood.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "epoch": epoch,
+        "best_mpjpe_mm": best,
+    }
+
+
+def resume(objective: Objective, optimizer: torch.optim.Optimizer, folder: Path) -> tuple[int, float]:
+    """Loads ``last.pt`` of a run's folder; epochs done and the best MPJPE so far, (0, inf) for a new run."""
+    path = folder / "last.pt"
+    if not path.exists():
+        return 0, math.inf
+    state = load_checkpoint(path)
+    load_weights(objective.network, state["network"], f"checkpoint: {path}: the network")
+    load_weights(objective.likelihood, state["likelihood"], f"checkpoint: {path}: the likelihood")
+    optimizer.load_state_dict(state["optimizer"])
+    return state["epoch"], state["best_mpjpe_mm"]
+
+
+def _keep_lines(path: Path, lines: int) -> None:
+    """Drops what a stopped run wrote after its last checkpoint."""
+    if path.exists():
+        kept = path.read_text().splitlines(keepends=True)[:lines]
+        with whole_file(path) as file:
+            file.write_text("".join(kept))
+
+
+def _report(row: dict[str, Any], epochs: int, metrics: Path, board: SummaryWriter | None) -> None:
+    with metrics.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    for name, value in row.items():
+        if board is not None and isinstance(value, (int, float)) and name != "epoch":
+            board.add_scalar(name, value, row["epoch"])
+    line = f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.4f}  MPJPE {row['mpjpe_mm']:.1f} mm"
+    line += f"  PA-MPJPE {row['pa_mpjpe_mm']:.1f} mm  {row['seconds']:.1f} s"
+    with tqdm.external_write_mode():
+        log.info(line)
+
+
+@torch.no_grad()
+def predict(network: nn.Module, poses: PoseSet, *, flip_test: bool, batch_size: int = 8192) -> Prediction:
+    """The network's prediction for every pose, (N, J, 3); with ``flip_test`` the mean over the mirror image too.
+
+    The ranks share the work; each returns the whole. The network is left in evaluation mode.
+    """
+    network.eval()
+    mu, sigma = [], []
+    for keypoints in poses.keypoints[distributed.rank() :: distributed.world()].split(batch_size):
+        one = network(keypoints)
+        if flip_test:
+            one = mean_of_mirrored(one, network(flip(keypoints, poses.joint_set)), poses.joint_set)
+        mu.append(one.mu)
+        if one.log_sigma is not None:
+            sigma.append(one.log_sigma)
+    gather = distributed.gather_rows
+    return Prediction(gather(torch.cat(mu), len(poses)), gather(torch.cat(sigma), len(poses)) if sigma else None)
+
+
+def mean_of_mirrored(straight: Prediction, mirrored: Prediction, joint_set: JointSet) -> Prediction:
+    """The mean of a prediction and of the one made from the mirror image, in mu and in sigma."""
+    mu = (straight.mu + flip(mirrored.mu, joint_set)) / 2
+    if straight.sigma is None or mirrored.sigma is None:
+        return Prediction(mu)
+    return Prediction(mu, ((straight.sigma + mirror_joints(mirrored.sigma, joint_set)) / 2).log())
+
+
+@torch.no_grad()
+def evaluate_poses(objective: Objective, poses: PoseSet, prediction: Prediction) -> dict[str, Any]:
+    """Both protocols and what else `metrics.pose_report` has; with a sigma also ``nll`` and ``sigma_error_r``.
+
+    ``nll`` is the normalised negative log-likelihood of a joint in nats (metres), ``sigma_error_r`` is Pearson's r
+    of a joint's mean sigma and its error; both over the joints whose place is not known beforehand.
+    """
+    errors = joint_errors(prediction.mu, poses.target)
+    report = pose_report(errors, poses.action, poses.actions, poses.joint_set.joints)
+    free, target = objective.free(prediction, poses.target)
+    if free.sigma is not None and isinstance(objective.likelihood, Likelihood):
+        rows = zip(free.mu.split(8192), free.log_sigma.split(8192), target.split(8192), strict=True)
+        nll = [-objective.likelihood.log_prob(Prediction(mu, log_sigma), x) for mu, log_sigma, x in rows]
+        report["nll"] = float(torch.cat(nll).mean())
+        report["sigma_error_r"] = pearson(free.sigma.mean(-1), (free.mu - target).norm(dim=-1))
+    return report

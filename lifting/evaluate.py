@@ -1,0 +1,175 @@
+"""Scores a file of predictions, anybody's, under both protocols.
+
+    python -m lifting.evaluate PREDICTIONS.h5 --data FILE [--json FILE]
+
+The prediction file is HDF5 and holds ``/{subject}/{sequence}/{camera}``, (T, J, 3) floats each: one pose a frame in the
+camera's axes (x right, y down, z forward), metres, relative to the root. The root attribute ``stride``, 1 if absent,
+says that frame i of the file is frame ``i * stride`` of the data.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from lifting.command import InputError, Parser, RunError, existing_file, run_command, whole_file, write_json
+from lifting.datasets.store import PoseStore
+from lifting.h36m import action_of
+from lifting.metrics import format_report, joint_errors, pose_report
+
+Clip = tuple[str, str, str]  # subject, sequence, camera
+
+# A person's joints lie within 2 m of the root; where a typical pose reaches five times as far, the unit is not metres.
+_FARTHEST = 10.0
+# How far a root may be from zero before the user is told of it.
+_ROOT_TOLERANCE = 1e-4
+
+_log = logging.getLogger(__name__)
+
+
+def write_predictions(path: str | Path, predictions: Mapping[Clip, np.ndarray], stride: int = 1) -> None:
+    """Writes a prediction file, whole or not at all.
+
+    Args:
+        predictions: (subject, sequence, camera) -> (T, J, 3) metres, camera axes, root-relative; stored as float32.
+        stride: how many frames of the data lie between two poses.
+
+    Raises:
+        ValueError: an array is not (T, J, 3), or stride is below 1.
+        RunError, OSError: the file could not be written.
+    """
+    if stride < 1:
+        raise ValueError(f"stride: expected 1 or more, got {stride}")
+    with whole_file(path) as temporary:
+        try:
+            with h5py.File(temporary, "w") as file:
+                file.attrs["stride"] = stride
+                for clip, poses in predictions.items():
+                    if poses.ndim != 3 or poses.shape[-1] != 3:
+                        raise ValueError(f"{' '.join(clip)}: expected (T, J, 3), got {poses.shape}")
+                    file.create_dataset("/".join(clip), data=poses.astype(np.float32))
+        except RuntimeError as error:  # how h5py reports a write that failed late, when the file is closed
+            raise RunError(f"{path} could not be written: {error}") from error
+
+
+def read_predictions(path: str | Path) -> tuple[dict[Clip, np.ndarray], int]:
+    """The poses of a prediction file, (T, J, 3) float64 each, and its stride.
+
+    Raises:
+        InputError: no HDF5 file, nothing in it, or something else than (T, J, 3) floats in the layout above.
+    """
+    path = existing_file(path, "predictions")
+    try:
+        with h5py.File(path, "r") as file:
+            names: list[str] = []
+            file.visit(names.append)
+            found = [item for item in map(file.get, names) if isinstance(item, h5py.Dataset)]
+            if not found:
+                raise InputError(f"{path}: expected data sets /subject/sequence/camera, found none")
+            return {_clip(path, item): _poses(path, item) for item in found}, _stride(path, file)
+    except (OSError, RuntimeError, KeyError) as error:  # h5py's ways to say that a file is not HDF5 or is broken
+        raise InputError(f"{path} is no readable HDF5 file ({error})") from error
+
+
+def _clip(path: Path, item: h5py.Dataset) -> Clip:
+    _, *parts = item.name.split("/")
+    if len(parts) != 3:
+        raise InputError(f"{path}: expected data sets /subject/sequence/camera, found {item.name}")
+    return parts[0], parts[1], parts[2]
+
+
+def _poses(path: Path, item: h5py.Dataset) -> np.ndarray:
+    shape: tuple[int, ...] = item.shape or ()
+    if len(shape) != 3 or shape[-1] != 3 or item.dtype.kind != "f":
+        raise InputError(f"{path}: {item.name}: expected (T, J, 3) floats, got {shape} of {item.dtype}")
+    return np.asarray(item[()], dtype=np.float64)
+
+
+def _stride(path: Path, file: h5py.File) -> int:
+    stride = np.asarray(file.attrs.get("stride", 1))
+    if stride.size != 1 or stride.dtype.kind not in "iu" or stride.item() < 1:
+        raise InputError(f"{path}: attribute stride: expected a whole number of 1 or more, got {stride.tolist()!r}")
+    return int(stride.item())
+
+
+def score_predictions(path: str | Path, data_path: str | Path, device: str = "cpu") -> dict[str, Any]:
+    """What `metrics.pose_report` says of a prediction file, measured against a pose store.
+
+    The roots of both are subtracted. The report has these besides: ``subjects``, ``stride``, and ``n_clips`` of
+    ``n_clips_in_data``, the sequences times cameras that were scored and that the data has for those subjects.
+
+    Raises:
+        InputError: a file that cannot be used, a clip that the data does not have, poses of a wrong number or shape,
+            not finite, or not in metres.
+    """
+    predictions, stride = read_predictions(path)
+    names = sorted({action_of(sequence) for _, sequence, _ in predictions})
+    errors, actions, moved_roots = [], [], 0
+    with PoseStore(data_path) as store:
+        root = store.joint_set.parents.index(-1)
+        for clip, poses in predictions.items():
+            target = _target(store, clip, stride)
+            prediction = torch.from_numpy(poses)
+            _check(f"{path}: /{'/'.join(clip)}", prediction, target, stride)
+            moved_roots += bool(prediction[:, root].norm(dim=-1).max() > _ROOT_TOLERANCE)
+            relative = [(x - x[:, root : root + 1]).to(device) for x in (prediction, target)]
+            errors.append({name: error.cpu() for name, error in joint_errors(*relative).items()})
+            actions.append(torch.full((len(poses),), names.index(action_of(clip[1]))))
+        subjects = [subject for subject in store.subjects if any(subject == clip[0] for clip in predictions)]
+        in_data = sum(len(store.sequences(subject)) * len(store.cameras(subject)) for subject in subjects)
+        joints = store.joint_set.joints
+    if moved_roots:
+        _log.info("note: the root was not at zero in %d of %d clips; it was subtracted", moved_roots, len(predictions))
+    if len(predictions) < in_data:
+        whose = ", ".join(subjects)
+        _log.info("note: scored %d of the %d clips that the data has of %s", len(predictions), in_data, whose)
+    together = {name: torch.cat([clip_errors[name] for clip_errors in errors]) for name in errors[0]}
+    report = pose_report(together, torch.cat(actions), names, joints)
+    scope = {"subjects": subjects, "stride": stride, "n_clips": len(predictions), "n_clips_in_data": in_data}
+    return {**report, **scope}
+
+
+def _target(store: PoseStore, clip: Clip, stride: int) -> Tensor:
+    """(T, J, 3) float64, every ``stride``-th pose in the camera's frame; an `InputError` if the data has no such."""
+    subject, sequence, name = clip
+    world = torch.from_numpy(store.positions(subject, sequence)[::stride]).double()
+    cameras = store.cameras(subject)
+    if name not in cameras:
+        raise InputError(f"{store.path}: no camera {name!r} of {subject}; there are {', '.join(cameras)}")
+    return cameras[name].world_to_camera(world)
+
+
+def _check(what: str, prediction: Tensor, target: Tensor, stride: int) -> None:
+    if prediction.shape != target.shape:
+        raise InputError(
+            f"{what}: expected {tuple(target.shape)} at a stride of {stride}, got {tuple(prediction.shape)}"
+        )
+    bad = (~prediction.isfinite()).flatten(1).any(1)
+    if bad.any():
+        first = int(bad.nonzero()[0])
+        raise InputError(f"{what}: {int(bad.sum())} of {len(bad)} poses are not finite, the first at frame {first}")
+    # The median, so that one wild prediction is scored as the failure it is and not taken for another unit.
+    extent = (prediction.amax(1) - prediction.amin(1)).norm(dim=-1).median().item()
+    if extent > _FARTHEST:
+        raise InputError(f"{what}: expected metres, got poses {extent:.0f} across; are these millimetres?")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = Parser(prog="python -m lifting.evaluate", description="Score a file of predicted poses.")
+    parser.add_argument("predictions", type=Path, help="HDF5 file with /subject/sequence/camera, (T, J, 3) metres")
+    parser.add_argument("--data", type=Path, required=True, help="the pose store with the truth, see data/README.md")
+    parser.add_argument("--json", type=Path, help="write all numbers to this file too")
+    options = parser.parse_args(arguments)
+    report = score_predictions(options.predictions, options.data)
+    if options.json:
+        write_json(options.json, report)
+    print(format_report(report))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,127 @@
+"""What a person does with a lifter: train it, load it, evaluate it, look at it."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lifting import distributed
+from lifting.cameras import denormalise_screen
+from lifting.checkpoint import load_checkpoint, load_weights
+from lifting.config import Config, load_config
+from lifting.datasets.poses import PoseBatches, PoseSet, load_split
+from lifting.datasets.store import PoseStore
+from lifting.datasets.synthetic import synthetic_store
+from lifting.engine import Objective, evaluate_poses, fit, predict
+from lifting.evaluate import write_predictions
+from lifting.likelihood import build_likelihood
+from lifting.models import build_lifter
+from lifting.prediction import Prediction
+from lifting.skeleton import H36M17, JointSet
+from lifting.visualise import DrawnPose, draw_poses
+
+log = logging.getLogger(__name__)
+
+
+def build_objective(config: Config, joint_set: JointSet) -> Objective:
+    """Network and likelihood as configured, new."""
+    likelihood = build_likelihood(config.loss)
+    network = build_lifter(config.model, joints=len(joint_set), with_sigma=likelihood.has_sigma)
+    return Objective(network, likelihood, known=(joint_set.parents.index(-1),))
+
+
+def data_path(config: Config) -> str:
+    """The file to read: the configured one, or the embedded set, made on first use."""
+    return str(synthetic_store()) if config.data.path == "synthetic" else config.data.path
+
+
+def train(config: Config, folder: Path) -> None:
+    """Trains, or goes on training, in ``folder``; every rank calls it."""
+    device = distributed.start(config.train.device)
+    try:
+        path = data_path(config)
+        torch.manual_seed(config.seed)
+        training = load_split(config.data, path, train=True).to(device)
+        test = load_split(config.data, path, train=False).to(device)
+        objective = build_objective(config, test.joint_set).to(device)
+        batches = PoseBatches(
+            training,
+            config.train.batch_size,
+            flip=config.train.flip,
+            noise_px=config.data.noise_px,
+            rank=distributed.rank(),
+            world=distributed.world(),
+        )
+        if distributed.rank() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            log.info(
+                f"{len(training):,} training poses of {', '.join(config.data.train_subjects)}; {len(test):,} test poses "
+                f"of {', '.join(config.data.test_subjects)}; {sum(p.numel() for p in objective.parameters()):,} "
+                f"parameters; {device}; into {folder}"
+            )
+        fit(objective, batches, lambda: evaluate(objective, test, config)[0], config, folder)
+    finally:
+        distributed.stop()
+
+
+def load(checkpoint: Path, overrides: list[str] | None = None) -> tuple[Objective, Config]:
+    """A trained lifter on its device, and its configuration with ``overrides`` over it."""
+    content = load_checkpoint(checkpoint)
+    config = load_config(overrides=overrides, base=content["config"])
+    device = distributed.start(config.train.device)
+    objective = build_objective(config, H36M17)
+    load_weights(objective.network, content["network"], f"checkpoint: {checkpoint}: the network")
+    load_weights(objective.likelihood, content["likelihood"], f"checkpoint: {checkpoint}: the likelihood")
+    return objective.to(device).eval(), config
+
+
+def load_test(config: Config, objective: Objective) -> PoseSet:
+    """The test poses of a configuration, on the objective's device."""
+    poses = load_split(config.data, data_path(config), train=False)
+    return poses.to(next(objective.parameters()).device)
+
+
+def evaluate(objective: Objective, poses: PoseSet, config: Config) -> tuple[dict[str, Any], Prediction]:
+    """The report of `engine.evaluate_poses`, and the predictions that it is about."""
+    prediction = predict(objective.network, poses, flip_test=config.train.flip)
+    return evaluate_poses(objective, poses, prediction), prediction
+
+
+def save_predictions(path: Path, poses: PoseSet, prediction: Prediction) -> None:
+    """Writes a file that `lifting.evaluate` scores."""
+    mu = prediction.mu.cpu().numpy()
+    clips = {(clip.subject, clip.sequence, clip.camera): mu[clip.start : clip.stop] for clip in poses.clips}
+    write_predictions(path, clips, poses.stride)
+
+
+def draw(
+    path: Path, objective: Objective, poses: PoseSet, prediction: Prediction, config: Config, rows: int = 4
+) -> None:
+    """A figure of test poses from those the lifter is surest of to those it is least sure of, each of another action."""
+    if prediction.sigma is None:
+        doubt = (prediction.mu - poses.target).norm(dim=-1).mean(1)
+    else:
+        doubt = prediction.sigma.mean((1, 2))
+    order = doubt.argsort().tolist()
+    chosen: list[int] = []
+    for place in torch.linspace(0.02, 0.98, rows):
+        taken = {int(poses.action[i]) for i in chosen}
+        later = order[int(place * (len(order) - 1)) :] + order[::-1]
+        chosen.append(next((i for i in later if int(poses.action[i]) not in taken), later[0]))
+    with PoseStore(data_path(config)) as store:
+        draw_poses(path, [_drawn(i, objective, poses, prediction, store) for i in chosen], poses.joint_set)
+
+
+def _drawn(row: int, objective: Objective, poses: PoseSet, prediction: Prediction, store: PoseStore) -> DrawnPose:
+    clip = next(clip for clip in poses.clips if clip.start <= row < clip.stop)
+    camera = store.cameras(clip.subject)[clip.camera]
+    keypoints = denormalise_screen(poses.keypoints[row].cpu(), camera.size)
+    return DrawnPose(
+        title=f"{clip.subject} {clip.sequence}, frame {(row - clip.start) * poses.stride}",
+        keypoints=keypoints.numpy(),
+        size=camera.size,
+        target=poses.target[row].cpu().numpy(),
+        mu=prediction.mu[row].cpu().numpy(),
+        sigma=None if prediction.sigma is None else prediction.sigma[row].cpu().numpy(),
+    )

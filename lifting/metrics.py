@@ -1,0 +1,136 @@
+"""The errors that papers print, from poses to a table.
+
+Protocol #1 is MPJPE and protocol #2 is PA-MPJPE, after the numbering that lifters use; other papers count otherwise, so
+everything here goes by the metric's name. Metres come in; millimetres exist in the report alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lifting.procrustes import align, scale_align
+
+# How a prediction is moved towards its target before distances are taken.
+_MOVES = {"mpjpe": lambda prediction, target: prediction, "pa_mpjpe": align, "n_mpjpe": scale_align}
+_HEADS = {"mpjpe": "MPJPE (protocol #1)", "pa_mpjpe": "PA-MPJPE (protocol #2)", "n_mpjpe": "N-MPJPE"}
+# Poses worked on at a time, which bounds the memory to some tens of megabytes.
+_CHUNK = 65536
+
+PCK_THRESHOLD = 0.150
+# 0, 5, ..., 150 mm
+_AUC_THRESHOLDS = tuple(mm / 1000 for mm in range(0, 151, 5))
+
+
+def joint_errors(prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """Distance of every joint from where it should be, under three alignments.
+
+    With x a predicted pose and y the true one, both relative to the root, joint j is off by
+
+    - ``mpjpe``: \\|x_j - y_j\\|. The root counts, with its error of zero.
+    - ``pa_mpjpe``: \\|s R x_j + t - y_j\\|, the similarity that fits x to y best (`procrustes.similarity`).
+    - ``n_mpjpe``: \\|s x_j - y_j\\|, s = <x, y> / <x, x> (Rhodin et al. 2018).
+
+    Float32 is accurate to about a micrometre for poses of a person's size.
+
+    Args:
+        prediction, target: (N, J, 3) metres, root-relative, one floating dtype and one device.
+
+    Returns:
+        each of the three as (N, J) metres.
+
+    Raises:
+        ValueError: the shapes differ or are not (N, J, 3), or poses are not finite.
+    """
+    if prediction.shape != target.shape or prediction.ndim != 3 or prediction.shape[-1] != 3:
+        raise ValueError(
+            f"prediction, target: expected equal (N, J, 3), got {tuple(prediction.shape)}, {tuple(target.shape)}"
+        )
+    for name, poses in (("prediction", prediction), ("target", target)):
+        bad = int((~poses.isfinite()).flatten(1).any(1).sum())
+        if bad:
+            raise ValueError(f"{name}: {bad} of {len(poses)} poses are not finite")
+    chunks = list(zip(torch.split(prediction, _CHUNK), torch.split(target, _CHUNK), strict=True))
+    return {name: torch.cat([(move(x, y) - y).norm(dim=-1) for x, y in chunks]) for name, move in _MOVES.items()}
+
+
+def pearson(x: Tensor, y: Tensor) -> float:
+    """Pearson's correlation of two equally many numbers, of any shape; NaN where one of the two does not vary."""
+    if x.numel() != y.numel():
+        raise ValueError(f"x, y: expected equally many numbers, got {tuple(x.shape)}, {tuple(y.shape)}")
+    return float(torch.corrcoef(torch.stack([x.flatten().double(), y.flatten().double()]))[0, 1])
+
+
+def pck(error: Tensor, threshold: float = PCK_THRESHOLD) -> float:
+    """Percentage of correct keypoints: joints of (N, J) metres that are off by less than ``threshold`` metres."""
+    return 100 * int((error < threshold).sum()) / error.numel()
+
+
+def auc(error: Tensor) -> float:
+    """Area under the PCK curve in percent: the mean PCK over thresholds of 0, 5, ..., 150 mm.
+
+    As the evaluation code of MPI-INF-3DHP has it (Mehta et al. 2017, `mpii_compute_3d_pck.m`). Its first threshold, 0,
+    is never met, so that a perfect prediction reaches 30 / 31.
+    """
+    return sum(pck(error, threshold) for threshold in _AUC_THRESHOLDS) / len(_AUC_THRESHOLDS)
+
+
+def pose_report(
+    errors: Mapping[str, Tensor], actions: Tensor, action_names: Sequence[str], joint_names: Sequence[str]
+) -> dict[str, Any]:
+    """The numbers of a table, ready for JSON: millimetres and percent.
+
+    ``mpjpe_mm``, ``pa_mpjpe_mm``, ``n_mpjpe_mm`` are means over the actions' means, the headline of the papers: an
+    action of few frames weighs as much as one of many. The same with ``_frame_mm`` are means over all poses.
+
+    Args:
+        errors: what `joint_errors` returned, (N, J) each.
+        actions: (N,) int64, each pose's index in ``action_names``; an action without poses is left out.
+        joint_names: J names.
+
+    Raises:
+        ValueError: no poses, or numbers of poses or joints that do not match.
+    """
+    expected = (len(actions), len(joint_names))
+    for name, error in errors.items():
+        if tuple(error.shape) != expected or not len(actions):
+            raise ValueError(f"{name}: expected {expected} errors of at least one pose, got {tuple(error.shape)}")
+    per_pose = {name: 1000 * error.mean(1, dtype=torch.float64) for name, error in errors.items()}
+    per_joint = {name: 1000 * error.mean(0, dtype=torch.float64) for name, error in errors.items()}
+    per_action: dict[str, dict[str, float]] = {}
+    for index in torch.unique(actions).tolist():
+        mine = actions == index
+        means = {f"{name}_mm": float(error[mine].mean()) for name, error in per_pose.items()}
+        per_action[action_names[index]] = {**means, "n_poses": int(mine.sum())}
+    return {
+        **{f"{m}_mm": sum(row[f"{m}_mm"] for row in per_action.values()) / len(per_action) for m in errors},
+        **{f"{name}_frame_mm": float(error.mean()) for name, error in per_pose.items()},
+        "n_poses": len(actions),
+        "pck_150mm": pck(errors["mpjpe"]),
+        "auc": auc(errors["mpjpe"]),
+        "per_action": per_action,
+        "per_joint": {
+            joint: {f"{m}_mm": float(per_joint[m][j]) for m in ("mpjpe", "pa_mpjpe")}
+            for j, joint in enumerate(joint_names)
+        },
+    }
+
+
+def format_report(report: Mapping[str, Any]) -> str:
+    """A `pose_report` as a table for the screen: actions, the two means, joints. Millimetres, one decimal."""
+    actions, joints = report["per_action"], report["per_joint"]
+    first = max(len(name) for name in (*actions, *joints, "mean over 15 actions"))
+
+    def row(name: str, values: Mapping[str, float], kind: str = "mm") -> str:
+        cells = (f"{values[f'{m}_{kind}']:>{len(h)}.1f}" for m, h in _HEADS.items() if f"{m}_{kind}" in values)
+        poses = [f"{values['n_poses']:>9,}"] if "n_poses" in values else []
+        return "  ".join([f"{name:<{first}}", *cells, *poses])
+
+    head = "  ".join([f"{'millimetres':<{first}}", *_HEADS.values(), f"{'poses':>9}"])
+    rule = "-" * len(head)
+    over_actions = f"mean over {len(actions)} action{'s' if len(actions) > 1 else ''}"
+    means = [row(over_actions, report), row("mean over all frames", report, "frame_mm")]
+    shares = f"PCK at 150 mm {report['pck_150mm']:.1f} %, AUC {report['auc']:.1f} %"
+    per_action, per_joint = ([row(*item) for item in table.items()] for table in (actions, joints))
+    return "\n".join([head, rule, *per_action, rule, *means, rule, *per_joint, rule, shares])

@@ -1,0 +1,13 @@
+"""Networks by the names that a configuration uses."""
+
+from torch import nn
+
+from lifting.config import ModelConfig
+from lifting.models.fc import FCBaseline
+
+LIFTERS = {"fc": FCBaseline}
+
+
+def build_lifter(config: ModelConfig, *, joints: int, with_sigma: bool) -> nn.Module:
+    """A lifter for ``joints`` joints; the fields of ``config`` beside the name are its keyword arguments."""
+    return LIFTERS[config.name](joints=joints, with_sigma=with_sigma, **config.model_dump(exclude={"name"}))

@@ -1,0 +1,96 @@
+"""Joint sets: names, parents, mirror images, and the maps from one set to another."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class JointSet:
+    """A fixed order of named joints.
+
+    Attributes:
+        name: what a store or a checkpoint calls the set.
+        joints: a name for each joint.
+        parents: for each joint the index of the joint it hangs on, -1 for the root.
+        mirror: for each joint the index of its mirror image; a joint of the midline is its own.
+    """
+
+    name: str
+    joints: tuple[str, ...]
+    parents: tuple[int, ...]
+    mirror: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.joints)
+
+    @property
+    def bones(self) -> list[tuple[int, int]]:
+        """(parent, child) of every bone."""
+        return [(parent, child) for child, parent in enumerate(self.parents) if parent >= 0]
+
+    @property
+    def left(self) -> tuple[int, ...]:
+        return tuple(j for j, name in enumerate(self.joints) if name.startswith("left"))
+
+    @property
+    def right(self) -> tuple[int, ...]:
+        return tuple(j for j, name in enumerate(self.joints) if name.startswith("right"))
+
+
+def _joint_set(name: str, joints: str, parents: tuple[int, ...]) -> JointSet:
+    names = tuple(joints.split())
+    other = {"left": "right", "right": "left"}
+    twins = ["_".join(other.get(word, word) for word in joint.split("_")) for joint in names]
+    return JointSet(name, names, parents, tuple(names.index(twin) for twin in twins))
+
+
+H36M17 = _joint_set(
+    "h36m17",
+    "pelvis right_hip right_knee right_ankle left_hip left_knee left_ankle spine thorax neck head"
+    " left_shoulder left_elbow left_wrist right_shoulder right_elbow right_wrist",
+    (-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 9, 8, 11, 12, 8, 14, 15),
+)
+
+COCO17 = _joint_set(
+    "coco17",
+    "nose left_eye right_eye left_ear right_ear left_shoulder right_shoulder left_elbow right_elbow"
+    " left_wrist right_wrist left_hip right_hip left_knee right_knee left_ankle right_ankle",
+    (-1, 0, 0, 1, 2, 0, 0, 5, 6, 7, 8, 5, 6, 11, 12, 13, 14),
+)
+
+JOINT_SETS = {joint_set.name: joint_set for joint_set in (H36M17, COCO17)}
+
+# Each Human3.6M joint as the mean of these COCO joints (the spine is put in afterwards, halfway from pelvis to thorax).
+_COCO_SOURCES = (
+    (11, 12), (12,), (14,), (16,), (11,), (13,), (15,), (), (5, 6), (0,), (1, 2), (5,), (7,), (9,), (6,), (8,), (10,),
+)  # fmt: skip
+
+
+def flip(points: Tensor, joint_set: JointSet) -> Tensor:
+    """Mirror image of root-relative or screen-centred points: x negated, left and right joints exchanged.
+
+    Args:
+        points: (..., J, D), x first.
+    """
+    mirrored = mirror_joints(points, joint_set).clone()
+    mirrored[..., 0] *= -1
+    return mirrored
+
+
+def mirror_joints(values: Tensor, joint_set: JointSet) -> Tensor:
+    """(..., J, D) with left and right joints exchanged and no sign changed, as a sigma wants it."""
+    return values[..., list(joint_set.mirror), :]
+
+
+def coco17_to_h36m17(points: Tensor) -> Tensor:
+    """(..., 17, D) COCO joints -> (..., 17, D) Human3.6M joints.
+
+    Pelvis and thorax are the middles of hips and shoulders, the spine is halfway between them, the neck/nose joint is
+    the nose and the head the middle of the eyes, as mmpose and MotionBERT do. NaN (a missing joint) spreads to what is
+    made of it.
+    """
+    made = [points[..., list(s), :].mean(-2) if s else points[..., 0, :] for s in _COCO_SOURCES]
+    made[7] = (made[0] + made[8]) / 2
+    return torch.stack(made, -2)

@@ -1,0 +1,108 @@
+"""Lift 2D keypoints to 3D joints with a sigma each: train, evaluate, demo. ``--help`` after a verb says more."""
+
+import argparse
+import time
+from pathlib import Path
+
+from lifting import lifter
+from lifting.command import InputError, Parser, run_command, write_json
+from lifting.config import Config, load_config
+from lifting.metrics import format_report
+
+DEMO = Path(__file__).parent / "configs" / "lifting" / "demo.yaml"
+
+
+def main() -> None:
+    parser = Parser(prog="run_lifting.py", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    overrides = {"nargs": "*", "metavar": "key.path=value", "help": "over the configuration, such as train.epochs=2"}
+
+    train = verbs.add_parser("train", help="train a lifter; without --config the demo's, on the embedded set")
+    train.add_argument("--config", type=Path, help="a YAML file, such as configs/lifting/fc_rle.yaml")
+    train.add_argument("--output", type=Path, help="folder of the new run (checkpoints/<model>_<loss>_<time>)")
+    train.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in this folder")
+    train.add_argument("overrides", **overrides)
+
+    evaluate = verbs.add_parser("evaluate", help="both protocols on the test subjects")
+    evaluate.add_argument("--checkpoint", type=Path, required=True)
+    evaluate.add_argument("--data", type=Path, help="a prepared file other than the one of the training")
+    evaluate.add_argument("--json", type=Path, help="write all numbers to this file too")
+    evaluate.add_argument("--save", type=Path, metavar="PREDICTIONS.h5", help="write the predicted poses")
+    evaluate.add_argument("--figure", type=Path, help="draw some of the poses, .png, .pdf or .svg")
+    evaluate.add_argument("overrides", **overrides)
+
+    demo = verbs.add_parser("demo", help="FC with L1 and FC with RLE on the embedded set, side by side, and a figure")
+    demo.add_argument("--output", type=Path, default=Path("checkpoints/demo"))
+    demo.add_argument("overrides", **overrides)
+
+    options = parser.parse_args()
+    {"train": run_train, "evaluate": run_evaluate, "demo": run_demo}[options.verb](options)
+
+
+def run_train(options: argparse.Namespace) -> None:
+    if options.resume is not None:
+        if options.config or options.output:
+            raise InputError(
+                "train: --resume takes configuration and folder from the run; only key.path=value go with it"
+            )
+        if not (options.resume / "config.yaml").is_file():
+            raise InputError(f"train: --resume: expected the folder of a run, found no config.yaml in {options.resume}")
+        config, folder = load_config(options.resume / "config.yaml", options.overrides), options.resume
+    else:
+        config = load_config(options.config or DEMO, options.overrides)
+        name = f"{config.model.name}_{config.loss.name}_{time.strftime('%Y%m%d-%H%M%S')}"
+        folder = options.output or Path("checkpoints") / name
+        if (folder / "last.pt").exists():
+            raise InputError(
+                f"train: {folder} holds a run already; go on with --resume {folder}, or name another --output"
+            )
+    _train(config, folder)
+
+
+def _train(config: Config, folder: Path) -> None:
+    try:
+        lifter.train(config, folder)
+    except KeyboardInterrupt:
+        if (folder / "last.pt").exists():
+            hint = f"go on with: python run_lifting.py train --resume {folder}"
+            raise KeyboardInterrupt(f"stopped; the last whole epoch is in {folder / 'last.pt'}; {hint}") from None
+        raise KeyboardInterrupt("stopped before the end of the first epoch; nothing to go on with") from None
+
+
+def run_evaluate(options: argparse.Namespace) -> None:
+    data = [] if options.data is None else [f"data.path={options.data}"]
+    objective, config = lifter.load(options.checkpoint, [*data, *options.overrides])
+    poses = lifter.load_test(config, objective)
+    report, prediction = lifter.evaluate(objective, poses, config)
+    if options.json:
+        write_json(options.json, report)
+    if options.save:
+        lifter.save_predictions(options.save, poses, prediction)
+    if options.figure:
+        lifter.draw(options.figure, objective, poses, prediction, config)
+    print(format_report(report))
+
+
+def run_demo(options: argparse.Namespace) -> None:
+    """Trains the two rows (what an earlier call finished is kept), prints them side by side and draws the second."""
+    rows = []
+    for loss in ("l1", "rle"):
+        config = load_config(DEMO, [*options.overrides, f"loss.name={loss}"])
+        _train(config, options.output / loss)
+        objective, config = lifter.load(options.output / loss / "last.pt")
+        poses = lifter.load_test(config, objective)
+        report, prediction = lifter.evaluate(objective, poses, config)
+        write_json(options.output / loss / "report.json", report)
+        rows.append((f"FC + {loss.upper()}", report))
+    figure = options.output / "poses.png"
+    lifter.draw(figure, objective, poses, prediction, config)
+    print("Embedded synthetic set (no Human3.6M number), mean over the actions:\n")
+    print(f"{'':12}{'MPJPE (protocol #1)':>22}{'PA-MPJPE (protocol #2)':>26}{'r(sigma, error)':>18}")
+    for name, report in rows:
+        r = f"{report['sigma_error_r']:.2f}" if "sigma_error_r" in report else "no sigma"
+        print(f"{name:12}{report['mpjpe_mm']:>19.1f} mm{report['pa_mpjpe_mm']:>23.1f} mm{r:>18}")
+    print(f"\nThe poses, with what the lifter believes of its own error: {figure}")
+
+
+if __name__ == "__main__":
+    run_command(main)
