@@ -1,8 +1,9 @@
-"""Lift 2D keypoints to 3D joints with a sigma each: train, evaluate, demo. ``--help`` after a verb says more."""
+"""Lift 2D keypoints to 3D joints with a sigma each."""
 
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 from lifting import lifter
 from lifting.command import InputError, Parser, run_command, write_json
@@ -15,7 +16,11 @@ DEMO = Path(__file__).parent / "configs" / "lifting" / "demo.yaml"
 def main() -> None:
     parser = Parser(prog="run_lifting.py", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    overrides = {"nargs": "*", "metavar": "key.path=value", "help": "over the configuration, such as train.epochs=2"}
+    overrides: dict[str, Any] = {
+        "nargs": "*",
+        "metavar": "key.path=value",
+        "help": "over the configuration, such as train.epochs=2",
+    }
 
     train = verbs.add_parser("train", help="train a lifter; without --config the demo's, on the embedded set")
     train.add_argument("--config", type=Path, help="a YAML file, such as configs/lifting/fc_rle.yaml")
@@ -35,7 +40,11 @@ def main() -> None:
     demo.add_argument("--output", type=Path, default=Path("checkpoints/demo"))
     demo.add_argument("overrides", **overrides)
 
-    options = parser.parse_args()
+    options, more = parser.parse_known_args()
+    for argument in more:  # argparse takes the overrides of one place only; people write them anywhere
+        if argument.startswith("-") or "=" not in argument:
+            parser.error(f"unrecognized argument {argument}")
+    options.overrides += more
     {"train": run_train, "evaluate": run_evaluate, "demo": run_demo}[options.verb](options)
 
 

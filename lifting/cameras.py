@@ -33,10 +33,10 @@ class Camera:
     t: Tensor  # (3,) metres
     tangential_factor: float = 1.0
 
-    def to(self, *args: torch.dtype | torch.device | str) -> "Camera":
-        """The same camera with its tensors moved or cast."""
+    def to(self, dtype: torch.dtype) -> "Camera":
+        """The same camera with its tensors cast."""
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: v.to(*args) for name, v in moved.items() if isinstance(v, Tensor)})
+        return replace(self, **{name: v.to(dtype) for name, v in moved.items() if isinstance(v, Tensor)})
 
     def world_to_camera(self, X: Tensor) -> Tensor:
         """(..., 3) world -> (..., 3) camera."""
@@ -60,10 +60,11 @@ class Camera:
     def distort(self, xy: Tensor) -> Tensor:
         """(..., 2) ideal image-plane points -> (..., 2) distorted ones."""
         r2 = (xy * xy).sum(-1, keepdim=True)
-        k1, k2, k3 = self.radial
+        k1, k2, k3 = self.radial.unbind()
         radial = 1 + r2 * (k1 + r2 * (k2 + r2 * k3))
         cross = self.tangential_factor * (xy * self.tangential).sum(-1, keepdim=True)
-        return xy * (radial + cross) + self.tangential * r2
+        distorted: Tensor = xy * (radial + cross) + self.tangential * r2
+        return distorted
 
     def undistort(self, xy: Tensor, iterations: int = 50) -> Tensor:
         """Inverse of `distort`, by the fixed point xy <- xy - (distort(xy) - target).

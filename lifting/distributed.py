@@ -44,9 +44,9 @@ def world() -> int:
 
 
 def gather_rows(rows: Tensor, total: int) -> Tensor:
-    """Puts together what the ranks computed of rows rank, rank + world, ...: (ceil(total / world), ...) -> (total, ...).
+    """Puts together what the ranks computed of rows rank, rank + world, ...: (about total / world, ...) -> (total, ...).
 
-    A rank that has a row less than the first pads; every rank gets the whole.
+    Every rank gets the whole.
     """
     if world() == 1:
         return rows
@@ -67,4 +67,4 @@ def has_bf16_units(device: torch.device) -> bool:
     """Whether bfloat16 products are faster than float32 ones on this device: a recent GPU, or a CPU with AMX."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+    return device.type == "cpu" and bool(torch.cpu._is_amx_tile_supported())

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -112,7 +112,7 @@ def _epoch(
     optimizer: torch.optim.Optimizer,
     config: Config,
     epoch: int,
-    bar: tqdm,
+    bar: "tqdm[NoReturn]",
 ) -> dict[str, float]:
     """One pass over the training set; means of what was seen on the way."""
     train, device = config.train, next(objective.parameters()).device
@@ -161,7 +161,9 @@ def _wrapped(objective: Objective, compiled: bool) -> nn.Module:
     model: nn.Module = objective
     if distributed.world() > 1:
         model = DistributedDataParallel(model)
-    return torch.compile(model) if compiled else model
+    if compiled:
+        model.compile()
+    return model
 
 
 def _set_bn_momentum(objective: nn.Module, train: TrainConfig, epoch: int) -> None:
@@ -226,7 +228,7 @@ def predict(network: nn.Module, poses: PoseSet, *, flip_test: bool, batch_size: 
     """
     network.eval()
     mu, sigma = [], []
-    for keypoints in poses.keypoints[distributed.rank() :: distributed.world()].split(batch_size):
+    for keypoints in torch.split(poses.keypoints[distributed.rank() :: distributed.world()], batch_size):
         one = network(keypoints)
         if flip_test:
             one = mean_of_mirrored(one, network(flip(keypoints, poses.joint_set)), poses.joint_set)
@@ -256,8 +258,6 @@ def evaluate_poses(objective: Objective, poses: PoseSet, prediction: Prediction)
     report = pose_report(errors, poses.action, poses.actions, poses.joint_set.joints)
     free, target = objective.free(prediction, poses.target)
     if free.sigma is not None and isinstance(objective.likelihood, Likelihood):
-        rows = zip(free.mu.split(8192), free.log_sigma.split(8192), target.split(8192), strict=True)
-        nll = [-objective.likelihood.log_prob(Prediction(mu, log_sigma), x) for mu, log_sigma, x in rows]
-        report["nll"] = float(torch.cat(nll).mean())
+        report["nll"] = -float(objective.likelihood.log_prob(free, target).mean())
         report["sigma_error_r"] = pearson(free.sigma.mean(-1), (free.mu - target).norm(dim=-1))
     return report

@@ -1,6 +1,7 @@
 """RealNVP (Dinh et al. 2017): a density on R^D with an exact log-likelihood, as RLE uses it."""
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +30,7 @@ class RealNVP(nn.Module):
         width: their hidden width.
     """
 
-    masks_KD: Tensor
+    masks: Tensor
 
     def __init__(self, dim: int = 3, couplings: int = 6, layers: int = 3, width: int = 64) -> None:
         super().__init__()
@@ -38,7 +39,7 @@ class RealNVP(nn.Module):
             masks = torch.stack([kept if k % 2 == 0 else ~kept for k in range(couplings)])
         else:
             masks = torch.zeros(couplings, 1, dtype=torch.bool)
-        self.register_buffer("masks_KD", masks)
+        self.register_buffer("masks", masks)
         self.dim = dim
         sizes = [dim, *[width] * (layers - 1), dim]
         self.nets = nn.ModuleList(_ScaleAndShift(sizes) for _ in range(couplings))
@@ -46,7 +47,7 @@ class RealNVP(nn.Module):
     def inverse(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Data to noise: (..., D) -> f^-1(x) (..., D) and log |det df^-1/dx| (...,)."""
         log_det = x.new_zeros(x.shape[:-1])
-        for net, mask in zip(reversed(self.nets), self.masks_KD.flip(0), strict=True):
+        for net, mask in zip(reversed(self.nets), self.masks.flip(0), strict=True):
             scale, shift = net(torch.where(mask, x, 0))
             scale = torch.where(mask, 0, scale)
             x = torch.where(mask, x, (x - shift) * torch.exp(-scale))
@@ -55,7 +56,7 @@ class RealNVP(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Noise to data: f(z), (..., D)."""
-        for net, mask in zip(self.nets, self.masks_KD, strict=True):
+        for net, mask in zip(self.nets, self.masks, strict=True):
             scale, shift = net(torch.where(mask, z, 0))
             z = torch.where(mask, z, z * torch.exp(scale) + shift)
         return z
@@ -67,8 +68,9 @@ class RealNVP(nn.Module):
 
     def sample(self, shape: tuple[int, ...]) -> Tensor:
         """Draws (*shape, D)."""
-        like = self.nets[0].biases[0]
-        return self(torch.randn(*shape, self.dim, dtype=like.dtype, device=like.device))
+        like = next(self.parameters())
+        drawn: Tensor = self(torch.randn(*shape, self.dim, dtype=like.dtype, device=like.device))
+        return drawn
 
 
 class _ScaleAndShift(nn.Module):
@@ -76,7 +78,7 @@ class _ScaleAndShift(nn.Module):
 
     def __init__(self, sizes: list[int]) -> None:
         super().__init__()
-        shapes = list(zip(sizes[:-1], sizes[1:], strict=True))
+        shapes = list(pairwise(sizes))
         self.weights = nn.ParameterList(nn.Parameter(torch.zeros(2, i, o)) for i, o in shapes)
         self.biases = nn.ParameterList(nn.Parameter(torch.zeros(2, 1, o)) for _, o in shapes)
         for weight, bias in list(zip(self.weights, self.biases, strict=True))[:-1]:

@@ -32,7 +32,7 @@ def build_objective(config: Config, joint_set: JointSet) -> Objective:
 
 
 def data_path(config: Config) -> str:
-    """The file to read: the configured one, or the embedded set, made on first use."""
+    """The configured file, or the embedded set, made on first use."""
     return str(synthetic_store()) if config.data.path == "synthetic" else config.data.path
 
 

@@ -20,27 +20,59 @@ from lifting.flow import RealNVP
 from lifting.prediction import Prediction
 
 
-def log_laplace(t: Tensor) -> Tensor:
-    """log q(t) = -|t| - log 2, the Laplace density of unit scale; elementwise."""
-    return -t.abs() - math.log(2)
+def log_laplace(x: Tensor) -> Tensor:
+    """sum_d (-|x_d| - log 2), a Laplace density of unit scale in each coordinate: (..., D) -> (...,)."""
+    return -x.abs().sum(-1) - x.shape[-1] * math.log(2)
 
 
-def log_gaussian(t: Tensor) -> Tensor:
-    """log q(t) = -t^2 / 2 - log(2 pi) / 2, the standard normal density; elementwise."""
-    return -0.5 * t.square() - 0.5 * math.log(2 * math.pi)
+def log_gaussian(x: Tensor) -> Tensor:
+    """sum_d (-x_d^2 / 2 - log(2 pi) / 2), the standard normal density: (..., D) -> (...,)."""
+    return -0.5 * x.square().sum(-1) - 0.5 * x.shape[-1] * math.log(2 * math.pi)
 
 
-BASES: dict[str, Callable[[Tensor], Tensor]] = {"laplace": log_laplace, "gaussian": log_gaussian}
+def log_radial(x: Tensor) -> Tensor:
+    """-|x| - log Z, the Laplace density whose level sets are spheres: (..., D) -> (...,).
+
+    Z = 2 pi^(D/2) Gamma(D) / Gamma(D/2): the area of the unit sphere times the integral of r^(D-1) e^-r.
+    """
+    dim = x.shape[-1]
+    log_z = math.log(2) + dim / 2 * math.log(math.pi) + math.lgamma(dim) - math.lgamma(dim / 2)
+    return -torch.linalg.vector_norm(x, dim=-1) - log_z
+
+
+def draw_laplace(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Draws of `log_laplace`, with the dtype and device of ``like``."""
+    u = torch.rand(shape, dtype=like.dtype, device=like.device) * 2 - 1
+    return -u.sign() * torch.log1p(-u.abs())
+
+
+def draw_gaussian(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Draws of `log_gaussian`."""
+    return torch.randn(shape, dtype=like.dtype, device=like.device)
+
+
+def draw_radial(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Draws of `log_radial`: a direction, and a length that is a sum of D exponential variables."""
+    direction = torch.nn.functional.normalize(draw_gaussian(shape, like), dim=-1)
+    length = -torch.log1p(-torch.rand(shape, dtype=like.dtype, device=like.device)).sum(-1, keepdim=True)
+    return direction * length
+
+
+BASES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[tuple[int, ...], Tensor], Tensor]]] = {
+    "laplace": (log_laplace, draw_laplace),
+    "gaussian": (log_gaussian, draw_gaussian),
+    "radial": (log_radial, draw_radial),
+}
 
 
 class Likelihood(nn.Module):
     """Densities with a learned scale: the error x - mu is sigma times a draw of a fixed or learned unit density U.
 
-    ``nll = sum_d log sigma_d - log U(x_bar)``   (Eq. 2), here with U the product of D densities q.
+    ``nll = sum_d log sigma_d - log U(x_bar)``   (Eq. 2), here with U = Q.
 
     Args:
         dim: D.
-        base: q, ``"laplace"`` or ``"gaussian"``.
+        base: Q, ``"laplace"`` or ``"gaussian"``, products over the coordinates, or ``"radial"``.
         beta: in training the gradient that reaches mu is multiplied by sigma^beta over its mean (sigma itself and the
             flow always follow the plain likelihood). 0 is the paper's form: the gradient on mu goes with 1 / sigma, so
             that what the network is sure of dominates (Seitzer et al., "On the Pitfalls of Heteroscedastic Uncertainty
@@ -54,7 +86,7 @@ class Likelihood(nn.Module):
         super().__init__()
         self.dim = dim
         self.base = base
-        self.log_q = BASES[base]
+        self.log_q, self.draw_q = BASES[base]
         self.beta = beta
 
     def forward(self, prediction: Prediction, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -74,7 +106,7 @@ class Likelihood(nn.Module):
 
     def _log_unit(self, x_bar: Tensor) -> Tensor:
         """log U as training uses it: (..., D) -> (...,)."""
-        return self.log_q(x_bar).sum(-1)
+        return self.log_q(x_bar)
 
     def log_prob(self, prediction: Prediction, x: Tensor) -> Tensor:
         """Log-density of each joint at x (B, J, D), normalised: (B, J). A joint known exactly (sigma = 0) gives NaN."""
@@ -93,17 +125,14 @@ class Likelihood(nn.Module):
         return prediction.mu + prediction.sigma * unit
 
     def _draw(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """Draws of q, (*shape, D)."""
-        if self.base == "gaussian":
-            return torch.randn(*shape, self.dim, dtype=like.dtype, device=like.device)
-        u = torch.rand(*shape, self.dim, dtype=like.dtype, device=like.device) * 2 - 1
-        return -u.sign() * torch.log1p(-u.abs())
+        """Draws of U, (*shape, D)."""
+        return self.draw_q((*shape, self.dim), like)
 
 
 class RLE(Likelihood):
     """Residual log-likelihood estimation: U(x_bar) = s Q(x_bar) G(x_bar), Q fixed and G a normalizing flow.
 
-    ``nll = sum_d log sigma_d - sum_d log q(x_bar_d) - log G(x_bar) [- log s]``   (Eq. 8)
+    ``nll = sum_d log sigma_d - log Q(x_bar) - log G(x_bar) [- log s]``   (Eq. 8)
 
     The flow learns how the true density differs from Q. s, which makes U integrate to one, depends on the flow alone.
     The paper leaves it out of the training loss (Tab. 7). Then the loss gains by making every x_bar small, where Q is
@@ -118,6 +147,7 @@ class RLE(Likelihood):
     """
 
     draws = 2048  # from Q, for the estimate of s in training
+    rows = 2**17  # that the flow is given at a time where there can be millions
 
     def __init__(
         self,
@@ -132,16 +162,18 @@ class RLE(Likelihood):
         self.normalise = normalise
 
     def _log_unit(self, x_bar: Tensor) -> Tensor:
-        log_q = self.log_q(x_bar).sum(-1)
+        log_q = self.log_q(x_bar)
         if not self.normalise:
             return log_q + self.flow.log_prob(x_bar)
         rows = x_bar.reshape(-1, self.dim)
-        log_g = self.flow.log_prob(torch.cat([rows, super()._draw((self.draws,), x_bar)]))
+        log_g = self.flow.log_prob(torch.cat([rows, self.draw_q((self.draws, self.dim), x_bar)]))
         log_s = math.log(self.draws) - torch.logsumexp(log_g[len(rows) :], 0)
         return log_q + log_g[: len(rows)].view(log_q.shape) + log_s
 
     def log_unit(self, x_bar: Tensor) -> Tensor:
-        return self.log_q(x_bar).sum(-1) + self.flow.log_prob(x_bar) + self.log_norm()
+        rows = torch.split(x_bar.reshape(-1, self.dim), self.rows)
+        log_g = torch.cat([self.flow.log_prob(row) for row in rows]).view(x_bar.shape[:-1])
+        return self.log_q(x_bar) + log_g + self.log_norm()
 
     @torch.no_grad()
     def log_norm(self, reach: float = 5.0, cells: int | None = None) -> Tensor:
@@ -156,15 +188,15 @@ class RLE(Likelihood):
         axis = (torch.arange(cells, dtype=like.dtype, device=like.device) + 0.5) * (2 * reach / cells) - reach
         volume = (2 * reach / cells) ** self.dim
         total = like.new_zeros(())
-        for slab in axis.split(max(1, 2**18 // cells ** (self.dim - 1))):
+        for slab in torch.split(axis, max(1, self.rows // cells ** (self.dim - 1))):
             x = torch.stack(torch.meshgrid(slab, *[axis] * (self.dim - 1), indexing="ij"), -1)
-            total = total + torch.exp(self.log_q(x).sum(-1) + self.flow.log_prob(x)).sum()
+            total = total + torch.exp(self.log_q(x) + self.flow.log_prob(x)).sum()
         return -torch.log(total * volume)
 
     def _draw(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """Draws of s Q G: candidates from G, one kept of sixteen with odds Q (importance resampling)."""
         candidates = self.flow.sample((*shape, 16))
-        odds = self.log_q(candidates).sum(-1).exp()
+        odds = self.log_q(candidates).exp()
         pick = torch.multinomial(odds.reshape(-1, 16), 1).reshape(*shape, 1, 1)
         return torch.take_along_dim(candidates, pick, -2)[..., 0, :].to(like)
 

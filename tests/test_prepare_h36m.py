@@ -33,7 +33,8 @@ METADATA = {"layout_name": "h36m", "num_joints": 17, "keypoints_symmetry": [list
 
 def load(script: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(script, ROOT / "data" / f"{script}.py")
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -229,7 +230,7 @@ def changed_2d(change: Callable[[dict[str, dict[str, list[np.ndarray]]]], object
         (changed_2d(lambda k: k["S1"]["Photo"].pop() is None or None), "expected keypoints of 4 cameras, got 3"),
         (changed_2d(lambda k: k["S1"].update(Photo=[v[:5] for v in k["S1"]["Photo"]])), "9 frames or more, got 5"),
         (changed_2d(lambda k: k["S1"].update(Photo=[v[:, :9] for v in k["S1"]["Photo"]])), r"expected \(T, 17, 2\)"),
-        (changed_2d(lambda k: k["S1"].update(Photo=())), "4 cameras, got 0"),
+        (changed_2d(lambda k: k["S1"].update(Photo=[])), "4 cameras, got 0"),
         (changed_2d(lambda k: k["S1"]["Photo"][1].fill(np.inf)), "S1 Photo, 55011271: expected finite"),
     ],
 )

@@ -56,8 +56,8 @@ def test_everything_comes_back(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(store.keypoints("S9", "Photo 1", camera, detector), points)
         read = store.cameras("S9")
     assert list(read) == list(cameras["S9"])  # the order given, not the alphabet's
-    for name, camera in cameras["S9"].items():
-        for field, expected in vars(camera).items():
+    for name, expected_camera in cameras["S9"].items():
+        for field, expected in vars(expected_camera).items():
             got = getattr(read[name], field)
             if isinstance(expected, torch.Tensor):
                 torch.testing.assert_close(got, expected, rtol=0, atol=0)
@@ -136,7 +136,7 @@ def test_other_bad_calls_are_refused(tmp_path: Path) -> None:
         write(tmp_path / "x.h5", frame_rate=0)
     broken = {"1": replace(h36m.cameras("S1")["54138969"], t=torch.zeros(2))}
     with pytest.raises(InputError, match=r"camera .*: t: expected \(3,\), got \(2,\)"):
-        write(tmp_path / "x.h5", cameras={s: broken for s in SUBJECTS})
+        write(tmp_path / "x.h5", cameras=dict.fromkeys(SUBJECTS, broken))
     assert list(tmp_path.iterdir()) == []
 
 

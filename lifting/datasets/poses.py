@@ -155,7 +155,7 @@ class PoseBatches:
     def epoch(self, seed: int) -> Iterator[Batch]:
         """One pass in an order that ``seed`` fixes."""
         order = torch.randperm(len(self.poses), generator=torch.Generator().manual_seed(seed))
-        for rows in order.to(self.poses.target.device).split(self.batch_size)[: len(self)]:
+        for rows in torch.split(order.to(self.poses.target.device), self.batch_size)[: len(self)]:
             yield self._batch(rows[self.rank :: self.world])
 
     def _batch(self, rows: Tensor) -> Batch:

@@ -1,0 +1,157 @@
+"""Runs a grid of configurations and seeds, resumable, and writes its table.
+
+    python -m lifting.series configs/series/standin_20.yaml --data data/standin.h5 --output checkpoints/standin_20
+
+A series file names leaves of configs/lifting, variants of them and overrides for all. Each run has a folder of its own;
+a run that has its ``report.json`` is done, one that was stopped goes on. ``--jobs`` runs share the cores, each with
+its own part of the threads: one-thread runs side by side get more out of a CPU than one run with all threads.
+"""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lifting.command import InputError, Parser, RunError, run_command, whole_file, write_json
+
+log = logging.getLogger(__name__)
+
+ROOT = Path(__file__).parents[1]
+COLUMNS = {
+    "mpjpe_frame_mm": "MPJPE",
+    "pa_mpjpe_frame_mm": "PA-MPJPE",
+    "mpjpe_mm": "MPJPE, action mean",
+    "pa_mpjpe_mm": "PA-MPJPE, action mean",
+    "nll": "NLL (nats a joint)",
+    "sigma_error_r": "r(sigma, error)",
+    "seconds": "training (s)",
+}
+
+
+class Series(BaseModel):
+    """What a series file holds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    configs: list[str]
+    variants: dict[str, list[str]]
+    overrides: list[str] = []
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell of the grid."""
+
+    variant: str
+    config: str
+    seed: int
+    folder: Path
+    overrides: list[str]
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.json"
+
+
+def load_series(path: Path) -> Series:
+    try:
+        return Series.model_validate(yaml.safe_load(path.read_text()))
+    except OSError as error:
+        raise InputError(f"series: cannot read {path}: {error.strerror}") from None
+    except (yaml.YAMLError, ValidationError) as error:
+        raise InputError(f"series: {path}: expected configs, variants and overrides: {error}") from None
+
+
+def runs_of(series: Series, data: Path, output: Path, seeds: int) -> Iterator[Run]:
+    """Every run, seed by seed, so that a series that is cut short has whole rows of fewer seeds."""
+    for seed in range(seeds):
+        for variant, extra in series.variants.items():
+            for config in series.configs:
+                overrides = [f"data.path={data}", f"seed={seed}", *series.overrides, *extra]
+                yield Run(variant, config, seed, output / variant / config / f"seed{seed}", overrides)
+
+
+def carry_out(run: Run, threads: int) -> None:
+    """Trains (or goes on training) and evaluates one run in processes of its own; its words go to ``log.txt``."""
+    if run.report.exists():
+        return
+    run.folder.mkdir(parents=True, exist_ok=True)
+    train = ["--config", str(ROOT / "configs" / "lifting" / f"{run.config}.yaml"), "--output", str(run.folder)]
+    if (run.folder / "last.pt").exists():
+        train = ["--resume", str(run.folder)]
+    evaluate = ["--checkpoint", str(run.folder / "last.pt"), "--json", str(run.report)]
+    with (run.folder / "log.txt").open("a") as words:
+        for arguments in (["train", *train, *run.overrides], ["evaluate", *evaluate]):
+            command = [sys.executable, str(ROOT / "run_lifting.py"), *arguments]
+            environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+            if subprocess.run(command, env=environment, stdout=words, stderr=words, check=False).returncode:
+                last = (run.folder / "log.txt").read_text().strip().splitlines()[-1:]
+                raise RunError(f"{run.folder}: {arguments[0]} failed: {''.join(last)}")
+    log.info(f"{run.folder}: MPJPE {json.loads(run.report.read_text())['mpjpe_frame_mm']:.1f} mm")
+
+
+def row_of(runs: list[Run]) -> dict[str, Any]:
+    """Means and spreads (standard deviations over the seeds) of the runs of one cell."""
+    reports = [json.loads(run.report.read_text()) for run in runs]
+    for run, report in zip(runs, reports, strict=True):
+        lines = (run.folder / "metrics.jsonl").read_text().splitlines()
+        report["seconds"] = sum(json.loads(line)["seconds"] for line in lines)
+    row: dict[str, Any] = {"variant": runs[0].variant, "config": runs[0].config, "seeds": len(runs)}
+    for key in COLUMNS:
+        values = [report[key] for report in reports if key in report]
+        if values:
+            row[key] = {"mean": mean(values), "spread": stdev(values) if len(values) > 1 else None, "values": values}
+    return row
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The rows as a table; millimetres where a column does not say otherwise."""
+    lines = [f"| variant | config | seeds | {' | '.join(COLUMNS.values())} |", "|---|---|---|" + "---:|" * len(COLUMNS)]
+    for row in rows:
+        cells = [row["variant"], row["config"], str(row["seeds"])]
+        for key in COLUMNS:
+            digits = {"nll": 3, "sigma_error_r": 3, "seconds": 0}.get(key, 2)
+            value = row.get(key)
+            spread = "" if value is None or value["spread"] is None else f" ± {value['spread']:.{digits}f}"
+            cells.append("" if value is None else f"{value['mean']:.{digits}f}{spread}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = Parser(prog="python -m lifting.series", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("series", type=Path, help="a file of configs/series")
+    parser.add_argument("--data", type=Path, required=True, help="a prepared file")
+    parser.add_argument("--output", type=Path, required=True, help="folder of all runs, table.md and table.json")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    options = parser.parse_args()
+    if options.seeds < 1 or options.jobs < 1:
+        raise InputError(f"series: expected --seeds and --jobs of at least 1, got {options.seeds}, {options.jobs}")
+    runs = list(runs_of(load_series(options.series), options.data, options.output, options.seeds))
+    threads = max(1, (os.cpu_count() or 1) // options.jobs)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for _ in pool.map(lambda run: carry_out(run, threads), runs):
+            pass
+    cells: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        cells.setdefault((run.variant, run.config), []).append(run)
+    rows = [row_of(cell) for cell in cells.values()]
+    write_json(options.output / "table.json", rows)
+    with whole_file(options.output / "table.md") as file:
+        file.write_text(markdown(rows))
+    print(markdown(rows), end="")
+
+
+if __name__ == "__main__":
+    run_command(main)
