@@ -45,9 +45,9 @@ class FlowConfig(_Section):
 
 
 class LossConfig(_Section):
-    name: Literal["rle", "laplace", "gaussian", "l1", "l2", "mpjpe"] = "rle"
+    name: Literal["rle", "laplace", "gaussian", "radial", "l1", "l2", "mpjpe"] = "rle"
     base: Literal["laplace", "gaussian", "radial"] = "laplace"
-    beta: float = Field(2.0, ge=0, le=4, description="0 is the paper's; see likelihood.Likelihood")
+    beta: float = Field(0.0, ge=0, le=4, description="0 is the paper's; see likelihood.Likelihood")
     normalise: bool = Field(True, description="log s in the training loss of rle; the paper leaves it out")
     flow: FlowConfig = FlowConfig()
 

@@ -183,7 +183,7 @@ class RLE(Likelihood):
             reach: half the width of the grid; Q alone holds all but e^-5 of each tail within 5.
             cells: cells along each axis; even, so that the kink of the Laplace base at 0 falls between two.
         """
-        cells = cells or {1: 4096, 2: 512}.get(self.dim, 64)
+        cells = cells or {1: 4096, 2: 512}.get(self.dim, 40)
         like = next(self.flow.parameters())
         axis = (torch.arange(cells, dtype=like.dtype, device=like.device) + 0.5) * (2 * reach / cells) - reach
         volume = (2 * reach / cells) ** self.dim

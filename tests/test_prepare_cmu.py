@@ -273,3 +273,19 @@ def test_exchanged_sides_are_refused(
         write(walker / name, exchanged)
     with pytest.raises(InputError, match="subject 02: left and right are exchanged"):
         convert(walker)
+
+
+def test_cameras_draw_back_until_everything_is_seen() -> None:
+    surround = load("prepare_cmu").surround
+    near = np.random.default_rng(0).uniform([-0.5, -0.5, 0], [0.5, 0.5, 1.8], (50, 17, 3)).astype(np.float32)
+    far = (
+        near
+        + np.array([7, 3, 0], np.float32)
+        + np.linspace(-4, 4, 50, dtype=np.float32)[:, None, None] * np.array([1, 0, 0], np.float32)
+    )
+    usual, closest = surround(near)
+    wide, distance = surround(far)
+    assert closest < 6 < distance < 20
+    for cameras, positions in ((usual, near), (wide, far)):
+        assert all(share_in_picture(positions, camera) == 1 for camera in cameras.values())
+    assert min(share_in_picture(far, camera) for camera in usual.values()) < 1

@@ -1,0 +1,167 @@
+"""Every verb of run_lifting.py and of lifting.series as a person runs it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import pytest
+
+import run_lifting
+from lifting import series
+from lifting.command import run_command
+
+ROOT = Path(__file__).parents[1]
+
+
+class Shell:
+    """Calls a command's main in this process, which saves the import of torch, and reads what it said."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]) -> None:
+        self.patch, self.capture = patch, capture
+
+    def __call__(self, *arguments: object, main: object = run_lifting.main) -> tuple[int, str, str]:
+        self.patch.setattr(sys, "argv", ["command", *map(str, arguments)])
+        code = 0
+        try:
+            run_command(main)  # type: ignore[arg-type]
+        except SystemExit as leave:
+            code = int(leave.code or 0)
+        return code, *self.capture.readouterr()
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(monkeypatch, capsys)
+
+
+def refused(result: tuple[int, str, str], *words: str) -> None:
+    """Exit code 2 and one line on stderr that has these words."""
+    code, out, err = result
+    lines = err.strip().splitlines()
+    assert code == 2, err
+    assert out == ""
+    assert len(lines) == 1, err
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.mark.parametrize("name", ["fc_rle", "fc_l1", "fc_l2", "fc_mpjpe", "fc_radial", "fc_rle_paper"])
+def test_every_leaf_trains_and_is_evaluated(shell: Shell, small: list[str], tmp_path: Path, name: str) -> None:
+    config = ROOT / "configs" / "lifting" / f"{name}.yaml"
+    code, _, err = shell("train", "--config", config, *small[:3], "--output", tmp_path / "run", *small[3:])
+    assert code == 0, err
+    report, poses = tmp_path / "out.json", tmp_path / "poses.h5"
+    checkpoint = tmp_path / "run" / "last.pt"
+    code, out, err = shell("evaluate", "--checkpoint", checkpoint, "--json", report, "--save", poses)
+    assert code == 0, err
+    assert "MPJPE (protocol #1)" in out
+    numbers = json.loads(report.read_text())
+    assert set(numbers["per_action"]) == {"Walking", "Greeting"}
+    assert ("nll" in numbers) == (name in ("fc_rle", "fc_radial", "fc_rle_paper"))
+    with h5py.File(poses) as file:
+        assert file["S9/Walking/54138969"].shape[1:] == (17, 3)
+
+
+def test_saved_predictions_score_as_the_evaluation_did(shell: Shell, small: list[str], tmp_path: Path) -> None:
+    shell("train", "--output", tmp_path / "run", *small, "loss.name=l1")
+    saved, numbers = tmp_path / "poses.h5", tmp_path / "one.json"
+    checkpoint = ["--checkpoint", tmp_path / "run" / "best.pt"]
+    code, _, _ = shell("evaluate", *checkpoint, "--save", saved, "--json", numbers, "--figure", tmp_path / "poses.png")
+    assert code == 0
+    assert (tmp_path / "poses.png").stat().st_size > 10_000
+    command = [sys.executable, "-m", "lifting.evaluate", saved, "--data", small[0].split("=")[1]]
+    done = subprocess.run([*command, "--json", tmp_path / "two.json"], cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
+    for key in ("mpjpe_mm", "pa_mpjpe_mm", "n_mpjpe_mm", "mpjpe_frame_mm", "n_poses"):
+        assert one[key] == pytest.approx(two[key], rel=1e-5), key
+
+
+def test_ctrl_c_and_resume(small: list[str], tmp_path: Path) -> None:
+    """A process is interrupted after its first epoch, says how to go on, and goes on."""
+    folder = tmp_path / "run"
+    command = [sys.executable, "run_lifting.py", "train"]
+    more = ["--output", str(folder), *small, "train.epochs=2000"]
+    process = subprocess.Popen([*command, *more], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    patience = time.monotonic() + 120
+    while not (folder / "last.pt").exists() and time.monotonic() < patience:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert f"go on with: python run_lifting.py train --resume {folder}" in err.splitlines()[-1]
+    done = len((folder / "metrics.jsonl").read_text().splitlines())
+    goal = done + 2
+    again = [*command, "--resume", str(folder), f"train.epochs={goal}"]
+    subprocess.run(again, cwd=ROOT, check=True, capture_output=True, env={**os.environ, "COLUMNS": "80"})
+    epochs = [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert epochs == list(range(1, goal + 1))
+
+
+def test_demo_prints_two_rows_and_draws(shell: Shell, small: list[str], tmp_path: Path) -> None:
+    code, out, err = shell("demo", "--output", tmp_path / "demo", *small)
+    assert code == 0, err
+    assert "FC + L1" in out
+    assert "FC + RLE" in out
+    assert (tmp_path / "demo" / "poses.png").stat().st_size > 10_000
+    code, again, err = shell("demo", "--output", tmp_path / "demo", *small)
+    assert code == 0, err
+    assert again == out
+
+
+def test_a_series_is_resumable_and_writes_its_table(shell: Shell, small: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "series.yaml"
+    overrides = json.dumps(small[1:])
+    file.write_text(f"configs: [fc_l1, fc_rle]\nvariants: {{clean: []}}\noverrides: {overrides}\n")
+    arguments = [file, "--data", small[0].split("=")[1], "--output", tmp_path / "runs", "--seeds", 2, "--jobs", 2]
+    code, out, err = shell(*arguments, main=series.main)
+    assert code == 0, err
+    rows = json.loads((tmp_path / "runs" / "table.json").read_text())
+    assert [(row["config"], row["seeds"]) for row in rows] == [("fc_l1", 2), ("fc_rle", 2)]
+    assert "nll" in rows[1]
+    assert "nll" not in rows[0]
+    assert (tmp_path / "runs" / "table.md").read_text() == out
+    before = (tmp_path / "runs" / "clean" / "fc_l1" / "seed0" / "log.txt").read_bytes()
+    code, again, _ = shell(*arguments, main=series.main)
+    assert (code, again) == (0, out)
+    assert (tmp_path / "runs" / "clean" / "fc_l1" / "seed0" / "log.txt").read_bytes() == before
+
+
+def test_bad_input_is_one_line(shell: Shell, small: list[str], small_store: Path, tmp_path: Path) -> None:
+    run = ["train", "--output", tmp_path / "run"]
+    refused(shell(*run, "data.path=nowhere.h5"), "expected a file", "nowhere.h5")
+    refused(shell(*run, *small, "train.epoch=3"), "unknown key train.epoch", "train.epochs")
+    refused(shell(*run, *small, "train.lr=-1"), "train.lr", "-1")
+    refused(shell(*run, *small, "data.test_subjects=[S4]"), "S4", "S1, S5, S9")
+    refused(shell(*run, *small, "data.keypoints=cpn"), "'cpn'", "gt")
+    refused(shell(*run, "--config", tmp_path / "no.yaml"), "no.yaml")
+    refused(shell("train", "--resume", tmp_path), "config.yaml")
+    refused(shell("trian"), "trian")
+    refused(shell(*run, "--epochs"), "--epochs")
+    refused(shell("evaluate"), "--checkpoint")
+    truncated = tmp_path / "half.h5"
+    truncated.write_bytes(small_store.read_bytes()[:5000])
+    refused(shell(*run, f"data.path={truncated}"), "half.h5")
+    (tmp_path / "empty.pt").touch()
+    refused(shell("evaluate", "--checkpoint", tmp_path / "empty.pt"), "empty")
+    refused(shell("evaluate", "--checkpoint", truncated), "half.h5")
+    refused(shell(tmp_path / "no.yaml", "--data", "x", "--output", "y", main=series.main), "no.yaml")
+    assert not (tmp_path / "run" / "last.pt").exists()
+
+
+def test_a_new_run_does_not_overwrite_an_old_one(shell: Shell, small: list[str], tmp_path: Path) -> None:
+    assert shell("train", "--output", tmp_path / "run", *small)[0] == 0
+    refused(shell("train", "--output", tmp_path / "run", *small), "holds a run already", "--resume")
+
+
+def test_a_bad_command_prints_no_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "run_lifting.py", "evaluate", "--checkpoint", str(tmp_path / "none.pt")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == f"error: checkpoint: expected a file, found nothing at {tmp_path / 'none.pt'}\n"
