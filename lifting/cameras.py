@@ -6,6 +6,7 @@ A world point X is at ``R X + t`` in the camera. With (x, y) the point divided b
 """
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,8 +36,8 @@ class Camera:
 
     def to(self, dtype: torch.dtype) -> "Camera":
         """The same camera with its tensors cast."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: v.to(dtype) for name, v in moved.items() if isinstance(v, Tensor)})
+        cast: dict[str, Any] = {f.name: getattr(self, f.name).to(dtype) for f in fields(self) if f.type is Tensor}
+        return replace(self, **cast)
 
     def world_to_camera(self, X: Tensor) -> Tensor:
         """(..., 3) world -> (..., 3) camera."""

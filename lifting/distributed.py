@@ -44,7 +44,7 @@ def world() -> int:
 
 
 def gather_rows(rows: Tensor, total: int) -> Tensor:
-    """Puts together what the ranks computed of rows rank, rank + world, ...: (about total / world, ...) -> (total, ...).
+    """Puts together what the ranks computed of rows rank, rank + world, ...: (..., D) -> (total, D).
 
     Every rank gets the whole.
     """
@@ -66,5 +66,7 @@ def seed_everything(seed: int, epoch: int) -> None:
 def has_bf16_units(device: torch.device) -> bool:
     """Whether bfloat16 products are faster than float32 ones on this device: a recent GPU, or a CPU with AMX."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and bool(torch.cpu._is_amx_tile_supported())
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        return bool(torch.cpu._is_amx_tile_supported())
+    return False

@@ -55,11 +55,13 @@ def train(config: Config, folder: Path) -> None:
         )
         if distributed.rank() == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            log.info(
-                f"{len(training):,} training poses of {', '.join(config.data.train_subjects)}; {len(test):,} test poses "
-                f"of {', '.join(config.data.test_subjects)}; {sum(p.numel() for p in objective.parameters()):,} "
-                f"parameters; {device}; into {folder}"
-            )
+            for what, poses, subjects in (
+                ("training", training, config.data.train_subjects),
+                ("test", test, config.data.test_subjects),
+            ):
+                log.info(f"{len(poses):,} {what} poses of {', '.join(subjects)}")
+            weights = sum(p.numel() for p in objective.parameters())
+            log.info(f"{weights:,} parameters; on {device}; into {folder}")
         fit(objective, batches, lambda: evaluate(objective, test, config)[0], config, folder)
     finally:
         distributed.stop()
@@ -98,7 +100,7 @@ def save_predictions(path: Path, poses: PoseSet, prediction: Prediction) -> None
 def draw(
     path: Path, objective: Objective, poses: PoseSet, prediction: Prediction, config: Config, rows: int = 4
 ) -> None:
-    """A figure of test poses from those the lifter is surest of to those it is least sure of, each of another action."""
+    """A figure of test poses, from what the lifter is surest of to what it is least sure of, of different actions."""
     if prediction.sigma is None:
         doubt = (prediction.mu - poses.target).norm(dim=-1).mean(1)
     else:

@@ -26,8 +26,8 @@ def log_laplace(x: Tensor) -> Tensor:
 
 
 def log_gaussian(x: Tensor) -> Tensor:
-    """sum_d (-x_d^2 / 2 - log(2 pi) / 2), the standard normal density: (..., D) -> (...,)."""
-    return -0.5 * x.square().sum(-1) - 0.5 * x.shape[-1] * math.log(2 * math.pi)
+    """-|x|^2 / 2 - D log(2 pi) / 2, the standard normal density: (..., D) -> (...,)."""
+    return -0.5 * (x.square().sum(-1) + x.shape[-1] * math.log(2 * math.pi))
 
 
 def log_radial(x: Tensor) -> Tensor:
@@ -37,7 +37,8 @@ def log_radial(x: Tensor) -> Tensor:
     """
     dim = x.shape[-1]
     log_z = math.log(2) + dim / 2 * math.log(math.pi) + math.lgamma(dim) - math.lgamma(dim / 2)
-    return -torch.linalg.vector_norm(x, dim=-1) - log_z
+    length: Tensor = torch.linalg.vector_norm(x, dim=-1)
+    return -length - log_z
 
 
 def draw_laplace(shape: tuple[int, ...], like: Tensor) -> Tensor:

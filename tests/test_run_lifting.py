@@ -74,8 +74,8 @@ def test_saved_predictions_score_as_the_evaluation_did(shell: Shell, small: list
     code, _, _ = shell("evaluate", *checkpoint, "--save", saved, "--json", numbers, "--figure", tmp_path / "poses.png")
     assert code == 0
     assert (tmp_path / "poses.png").stat().st_size > 10_000
-    command = [sys.executable, "-m", "lifting.evaluate", saved, "--data", small[0].split("=")[1]]
-    done = subprocess.run([*command, "--json", tmp_path / "two.json"], cwd=ROOT, capture_output=True, check=False)
+    command = [sys.executable, "-m", "lifting.evaluate", str(saved), "--data", small[0].split("=")[1]]
+    done = subprocess.run([*command, "--json", str(tmp_path / "two.json")], cwd=ROOT, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
     for key in ("mpjpe_mm", "pa_mpjpe_mm", "n_mpjpe_mm", "mpjpe_frame_mm", "n_poses"):
