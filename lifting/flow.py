@@ -90,6 +90,6 @@ class _ScaleAndShift(nn.Module):
         """(..., D) -> scale (..., D) in (-1, 1), shift (..., D)."""
         hidden = x.reshape(1, -1, x.shape[-1]).expand(2, -1, -1)
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            hidden = torch.baddbmm(bias, F.leaky_relu(hidden) if i else hidden, weight)
+            hidden = torch.baddbmm(bias, F.leaky_relu(hidden, inplace=True) if i else hidden, weight)
         scale, shift = hidden.reshape(2, *x.shape).to(x.dtype)
         return torch.tanh(scale), shift

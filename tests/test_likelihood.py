@@ -1,0 +1,240 @@
+"""The RLE family: normalised densities, gradients as documented, excluded joints without a trace."""
+
+import math
+from collections.abc import Callable
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lifting.config import LossConfig
+from lifting.flow import RealNVP
+from lifting.likelihood import BASES, RLE, Distance, Likelihood, build_likelihood
+from lifting.prediction import Prediction
+
+D64 = torch.float64
+
+
+def random_rle(dim: int, base: str = "laplace", **options: float | bool) -> RLE:
+    torch.manual_seed(dim)
+    flow = RealNVP(dim, width=16).double()
+    for parameter in flow.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return RLE(dim, base, flow=flow, **options)  # type: ignore[arg-type]
+
+
+def example(dim: int = 3, batch: int = 4, joints: int = 5) -> tuple[Prediction, Tensor]:
+    torch.manual_seed(1)
+    mu, target = torch.randn(2, batch, joints, dim, dtype=D64) * 0.2
+    log_sigma = -torch.rand(batch, joints, dim, dtype=D64) * 2 - 1
+    return Prediction(mu.requires_grad_(), log_sigma.requires_grad_()), target
+
+
+def grid(dim: int, reach: float, cells: int) -> tuple[Tensor, float]:
+    axis = (torch.arange(cells, dtype=D64) + 0.5) * (2 * reach / cells) - reach
+    return torch.stack(torch.meshgrid(*[axis] * dim, indexing="ij"), -1), (2 * reach / cells) ** dim
+
+
+@pytest.mark.parametrize(("base", "dim"), [*product(BASES, [1, 2])])
+def test_bases_integrate_to_one(base: str, dim: int) -> None:
+    x, cell = grid(dim, 30, 40_000 if dim == 1 else 1500)
+    assert (BASES[base][0](x).exp().sum() * cell).item() == pytest.approx(1, abs=1e-3)
+
+
+def test_radial_integrates_to_one_in_three_dimensions() -> None:
+    x, cell = grid(3, 16, 160)
+    assert (BASES["radial"][0](x).exp().sum() * cell).item() == pytest.approx(1, abs=2e-3)
+
+
+@pytest.mark.parametrize(("base", "dim"), [*product(BASES, [1, 2, 3])])
+def test_draws_of_a_base_have_its_moments(base: str, dim: int) -> None:
+    torch.manual_seed(0)
+    log_q, draw = BASES[base]
+    drawn = draw((400_000, dim), torch.zeros((), dtype=D64))
+    # E[|x|^2]: Laplace has variance 2 in each coordinate, the radial density a Gamma(D) length.
+    expected = {"laplace": 2 * dim, "gaussian": dim, "radial": dim * (dim + 1)}[base]
+    assert drawn.square().sum(-1).mean().item() == pytest.approx(expected, rel=0.02)
+    torch.testing.assert_close(drawn.mean(0), torch.zeros(dim, dtype=D64), rtol=0, atol=0.02)
+    # and its entropy, -E[log q], which a wrong shape would not have
+    entropy = {
+        "laplace": dim * (1 + math.log(2)),
+        "gaussian": dim * 0.5 * math.log(2 * math.pi * math.e),
+        "radial": dim - log_q(torch.zeros(dim, dtype=D64)).item(),
+    }[base]
+    assert -log_q(drawn).mean().item() == pytest.approx(entropy, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("base", "twin"), [("laplace", torch.distributions.Laplace), ("gaussian", torch.distributions.Normal)]
+)
+def test_log_prob_is_that_of_torch(
+    base: str, twin: Callable[[Tensor, Tensor], torch.distributions.Distribution]
+) -> None:
+    prediction, target = example()
+    assert prediction.sigma is not None
+    expected = twin(prediction.mu, prediction.sigma).log_prob(target).sum(-1)
+    likelihood = Likelihood(3, base)
+    torch.testing.assert_close(likelihood.log_prob(prediction, target), expected)
+    torch.testing.assert_close(likelihood(prediction, target), -expected)
+
+
+@pytest.mark.parametrize(("base", "dim"), [*product(BASES, [1, 2])])
+def test_rle_with_s_integrates_to_one(base: str, dim: int) -> None:
+    """Over x, not x_bar: sigma is part of the density."""
+    rle = random_rle(dim, base)
+    x, cell = grid(dim, 3, 20_000 if dim == 1 else 700)
+    x = x.reshape(-1, 1, dim)
+    mu = torch.full_like(x, 0.1)
+    log_sigma = torch.linspace(-1.5, -1.0, dim, dtype=D64).expand_as(x)
+    with torch.no_grad():
+        mass = rle.log_prob(Prediction(mu, log_sigma), x).exp().sum() * cell
+    assert mass.item() == pytest.approx(1, abs=3e-3)
+
+
+def test_rle_integrates_to_one_in_three_dimensions() -> None:
+    rle = random_rle(3, "radial")
+    x, cell = grid(3, 6, 90)
+    with torch.no_grad():
+        assert (rle.log_unit(x.reshape(-1, 3)).exp().sum() * cell).item() == pytest.approx(1, abs=1e-2)
+
+
+def test_the_coarse_grid_of_s_is_fine_enough() -> None:
+    rle = random_rle(3, "radial")
+    assert rle.log_norm().item() == pytest.approx(rle.log_norm(reach=6, cells=120).item(), abs=5e-3)
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_training_loss_is_equation_8(base: str) -> None:
+    prediction, target = example()
+    assert prediction.log_sigma is not None
+    rle = random_rle(3, base, normalise=False)
+    x_bar = (target - prediction.mu) / prediction.log_sigma.exp()
+    expected = prediction.log_sigma.sum(-1) - BASES[base][0](x_bar) - rle.flow.log_prob(x_bar)
+    torch.testing.assert_close(rle(prediction, target), expected)
+
+
+def test_log_s_of_training_agrees_with_the_grid() -> None:
+    prediction, target = example()
+    plain, normalised = random_rle(3, normalise=False), random_rle(3)
+    normalised.draws = 2**17
+    torch.manual_seed(0)
+    difference = plain(prediction, target) - normalised(prediction, target)
+    torch.testing.assert_close(difference, torch.full_like(difference, plain.log_norm().item()), rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_gradcheck(base: str) -> None:
+    prediction, target = example(batch=2, joints=2)
+    rle = random_rle(3, base, normalise=False)
+    assert torch.autograd.gradcheck(
+        lambda mu, log_sigma: rle(Prediction(mu, log_sigma), target), (prediction.mu, prediction.log_sigma)
+    )
+
+
+def gradients(likelihood: Likelihood) -> tuple[Tensor, list[Tensor]]:
+    prediction, target = example()
+    torch.manual_seed(2)
+    loss = likelihood(prediction, target)
+    inputs = [prediction.mu, prediction.log_sigma, *likelihood.parameters()]
+    return loss.detach(), list(torch.autograd.grad(loss.sum(), inputs))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0, 2.0])
+def test_beta_scales_the_gradient_on_mu_and_nothing_else(beta: float) -> None:
+    plain, weighted = random_rle(3), random_rle(3, beta=beta)
+    (loss, of_plain), (same_loss, of_weighted) = gradients(plain), gradients(weighted)
+    torch.testing.assert_close(loss, same_loss)
+    prediction, _ = example()
+    assert prediction.sigma is not None
+    share = prediction.sigma.detach() ** beta
+    torch.testing.assert_close(of_weighted[0], of_plain[0] * share / share.mean())
+    for one, other in zip(of_plain[1:], of_weighted[1:], strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("name", ["rle", "laplace", "gaussian", "radial", "l1", "l2", "mpjpe"])
+def test_an_excluded_joint_leaves_no_trace(name: str) -> None:
+    likelihood = build_likelihood(LossConfig(name=name, beta=1.0)).double()
+    prediction, target = example()
+    weight = torch.ones(4, 5, dtype=D64)
+    weight[1, 2] = 0
+    weight[2, 0] = 0.25
+    spoiled = target.clone()
+    spoiled[1, 2] = torch.tensor([math.nan, math.inf, 1e300])
+    torch.manual_seed(0)
+    loss = likelihood(prediction, spoiled, weight)
+    assert loss[1, 2] == 0
+    assert loss.isfinite().all()
+    loss.sum().backward()
+    for tensor in (prediction.mu, prediction.log_sigma):
+        if tensor is not None and tensor.grad is not None:
+            assert tensor.grad.isfinite().all()
+            assert (tensor.grad[1, 2] == 0).all()
+            assert (tensor.grad[0] != 0).any()
+    if name != "rle":  # whose log s is drawn
+        full = likelihood(prediction, target)
+        torch.testing.assert_close(loss[2, 0], 0.25 * full[2, 0])
+
+
+def test_a_weight_for_each_joint_holds_for_the_batch() -> None:
+    prediction, target = example()
+    weight = torch.tensor([0, 1, 1, 0.5, 1], dtype=D64)
+    loss = Distance("l1")(prediction, target, weight)
+    torch.testing.assert_close(loss, Distance("l1")(prediction, target) * weight)
+
+
+def test_distances_are_what_they_say() -> None:
+    prediction, target = example()
+    error = (target - prediction.mu).detach().numpy()
+    for kind, expected in {
+        "l1": np.abs(error).sum(-1),
+        "l2": (error**2).sum(-1),
+        "mpjpe": np.sqrt((error**2).sum(-1)),
+    }.items():
+        np.testing.assert_allclose(Distance(kind)(prediction, target).detach().numpy(), expected, rtol=1e-12)
+
+
+def test_samples_of_rle_agree_with_its_density() -> None:
+    torch.manual_seed(0)
+    rle = random_rle(2)
+    x, cell = grid(2, 5, 500)
+    x = x.reshape(-1, 2)
+    with torch.no_grad():
+        mass = rle.log_unit(x).exp() * cell
+        sigma = torch.tensor([0.5, 0.2], dtype=D64)
+        prediction = Prediction(torch.tensor([[[1.0, -1.0]]], dtype=D64), sigma.log()[None, None])
+        drawn = rle.sample(prediction, 100_000).reshape(-1, 2)
+    mean = (mass[:, None] * x).sum(0)
+    spread = ((mass[:, None] * (x - mean).square()).sum(0)).sqrt()
+    torch.testing.assert_close(drawn.mean(0), prediction.mu[0, 0] + sigma * mean, rtol=0, atol=0.01)
+    torch.testing.assert_close(drawn.std(0), sigma * spread, rtol=0.04, atol=0)
+
+
+def test_wrong_shapes_and_a_missing_sigma_are_said() -> None:
+    prediction, target = example()
+    with pytest.raises(ValueError, match=r"target: expected \(4, 5, 3\), got \(4, 4, 3\)"):
+        Likelihood()(prediction, target[:, :4])
+    with pytest.raises(ValueError, match="RLE: expected a prediction with sigma"):
+        RLE()(Prediction(prediction.mu), target)
+
+
+def test_without_s_the_loss_gains_by_a_growing_sigma() -> None:
+    """Why training has log s: scaling sigma up and the flow down leaves an exact density as it is, but not Eq. 8."""
+    torch.manual_seed(0)
+    target = 0.05 * torch.randn(500, 4, 3, dtype=D64)
+    mu = torch.zeros_like(target)
+
+    def fitted(normalise: bool) -> float:
+        torch.manual_seed(0)
+        rle = RLE(3, flow=RealNVP(3, width=16).double(), normalise=normalise)
+        log_sigma = torch.full((1, 1, 3), math.log(0.05), dtype=D64, requires_grad=True)
+        optimizer = torch.optim.Adam([log_sigma, *rle.parameters()], lr=0.01)
+        for _ in range(150):
+            optimizer.zero_grad()
+            rle(Prediction(mu, log_sigma.expand_as(mu)), target).mean().backward()
+            optimizer.step()
+        return log_sigma.exp().mean().item()
+
+    assert fitted(normalise=False) > 1.5 * fitted(normalise=True)
