@@ -96,11 +96,12 @@ def fit(
             row |= evaluate()
             if first_rank:
                 best = min(best, row["mpjpe_mm"])
+                _report(row, train.epochs, folder / "metrics.jsonl", board)
                 state = _state(objective, optimizer, config, epoch + 1, best)
-                save_checkpoint(folder / "last.pt", state)
                 if row["mpjpe_mm"] == best:
                     save_checkpoint(folder / "best.pt", state)
-                _report(row, train.epochs, folder / "metrics.jsonl", board)
+                # Last, for it is what a resumed run believes: what was written for an epoch it lacks is written again.
+                save_checkpoint(folder / "last.pt", state)
     if board is not None:
         board.close()
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lifting.flow import RealNVP
+from lifting.flow import RealNVP, _ScaleAndShift
 
 
 def random_flow(dim: int, *, couplings: int = 6, layers: int = 3, width: int = 16, scale: float = 0.4) -> RealNVP:
@@ -24,7 +24,7 @@ def test_log_det_is_that_of_autograds_jacobian(dim: int, couplings: int) -> None
     flow = random_flow(dim, couplings=couplings)
     x = torch.randn(5, dim, dtype=torch.float64)
     _, log_det = flow.inverse(x)
-    jacobian = torch.stack([torch.autograd.functional.jacobian(lambda v: flow.inverse(v)[0], row) for row in x])
+    jacobian = torch.func.vmap(torch.func.jacrev(lambda v: flow.inverse(v)[0]))(x)
     torch.testing.assert_close(torch.linalg.slogdet(jacobian)[1], log_det, rtol=0, atol=1e-10)
 
 
@@ -53,7 +53,7 @@ def test_density_integrates_to_one(dim: int, cells: int) -> None:
 
 def test_untrained_flow_is_the_standard_normal() -> None:
     x = torch.randn(10, 3)
-    expected = torch.distributions.Normal(0, 1).log_prob(x).sum(-1)
+    expected = -0.5 * x.square().sum(-1) - 1.5 * math.log(2 * math.pi)
     torch.testing.assert_close(RealNVP(3).log_prob(x), expected)
 
 
@@ -87,6 +87,7 @@ def test_samples_have_the_moments_of_the_density() -> None:
 def test_joined_nets_equal_two_plain_ones() -> None:
     flow = random_flow(3)
     net = flow.nets[0]
+    assert isinstance(net, _ScaleAndShift)
     x = torch.randn(7, 3, dtype=torch.float64)
 
     def plain(index: int) -> Tensor:

@@ -128,9 +128,9 @@ def test_log_s_of_training_agrees_with_the_grid() -> None:
 def test_gradcheck(base: str) -> None:
     prediction, target = example(batch=2, joints=2)
     rle = random_rle(3, base, normalise=False)
-    assert torch.autograd.gradcheck(
-        lambda mu, log_sigma: rle(Prediction(mu, log_sigma), target), (prediction.mu, prediction.log_sigma)
-    )
+    assert prediction.log_sigma is not None
+    inputs = (prediction.mu, prediction.log_sigma)
+    assert torch.autograd.gradcheck(lambda mu, log_sigma: rle(Prediction(mu, log_sigma), target), inputs)
 
 
 def gradients(likelihood: Likelihood) -> tuple[Tensor, list[Tensor]]:

@@ -1,0 +1,190 @@
+"""Configuration, checkpoints and the floors of the package: what is refused, and with which words."""
+
+import ast
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lifting.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from lifting.command import InputError, whole_file
+from lifting.config import Config, dump_config, load_config, valid_keys
+
+ROOT = Path(__file__).parents[1]
+
+FLOORS = {
+    "skeleton": 0, "cameras": 0, "procrustes": 0, "h36m": 0, "flow": 0,
+    "config": 0, "distributed": 0, "command": 0, "prediction": 0,
+    "likelihood": 1, "metrics": 1, "checkpoint": 1,
+    "models": 2, "datasets": 2,
+    "engine": 3,
+    "lifter": 4, "evaluate": 4, "visualise": 4, "series": 4,
+}  # fmt: skip
+
+
+def imports(path: Path) -> set[str]:
+    """Modules of this package that a file imports, by their name below ``lifting``."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            module = node.module or ""
+            names = [f"lifting.{a.name}" for a in node.names] if module == "lifting" else [module]
+        found |= {name.split(".", 1)[1] for name in names if name.startswith("lifting.")}
+    return found
+
+
+def test_no_file_imports_upwards() -> None:
+    graph: dict[str, set[str]] = {}
+    for path in sorted((ROOT / "lifting").rglob("*.py")):
+        module = ".".join(path.relative_to(ROOT / "lifting").with_suffix("").parts).removesuffix(".__init__")
+        if module == "__init__":
+            continue
+        graph[module] = imports(path)
+        floor = FLOORS[module.split(".")[0]]
+        for other in graph[module]:
+            below = FLOORS[other.split(".")[0]]
+            side_by_side = below == floor and (floor in (0, 4) or other.split(".")[0] == module.split(".")[0])
+            assert below < floor or side_by_side, f"{module} (floor {floor}) imports {other} (floor {below})"
+    while graph:  # within a floor: no circles
+        leaves = {module for module, needs in graph.items() if not needs & graph.keys()}
+        assert leaves, f"a circle among {sorted(graph)}"
+        graph = {module: needs for module, needs in graph.items() if module not in leaves}
+
+
+def test_print_is_for_command_lines() -> None:
+    for path in (ROOT / "lifting").rglob("*.py"):
+        if path.name not in ("command.py", "evaluate.py", "series.py"):
+            calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+            assert not any(isinstance(n.func, ast.Name) and n.func.id == "print" for n in calls), path
+
+
+def test_nothing_runs_at_import() -> None:
+    command = [sys.executable, "-c", "import lifting.series, lifting.lifter, lifting.evaluate"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_leaf_and_overrides(tmp_path: Path) -> None:
+    leaf = tmp_path / "leaf.yaml"
+    leaf.write_text("train: {lr: 1e-2, epochs: 7}\nloss: {flow: {width: 32}}\n")
+    config = load_config(leaf, ["train.epochs=9", "data.train_subjects=[S1]", "train.lr_decay=9e-1"])
+    assert config.train.lr == 0.01
+    assert config.train.epochs == 9
+    assert config.train.lr_decay == 0.9
+    assert config.loss.flow.width == 32
+    assert config.loss.flow.couplings == 6
+    assert config.data.train_subjects == ("S1",)
+    (tmp_path / "again.yaml").write_text(dump_config(config))
+    assert load_config(tmp_path / "again.yaml") == config
+
+
+@pytest.mark.parametrize("leaf", sorted((ROOT / "configs" / "lifting").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_leaf_is_valid(leaf: Path) -> None:
+    assert load_config(leaf).loss.name
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trian.epochs=2", "config: unknown key trian; the nearest is train"),
+        ("train.epoch=3", "config: unknown key train.epoch; the nearest is train.epochs"),
+        ("loss.flow.wdth=3", "config: unknown key loss.flow.wdth; the nearest is loss.flow.width"),
+        ("train.lr=7", "config: train.lr: input should be less than or equal to 1, got 7"),
+        ("train.lr=.nan", "config: train.lr: "),
+        ("data.noise_px=-1", "config: data.noise_px: input should be greater than or equal to 0, got -1"),
+        ("loss.name=rel", "got 'rel'"),
+        ("model=3", "config: model: "),
+        ("epochs", "expected key.path=value, got 'epochs'"),
+        ("train.epochs=[", "is not a YAML value"),
+    ],
+)
+def test_wrong_overrides(override: str, message: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        load_config(overrides=[override])
+    assert message in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("- 1", "expected a mapping"), ("a: [", "is not YAML"), ("\x00", "is not YAML")]
+)
+def test_wrong_files(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_config(tmp_path / "x.yaml")
+    with pytest.raises(InputError, match="cannot read"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_valid_keys_are_all_keys() -> None:
+    def leaves(tree: dict[str, Any], prefix: str = "") -> set[str]:
+        found = set()
+        for key, value in tree.items():
+            found.add(prefix + key)
+            found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else set()
+        return found
+
+    assert set(valid_keys()) == leaves(Config().model_dump())
+
+
+def test_checkpoint_round_trip(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "a.pt", {"network": {"w": torch.arange(3)}, "epoch": 2})
+    content = load_checkpoint(tmp_path / "a.pt")
+    assert content["epoch"] == 2
+    assert torch.equal(content["network"]["w"], torch.arange(3))
+    assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
+
+
+class Evil:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_broken_and_hostile_checkpoints(tmp_path: Path) -> None:
+    good = tmp_path / "good.pt"
+    save_checkpoint(good, {"network": {"w": torch.randn(1000)}})
+    (tmp_path / "half.pt").write_bytes(good.read_bytes()[:2000])
+    (tmp_path / "text.pt").write_text("hello")
+    torch.save(Evil(tmp_path / "ran"), tmp_path / "evil.pt")
+    (tmp_path / "evil2.pt").write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
+    torch.save({"model": 1}, tmp_path / "other.pt")
+    torch.save({"format": "lifting-checkpoint", "version": 99}, tmp_path / "future.pt")
+    for name in ("half", "text", "evil", "evil2", "other", "future", "none"):
+        with pytest.raises(InputError, match=f"{name}.pt"):
+            load_checkpoint(tmp_path / f"{name}.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_that_do_not_fit_are_named() -> None:
+    module = nn.Linear(3, 2)
+    with pytest.raises(InputError, match=r"it is of another model: weight: expected \(2, 3\), got \(2, 4\)"):
+        load_weights(module, {**module.state_dict(), "weight": torch.zeros(2, 4)}, "it")
+    with pytest.raises(InputError, match="extra: expected no such weight"):
+        load_weights(module, {**module.state_dict(), "extra": torch.zeros(1)}, "it")
+
+
+def test_a_whole_file_or_none(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "x.txt"
+    with whole_file(path) as temporary:
+        temporary.write_text("one")
+    assert path.read_text() == "one"
+
+    def fail() -> None:
+        with whole_file(path) as temporary:
+            temporary.write_text("tw")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        fail()
+    assert path.read_text() == "one"
+    assert [p.name for p in path.parent.iterdir()] == ["x.txt"]
