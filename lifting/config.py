@@ -12,7 +12,6 @@ from lifting.command import InputError
 from lifting.h36m import TEST_SUBJECTS, TRAIN_SUBJECTS
 
 PositiveInt = Annotated[int, Field(ge=1)]
-Unit = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Section(BaseModel):
@@ -36,6 +35,7 @@ class ModelConfig(_Section):
     width: PositiveInt = 1024
     blocks: int = Field(2, ge=0)
     dropout: float = Field(0.25, ge=0, lt=1)
+    sigma: Literal["coordinate", "joint"] = Field("coordinate", description="one sigma a coordinate, or one a joint")
 
 
 class FlowConfig(_Section):
@@ -59,7 +59,7 @@ class TrainConfig(_Section):
     lr_decay: float = Field(0.95, gt=0, le=1, description="factor an epoch")
     warmup_steps: int = Field(200, ge=0, description="steps over which the learning rate rises from zero")
     clip_norm: float = Field(1.0, gt=0, description="largest norm of the whole gradient")
-    bn_momentum: tuple[Unit, Unit] = Field((0.1, 0.001), description="batch norm's momentum, first and last epoch")
+    bn_batches: PositiveInt = Field(32, description="batches over which batch norm's statistics are taken, every epoch")
     flip: bool = Field(True, description="mirror half of each batch, and average over the mirror image at test")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 where the machine has units for it"

@@ -57,6 +57,13 @@ def gather_rows(rows: Tensor, total: int) -> Tensor:
     return torch.stack(parts, 1).flatten(0, 1)[:total]
 
 
+def average(values: Tensor) -> None:
+    """Replaces ``values`` by their mean over the ranks."""
+    if world() > 1:
+        dist.all_reduce(values)
+        values /= world()
+
+
 def seed_everything(seed: int, epoch: int) -> None:
     """Seeds torch for one epoch of one rank: where a run stops and goes on then makes no difference to its numbers."""
     mixed = torch.Generator().manual_seed(seed * 100_003 + epoch * 1_009 + rank())

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lifting import distributed
 from lifting.cameras import denormalise_screen
@@ -15,7 +16,7 @@ from lifting.datasets.store import PoseStore
 from lifting.datasets.synthetic import synthetic_store
 from lifting.engine import Objective, evaluate_poses, fit, predict
 from lifting.evaluate import write_predictions
-from lifting.likelihood import build_likelihood
+from lifting.likelihood import Likelihood, build_likelihood
 from lifting.models import build_lifter
 from lifting.prediction import Prediction
 from lifting.skeleton import H36M17, JointSet
@@ -101,10 +102,12 @@ def draw(
     path: Path, objective: Objective, poses: PoseSet, prediction: Prediction, config: Config, rows: int = 4
 ) -> None:
     """A figure of test poses, from what the lifter is surest of to what it is least sure of, of different actions."""
-    if prediction.sigma is None:
+    deviation = None
+    if prediction.sigma is None or not isinstance(objective.likelihood, Likelihood):
         doubt = (prediction.mu - poses.target).norm(dim=-1).mean(1)
     else:
         doubt = prediction.sigma.mean((1, 2))
+        deviation = prediction.sigma * objective.likelihood.unit_deviation(prediction.mu)
     order = doubt.argsort().tolist()
     chosen: list[int] = []
     for place in torch.linspace(0.02, 0.98, rows):
@@ -112,10 +115,10 @@ def draw(
         later = order[int(place * (len(order) - 1)) :] + order[::-1]
         chosen.append(next((i for i in later if int(poses.action[i]) not in taken), later[0]))
     with PoseStore(data_path(config)) as store:
-        draw_poses(path, [_drawn(i, objective, poses, prediction, store) for i in chosen], poses.joint_set)
+        draw_poses(path, [_drawn(i, poses, prediction.mu, deviation, store) for i in chosen], poses.joint_set)
 
 
-def _drawn(row: int, objective: Objective, poses: PoseSet, prediction: Prediction, store: PoseStore) -> DrawnPose:
+def _drawn(row: int, poses: PoseSet, mu: Tensor, deviation: Tensor | None, store: PoseStore) -> DrawnPose:
     clip = next(clip for clip in poses.clips if clip.start <= row < clip.stop)
     camera = store.cameras(clip.subject)[clip.camera]
     keypoints = denormalise_screen(poses.keypoints[row].cpu(), camera.size)
@@ -124,6 +127,6 @@ def _drawn(row: int, objective: Objective, poses: PoseSet, prediction: Predictio
         keypoints=keypoints.numpy(),
         size=camera.size,
         target=poses.target[row].cpu().numpy(),
-        mu=prediction.mu[row].cpu().numpy(),
-        sigma=None if prediction.sigma is None else prediction.sigma[row].cpu().numpy(),
+        mu=mu[row].cpu().numpy(),
+        sigma=None if deviation is None else deviation[row].cpu().numpy(),
     )

@@ -125,8 +125,13 @@ class Likelihood(nn.Module):
         unit = self._draw((n, *prediction.mu.shape[:-1]), prediction.mu)
         return prediction.mu + prediction.sigma * unit
 
+    @torch.no_grad()
+    def unit_deviation(self, like: Tensor, draws: int = 2**15) -> Tensor:
+        """Root mean square of U in each coordinate, (D,): what makes a standard deviation out of a sigma."""
+        return self._draw((draws,), like).square().mean(0).sqrt()
+
     def _draw(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """Draws of U, (*shape, D)."""
+        """Draws of U, (*shape, D), with the dtype and device of ``like``."""
         return self.draw_q((*shape, self.dim), like)
 
 

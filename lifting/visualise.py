@@ -37,7 +37,7 @@ class DrawnPose:
         size: width and height of the image in pixels.
         target: (J, 3) metres, camera axes, root-relative.
         mu: (J, 3) metres, the prediction.
-        sigma: (J, 3) metres, its scale in each coordinate, or None.
+        sigma: (J, 3) metres, its standard deviation in each coordinate, or None.
     """
 
     title: str
@@ -75,7 +75,7 @@ def draw_poses(path: str | Path, poses: Sequence[DrawnPose], joint_set: JointSet
     named = (("left", _LEFT), ("right", _RIGHT), ("ground truth", _TRUTH))
     key: list[Line2D | Patch] = [Line2D([], [], color=colour, linewidth=2.5, label=name) for name, colour in named]
     if any(pose.sigma is not None for pose in poses):
-        key.append(Patch(facecolor=_MIDDLE, alpha=0.25, label=f"prediction ± {_SIGMAS} sigma"))
+        key.append(Patch(facecolor=_MIDDLE, alpha=0.25, label=f"prediction ± {_SIGMAS} standard deviations"))
     figure.legend(handles=key, loc="outside lower center", ncols=4, frameon=False, fontsize=10, labelcolor=_TEXT)
     _save(figure, path)
 

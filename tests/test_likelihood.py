@@ -238,3 +238,11 @@ def test_without_s_the_loss_gains_by_a_growing_sigma() -> None:
         return log_sigma.exp().mean().item()
 
     assert fitted(normalise=False) > 1.5 * fitted(normalise=True)
+
+
+def test_unit_deviation_is_that_of_the_base() -> None:
+    torch.manual_seed(0)
+    like = torch.zeros((), dtype=D64)
+    for base, expected in {"laplace": 2**0.5, "gaussian": 1.0, "radial": 2.0}.items():
+        found = Likelihood(3, base).unit_deviation(like, draws=200_000)
+        torch.testing.assert_close(found, torch.full((3,), expected, dtype=D64), rtol=0.02, atol=0)

@@ -23,6 +23,7 @@ class FCBaseline(nn.Module):
         blocks: residual blocks.
         dropout: probability that a feature is zeroed in training.
         with_sigma: whether there is a head for sigma.
+        sigma: ``"coordinate"`` for a sigma in each coordinate, ``"joint"`` for one that the three of a joint share.
         root: the joint that is at zero by definition; mu is given relative to it and its sigma is 0. None for no root.
     """
 
@@ -33,6 +34,7 @@ class FCBaseline(nn.Module):
         blocks: int = 2,
         dropout: float = 0.25,
         with_sigma: bool = True,
+        sigma: str = "coordinate",
         root: int | None = 0,
     ) -> None:
         super().__init__()
@@ -42,16 +44,18 @@ class FCBaseline(nn.Module):
             nn.Sequential(_Layer(width, width, dropout), _Layer(width, width, dropout)) for _ in range(blocks)
         )
         self.mu_head = Head(width, joints * 3, scale=width**-0.5)
-        self.sigma_head = Head(width, joints * 3, bias=-2.0) if with_sigma else None
+        scales = joints * (3 if sigma == "coordinate" else 1)
+        self.sigma_head = Head(width, scales, bias=-2.0) if with_sigma else None
 
     def forward(self, keypoints: Tensor) -> Prediction:
         """(B, J, 2) normalised screen coordinates -> metres, camera frame."""
         hidden = self.entry(keypoints.flatten(1))
         for block in self.blocks:
             hidden = hidden + block(hidden)
-        shape = (-1, self.joints, 3)
-        mu = self.mu_head(hidden).view(shape)
-        log_sigma = None if self.sigma_head is None else F.logsigmoid(self.sigma_head(hidden)).view(shape)
+        mu = self.mu_head(hidden).view(-1, self.joints, 3)
+        log_sigma = None
+        if self.sigma_head is not None:
+            log_sigma = F.logsigmoid(self.sigma_head(hidden)).view(len(mu), self.joints, -1).expand_as(mu)
         if self.root is not None:
             mu = mu - mu[:, self.root : self.root + 1]
             if log_sigma is not None:
