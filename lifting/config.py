@@ -49,6 +49,7 @@ class LossConfig(_Section):
     base: Literal["laplace", "gaussian", "radial"] = "laplace"
     beta: float = Field(0.0, ge=0, le=4, description="0 is the paper's; see likelihood.Likelihood")
     normalise: bool = Field(True, description="log s in the training loss of rle; the paper leaves it out")
+    flow_steers_mu: bool = Field(True, description="whether the gradient of rle's flow reaches mu")
     flow: FlowConfig = FlowConfig()
 
 

@@ -103,10 +103,11 @@ class Likelihood(nn.Module):
             share = share / share.mean()
             mu_ND = mu_ND.detach() + share * (mu_ND - mu_ND.detach())  # the value of mu, its gradient times share
         x_bar = (target_ND - mu_ND) * torch.exp(-log_sigma_ND)
-        return log_sigma_ND.sum(-1) - self._log_unit(x_bar)
+        x_bar_still = (target_ND - mu_ND.detach()) * torch.exp(-log_sigma_ND)
+        return log_sigma_ND.sum(-1) - self._log_unit(x_bar, x_bar_still)
 
-    def _log_unit(self, x_bar: Tensor) -> Tensor:
-        """log U as training uses it: (..., D) -> (...,)."""
+    def _log_unit(self, x_bar: Tensor, x_bar_still: Tensor) -> Tensor:
+        """log U as training uses it: (..., D) twice, the second without a gradient to mu, -> (...,)."""
         return self.log_q(x_bar)
 
     def log_prob(self, prediction: Prediction, x: Tensor) -> Tensor:
@@ -117,7 +118,7 @@ class Likelihood(nn.Module):
 
     def log_unit(self, x_bar: Tensor) -> Tensor:
         """log U, normalised: (..., D) -> (...,)."""
-        return self._log_unit(x_bar)
+        return self.log_q(x_bar)
 
     def sample(self, prediction: Prediction, n: int) -> Tensor:
         """n draws of every joint, (n, B, J, D)."""
@@ -150,6 +151,9 @@ class RLE(Likelihood):
         dim, base, beta: see `Likelihood`.
         flow: any module with ``log_prob((..., D)) -> (...,)`` and ``sample(shape)``; RealNVP by default.
         normalise: whether the training loss has log s.
+        flow_steers_mu: whether the flow's gradient reaches mu. The flow learns tails that are heavier than Q's, and
+            likelihood then gives hard samples up, which the mean error does not forgive. Without it mu follows Q
+            alone; sigma and the flow follow the whole density either way.
     """
 
     draws = 2048  # from Q, for the estimate of s in training
@@ -162,16 +166,19 @@ class RLE(Likelihood):
         beta: float = 0.0,
         flow: RealNVP | None = None,
         normalise: bool = True,
+        flow_steers_mu: bool = True,
     ) -> None:
         super().__init__(dim, base, beta)
         self.flow = RealNVP(dim) if flow is None else flow
         self.normalise = normalise
+        self.flow_steers_mu = flow_steers_mu
 
-    def _log_unit(self, x_bar: Tensor) -> Tensor:
+    def _log_unit(self, x_bar: Tensor, x_bar_still: Tensor) -> Tensor:
         log_q = self.log_q(x_bar)
+        residual = x_bar if self.flow_steers_mu else x_bar_still
         if not self.normalise:
-            return log_q + self.flow.log_prob(x_bar)
-        rows = x_bar.reshape(-1, self.dim)
+            return log_q + self.flow.log_prob(residual)
+        rows = residual.reshape(-1, self.dim)
         log_g = self.flow.log_prob(torch.cat([rows, self.draw_q((self.draws, self.dim), x_bar)]))
         log_s = math.log(self.draws) - torch.logsumexp(log_g[len(rows) :], 0)
         return log_q + log_g[: len(rows)].view(log_q.shape) + log_s
@@ -252,5 +259,6 @@ def build_likelihood(config: LossConfig, dim: int = 3) -> Likelihood | Distance:
     if config.name in DISTANCES:
         return Distance(config.name)
     if config.name == "rle":
-        return RLE(dim, config.base, config.beta, RealNVP(dim, **config.flow.model_dump()), config.normalise)
+        flow = RealNVP(dim, **config.flow.model_dump())
+        return RLE(dim, config.base, config.beta, flow, config.normalise, config.flow_steers_mu)
     return Likelihood(dim, config.name, config.beta)

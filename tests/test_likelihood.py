@@ -246,3 +246,26 @@ def test_unit_deviation_is_that_of_the_base() -> None:
     for base, expected in {"laplace": 2**0.5, "gaussian": 1.0, "radial": 2.0}.items():
         found = Likelihood(3, base).unit_deviation(like, draws=200_000)
         torch.testing.assert_close(found, torch.full((3,), expected, dtype=D64), rtol=0.02, atol=0)
+
+
+def test_a_flow_that_does_not_steer_mu_leaves_it_to_q() -> None:
+    """The rest of the gradient, and the loss, are those of the whole density."""
+    (loss, steered), (same, still) = (
+        gradients(random_rle(3, "radial")),
+        gradients(random_rle(3, "radial", flow_steers_mu=False)),
+    )
+    torch.testing.assert_close(loss, same)
+    torch.testing.assert_close(still[0], gradients(Likelihood(3, "radial"))[1][0])
+    assert not torch.allclose(still[0], steered[0])
+    for one, other in zip(steered[1:], still[1:], strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_round_q_with_one_sigma_a_joint_and_beta_1_steers_mu_as_the_distance_does() -> None:
+    prediction, target = example()
+    assert prediction.log_sigma is not None
+    shared = prediction.log_sigma[..., :1].detach().expand_as(prediction.mu)
+    rle = random_rle(3, "radial", beta=1.0, flow_steers_mu=False)
+    ours = torch.autograd.grad(rle(Prediction(prediction.mu, shared), target).sum(), prediction.mu)[0]
+    theirs = torch.autograd.grad(Distance("mpjpe")(prediction, target).sum(), prediction.mu)[0]
+    torch.testing.assert_close(ours, theirs / shared.exp().mean())
