@@ -44,7 +44,7 @@ def test_what_the_picture_says(tmp_path: Path) -> None:
     drawn = (tmp_path / "pose.svg").read_text()
     assert "S9 Standing, frame 7" in drawn
     assert "prediction, MPJPE 28 mm" in drawn  # 30 mm at 16 of 17 joints
-    assert "2 sigma" in drawn
+    assert "2 standard deviations" in drawn
     draw_poses(tmp_path / "sure.svg", [person(sigma=False)])
     assert "sigma" not in (tmp_path / "sure.svg").read_text()
 
