@@ -138,7 +138,8 @@ def _epoch(
             _check_finite(seen, step)
             bar.set_postfix(epoch=epoch + 1, loss=f"{seen[-1][0]:.3f}")
     loss_mean, norm_mean, sigma_mean = torch.stack(seen).mean(0).tolist()
-    return {"loss": loss_mean, "lr": lr, "gradient_norm": norm_mean, "sigma_median": sigma_mean}
+    row = {"loss": loss_mean, "lr": lr, "gradient_norm": norm_mean, "sigma_median": sigma_mean}
+    return {name: value for name, value in row.items() if not math.isnan(value)}
 
 
 def _check_finite(seen: list[Tensor], step: int) -> None:

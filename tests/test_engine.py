@@ -29,7 +29,8 @@ def trained(small: list[str], folder: Path, *overrides: str) -> dict[str, torch.
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON")) for line in lines]
 
 
 @pytest.mark.parametrize("loss", ["rle", "l1"])
