@@ -1,5 +1,6 @@
 """Checkpoints: everything that is needed to go on training, or to use a model, in one file without code in it."""
 
+import io
 import pickle
 import zipfile
 from pathlib import Path
@@ -16,11 +17,10 @@ VERSION = 1
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Writes tensors and plain containers, whole or not at all."""
+    image = io.BytesIO()  # in memory first: torch's own writer hides what the system said, a full disk mostly
+    torch.save({"format": FORMAT, "version": VERSION, **content}, image)
     with whole_file(path) as temporary:
-        try:
-            torch.save({"format": FORMAT, "version": VERSION, **content}, temporary)
-        except RuntimeError as error:  # torch's writer hides what the system said, a full disk mostly
-            raise OSError(None, f"cannot write the checkpoint: {str(error).splitlines()[0]}", str(path)) from error
+        temporary.write_bytes(image.getbuffer())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
