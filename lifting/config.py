@@ -39,13 +39,14 @@ class ModelConfig(_Section):
 
 
 class FlowConfig(_Section):
+    kind: Literal["realnvp", "nsf", "maf"] = Field("realnvp", description="nsf and maf are zuko's, an extra")
     couplings: PositiveInt = 6
     layers: int = Field(3, ge=2)
     width: PositiveInt = 64
 
 
 class LossConfig(_Section):
-    name: Literal["rle", "laplace", "gaussian", "radial", "l1", "l2", "mpjpe"] = "rle"
+    name: Literal["rle", "dle", "flow", "rle_reference", "laplace", "gaussian", "radial", "l1", "l2", "mpjpe"] = "rle"
     base: Literal["laplace", "gaussian", "radial"] = "laplace"
     beta: float = Field(0.0, ge=0, le=4, description="0 is the paper's; see likelihood.Likelihood")
     normalise: bool = Field(True, description="log s in the training loss of rle; the paper leaves it out")

@@ -21,7 +21,7 @@ from lifting.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from lifting.command import RunError, whole_file
 from lifting.config import Config, dump_config
 from lifting.datasets.poses import Batch, PoseSet
-from lifting.likelihood import Distance, Likelihood
+from lifting.likelihood import Likelihood
 from lifting.metrics import joint_errors, pearson, pose_report
 from lifting.prediction import Prediction
 from lifting.skeleton import JointSet, flip, mirror_joints
@@ -46,7 +46,7 @@ class Objective(nn.Module):
     out before the likelihood sees them.
     """
 
-    def __init__(self, network: nn.Module, likelihood: Likelihood | Distance, known: tuple[int, ...] = ()) -> None:
+    def __init__(self, network: nn.Module, likelihood: Likelihood, known: tuple[int, ...] = ()) -> None:
         super().__init__()
         self.network, self.likelihood, self.known = network, likelihood, known
 
@@ -56,6 +56,14 @@ class Objective(nn.Module):
         sigma = prediction.sigma
         median = target.new_tensor(math.nan) if sigma is None else sigma.detach().median()
         return self.likelihood(prediction, target).mean(), median
+
+    def predict(self, keypoints: Tensor) -> Prediction:
+        """Where the joints are, after what of the likelihood stays at test time; known joints stay where they are."""
+        straight = self.network(keypoints)
+        point = self.likelihood.point(straight)
+        known = torch.zeros(point.mu.shape[1], 1, dtype=torch.bool, device=point.mu.device)
+        known[list(self.known)] = True
+        return Prediction(torch.where(known, straight.mu, point.mu), point.log_sigma)
 
     def free(self, prediction: Prediction, target: Tensor) -> tuple[Prediction, Tensor]:
         """Both without the joints whose place is known."""
@@ -239,17 +247,17 @@ def _report(row: dict[str, Any], epochs: int, metrics: Path, board: SummaryWrite
 
 
 @torch.no_grad()
-def predict(network: nn.Module, poses: PoseSet, *, flip_test: bool, batch_size: int = 8192) -> Prediction:
-    """The network's prediction for every pose, (N, J, 3); with ``flip_test`` the mean over the mirror image too.
+def predict(objective: Objective, poses: PoseSet, *, flip_test: bool, batch_size: int = 8192) -> Prediction:
+    """What is predicted for every pose, (N, J, 3); with ``flip_test`` the mean over the mirror image too.
 
     The ranks share the work; each returns the whole. The network is left in evaluation mode.
     """
-    network.eval()
+    objective.eval()
     mu, sigma = [], []
     for keypoints in torch.split(poses.keypoints[distributed.rank() :: distributed.world()], batch_size):
-        one = network(keypoints)
+        one = objective.predict(keypoints)
         if flip_test:
-            one = mean_of_mirrored(one, network(flip(keypoints, poses.joint_set)), poses.joint_set)
+            one = mean_of_mirrored(one, objective.predict(flip(keypoints, poses.joint_set)), poses.joint_set)
         mu.append(one.mu)
         if one.log_sigma is not None:
             sigma.append(one.log_sigma)
@@ -267,7 +275,7 @@ def mean_of_mirrored(straight: Prediction, mirrored: Prediction, joint_set: Join
 
 @torch.no_grad()
 def evaluate_poses(objective: Objective, poses: PoseSet, prediction: Prediction) -> dict[str, Any]:
-    """Both protocols and what else `metrics.pose_report` has; with a sigma also ``nll`` and ``sigma_error_r``.
+    """Both protocols and what else `metrics.pose_report` has; ``nll``, and with a sigma ``sigma_error_r``.
 
     ``nll`` is the normalised negative log-likelihood of a joint in nats (metres), ``sigma_error_r`` is Pearson's r
     of a joint's mean sigma and its error; both over the joints whose place is not known beforehand.
@@ -275,7 +283,7 @@ def evaluate_poses(objective: Objective, poses: PoseSet, prediction: Prediction)
     errors = joint_errors(prediction.mu, poses.target)
     report = pose_report(errors, poses.action, poses.actions, poses.joint_set.joints)
     free, target = objective.free(prediction, poses.target)
-    if free.sigma is not None and isinstance(objective.likelihood, Likelihood):
-        report["nll"] = -float(objective.likelihood.log_prob(free, target).mean())
+    report["nll"] = -float(objective.likelihood.log_prob(free, target).mean())
+    if free.sigma is not None:
         report["sigma_error_r"] = pearson(free.sigma.mean(-1), (free.mu - target).norm(dim=-1))
     return report

@@ -1,4 +1,4 @@
-"""RealNVP (Dinh et al. 2017): a density on R^D with an exact log-likelihood, as RLE uses it."""
+"""Densities on R^D with an exact log-likelihood, learned: RealNVP as RLE uses it, and flows of zuko in its place."""
 
 import math
 from itertools import pairwise
@@ -7,8 +7,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lifting.command import InputError
+from lifting.config import FlowConfig
 
-class RealNVP(nn.Module):
+
+class Density(nn.Module):
+    """What RLE and DLE take for a flow: anything with these two."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density at x: (..., D) -> (...,)."""
+        raise NotImplementedError
+
+    def sample(self, shape: tuple[int, ...]) -> Tensor:
+        """Draws (*shape, D)."""
+        raise NotImplementedError
+
+
+class Bijection(Density):
+    """A density that is a map f of the standard normal one: what the basic design takes."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Noise to data: f(z), (..., D)."""
+        raise NotImplementedError
+
+    def inverse(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Data to noise: (..., D) -> f^-1(x) (..., D) and log |det df^-1/dx| (...,)."""
+        raise NotImplementedError
+
+
+class RealNVP(Bijection):
     """A stack of affine coupling layers over a standard normal base.
 
     Layer k keeps the coordinates of its mask m_k and moves the others::
@@ -45,7 +72,6 @@ class RealNVP(nn.Module):
         self.nets = nn.ModuleList(_ScaleAndShift(sizes) for _ in range(couplings))
 
     def inverse(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Data to noise: (..., D) -> f^-1(x) (..., D) and log |det df^-1/dx| (...,)."""
         log_det = x.new_zeros(x.shape[:-1])
         for net, mask in zip(reversed(self.nets), self.masks.flip(0), strict=True):
             scale, shift = net(torch.where(mask, x, 0))
@@ -54,20 +80,21 @@ class RealNVP(nn.Module):
             log_det = log_det - scale.sum(-1)
         return x, log_det
 
+    def multiply_adds(self) -> int:
+        """Of one row, counting the weights of the nets as they stand."""
+        return sum(weight.numel() for net in self.nets for weight in net.weights)  # type: ignore[union-attr]
+
     def forward(self, z: Tensor) -> Tensor:
-        """Noise to data: f(z), (..., D)."""
         for net, mask in zip(self.nets, self.masks, strict=True):
             scale, shift = net(torch.where(mask, z, 0))
             z = torch.where(mask, z, z * torch.exp(scale) + shift)
         return z
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density at x: (..., D) -> (...,)."""
         z, log_det = self.inverse(x)
         return log_det - 0.5 * z.square().sum(-1) - 0.5 * self.dim * math.log(2 * math.pi)
 
     def sample(self, shape: tuple[int, ...]) -> Tensor:
-        """Draws (*shape, D)."""
         like = next(self.parameters())
         drawn: Tensor = self(torch.randn(*shape, self.dim, dtype=like.dtype, device=like.device))
         return drawn
@@ -93,3 +120,50 @@ class _ScaleAndShift(nn.Module):
             hidden = torch.baddbmm(bias, F.leaky_relu(hidden, inplace=True) if i else hidden, weight)
         scale, shift = hidden.reshape(2, *x.shape).to(x.dtype)
         return torch.tanh(scale), shift
+
+
+class ZukoFlow(Bijection):
+    """A flow of zuko (the extra ``zuko``) behind the interface of `RealNVP`: an example of how any density plugs in.
+
+    Args:
+        kind: ``"nsf"``, neural spline flow (Durkan et al. 2019), splines within [-5, 5]; ``"maf"``, masked
+            autoregressive flow (Papamakarios et al. 2017).
+        dim: D.
+        couplings: transforms.
+        layers, width: as in `RealNVP`.
+    """
+
+    def __init__(self, kind: str, dim: int, couplings: int, layers: int, width: int) -> None:
+        super().__init__()
+        try:
+            import zuko
+        except ModuleNotFoundError:
+            raise InputError(f"loss.flow.kind: {kind} needs zuko: pip install 'lifting[zuko]'") from None
+        family = {"nsf": zuko.flows.NSF, "maf": zuko.flows.MAF}[kind]
+        self.flow = family(dim, transforms=couplings, hidden_features=[width] * (layers - 1))
+
+    def inverse(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z, log_det = self.flow().transform.call_and_ladj(x)
+        return z, log_det
+
+    def forward(self, z: Tensor) -> Tensor:
+        x: Tensor = self.flow().transform.inv(z)
+        return x
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        log_density: Tensor = self.flow().log_prob(x)
+        return log_density
+
+    def sample(self, shape: tuple[int, ...]) -> Tensor:
+        drawn: Tensor = self.flow().sample(shape)
+        return drawn
+
+
+def build_flow(config: FlowConfig, dim: int) -> Bijection:
+    """The flow that a configuration names.
+
+    Raises:
+        InputError: it needs a library that is not there.
+    """
+    sizes = config.model_dump(exclude={"kind"})
+    return RealNVP(dim, **sizes) if config.kind == "realnvp" else ZukoFlow(config.kind, dim, **sizes)

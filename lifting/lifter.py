@@ -16,7 +16,7 @@ from lifting.datasets.store import PoseStore
 from lifting.datasets.synthetic import synthetic_store
 from lifting.engine import Objective, evaluate_poses, fit, predict
 from lifting.evaluate import write_predictions
-from lifting.likelihood import Likelihood, build_likelihood
+from lifting.likelihood import build_likelihood
 from lifting.models import build_lifter
 from lifting.prediction import Prediction
 from lifting.skeleton import H36M17, JointSet
@@ -87,7 +87,7 @@ def load_test(config: Config, objective: Objective) -> PoseSet:
 
 def evaluate(objective: Objective, poses: PoseSet, config: Config) -> tuple[dict[str, Any], Prediction]:
     """The report of `engine.evaluate_poses`, and the predictions that it is about."""
-    prediction = predict(objective.network, poses, flip_test=config.train.flip)
+    prediction = predict(objective, poses, flip_test=config.train.flip)
     return evaluate_poses(objective, poses, prediction), prediction
 
 
@@ -103,7 +103,7 @@ def draw(
 ) -> None:
     """A figure of test poses, from what the lifter is surest of to what it is least sure of, of different actions."""
     deviation = None
-    if prediction.sigma is None or not isinstance(objective.likelihood, Likelihood):
+    if prediction.sigma is None:
         doubt = (prediction.mu - poses.target).norm(dim=-1).mean(1)
     else:
         doubt = prediction.sigma.mean((1, 2))

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 FLOORS = {
     "skeleton": 0, "cameras": 0, "procrustes": 0, "h36m": 0, "flow": 0,
-    "config": 0, "distributed": 0, "command": 0, "prediction": 0,
+    "config": 0, "distributed": 0, "command": 0, "prediction": 0, "unit": 0,
     "likelihood": 1, "metrics": 1, "checkpoint": 1,
     "models": 2, "datasets": 2,
     "engine": 3,

@@ -137,7 +137,7 @@ def test_report_of_a_likelihood_agrees_with_its_parts(small: list[str], small_st
     assert report["mpjpe_frame_mm"] == pytest.approx(1000 * errors.mean().item(), rel=1e-5)
     assert prediction.sigma is not None
     assert report["sigma_error_r"] == pytest.approx(pearson(prediction.sigma.mean(-1)[:, 1:], errors[:, 1:]), abs=1e-5)
-    assert report["nll"] == pytest.approx(-objective.likelihood.log_prob(  # type: ignore[operator]
+    assert report["nll"] == pytest.approx(-objective.likelihood.log_prob(
         *objective.free(prediction, poses.target)).mean().item(), rel=1e-5)  # fmt: skip
 
 

@@ -3,16 +3,18 @@
 import math
 from collections.abc import Callable
 from itertools import product
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lifting.config import LossConfig
-from lifting.flow import RealNVP
-from lifting.likelihood import BASES, RLE, Distance, Likelihood, build_likelihood
+from lifting.config import FlowConfig, LossConfig
+from lifting.flow import Density, RealNVP
+from lifting.likelihood import DLE, RLE, BasicFlow, ConstantVariance, Likelihood, Mixed, ReferenceRLE, build_likelihood
 from lifting.prediction import Prediction
+from lifting.unit import BASES, log_gaussian
 
 D64 = torch.float64
 
@@ -154,7 +156,10 @@ def test_beta_scales_the_gradient_on_mu_and_nothing_else(beta: float) -> None:
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("name", ["rle", "laplace", "gaussian", "radial", "l1", "l2", "mpjpe"])
+NAMES = get_args(LossConfig.model_fields["name"].annotation)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_an_excluded_joint_leaves_no_trace(name: str) -> None:
     likelihood = build_likelihood(LossConfig(name=name, beta=1.0)).double()
     prediction, target = example()
@@ -181,8 +186,8 @@ def test_an_excluded_joint_leaves_no_trace(name: str) -> None:
 def test_a_weight_for_each_joint_holds_for_the_batch() -> None:
     prediction, target = example()
     weight = torch.tensor([0, 1, 1, 0.5, 1], dtype=D64)
-    loss = Distance("l1")(prediction, target, weight)
-    torch.testing.assert_close(loss, Distance("l1")(prediction, target) * weight)
+    loss = ConstantVariance("l1")(prediction, target, weight)
+    torch.testing.assert_close(loss, ConstantVariance("l1")(prediction, target) * weight)
 
 
 def test_distances_are_what_they_say() -> None:
@@ -193,7 +198,7 @@ def test_distances_are_what_they_say() -> None:
         "l2": (error**2).sum(-1),
         "mpjpe": np.sqrt((error**2).sum(-1)),
     }.items():
-        np.testing.assert_allclose(Distance(kind)(prediction, target).detach().numpy(), expected, rtol=1e-12)
+        np.testing.assert_allclose(ConstantVariance(kind)(prediction, target).detach().numpy(), expected, rtol=1e-12)
 
 
 def test_samples_of_rle_agree_with_its_density() -> None:
@@ -267,5 +272,251 @@ def test_round_q_with_one_sigma_a_joint_and_beta_1_steers_mu_as_the_distance_doe
     shared = prediction.log_sigma[..., :1].detach().expand_as(prediction.mu)
     rle = random_rle(3, "radial", beta=1.0, flow_steers_mu=False)
     ours = torch.autograd.grad(rle(Prediction(prediction.mu, shared), target).sum(), prediction.mu)[0]
-    theirs = torch.autograd.grad(Distance("mpjpe")(prediction, target).sum(), prediction.mu)[0]
+    theirs = torch.autograd.grad(ConstantVariance("mpjpe")(prediction, target).sum(), prediction.mu)[0]
     torch.testing.assert_close(ours, theirs / shared.exp().mean())
+
+
+def trained_like(name: str, dim: int, **options: str | bool) -> Likelihood:
+    """A likelihood whose flow, if it has one, is far from its start; in evaluation mode."""
+    likelihood = build_likelihood(LossConfig(name=name, flow=FlowConfig(width=16), **options), dim).double()
+    torch.manual_seed(dim)
+    for parameter in likelihood.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    if isinstance(likelihood, ConstantVariance):
+        likelihood.scale.fill_(0.3)
+    return likelihood.eval()
+
+
+@pytest.mark.parametrize(("name", "dim"), [*product(NAMES, [1, 2])])
+def test_every_density_integrates_to_one_over_x(name: str, dim: int) -> None:
+    likelihood = trained_like(name, dim)
+    x, cell = grid(dim, 6, 10_000 if dim == 1 else 500)
+    x = x.reshape(-1, 1, dim)
+    mu, log_sigma = torch.full_like(x, 0.1), torch.linspace(-1.5, -1.0, dim, dtype=D64).expand_as(x)
+    with torch.no_grad():
+        mass = likelihood.log_prob(Prediction(mu, log_sigma), x).exp().sum() * cell
+    assert mass.item() == pytest.approx(1, abs=3e-3)
+
+
+@pytest.mark.parametrize("name", ["rle", "dle", "rle_reference", "flow"])
+def test_learned_densities_integrate_to_one_in_three_dimensions(name: str) -> None:
+    likelihood = trained_like(name, 3)
+    x, cell = grid(3, 7, 70)
+    x = x.reshape(-1, 1, 3)
+    with torch.no_grad():
+        mass = likelihood.log_prob(Prediction(torch.zeros_like(x), torch.zeros_like(x)), x).exp().sum() * cell
+    assert mass.item() == pytest.approx(1, abs=2e-2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_samples_have_the_histogram_of_the_density(name: str) -> None:
+    torch.manual_seed(0)
+    likelihood = trained_like(name, 2)
+    x, cell = grid(2, 6, 600)
+    rows = x.reshape(-1, 1, 2)
+    sigma = torch.tensor([0.7, 0.4], dtype=D64)
+    prediction = Prediction(torch.tensor([[[0.5, -0.3]]], dtype=D64), sigma.log()[None, None])
+    with torch.no_grad():
+        everywhere = Prediction(prediction.mu.expand_as(rows), sigma.log().expand_as(rows))
+        mass = (likelihood.log_prob(everywhere, rows).exp() * cell).view(600, 600)
+        drawn = likelihood.sample(prediction, 200_000).reshape(-1, 2)
+    for axis in (0, 1):
+        expected = mass.sum(1 - axis).view(60, 10).sum(1)
+        found = torch.histc(drawn[:, axis], 60, -6, 6) / len(drawn)
+        assert (found - expected).abs().max() < 0.004  # five standard deviations of the fullest bin
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "rle"])
+def test_gradcheck_of_the_family(name: str) -> None:
+    prediction, target = example(batch=2, joints=2)
+    likelihood = trained_like(name, 3)
+    assert prediction.log_sigma is not None
+    inputs = (prediction.mu, prediction.log_sigma)
+    assert torch.autograd.gradcheck(lambda mu, log_sigma: likelihood(Prediction(mu, log_sigma), target), inputs)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_the_reference_equals_a_twin_of_the_public_formula(dim: int) -> None:
+    likelihood = trained_like("rle_reference", dim)
+    assert isinstance(likelihood, ReferenceRLE)
+    prediction, target = example(dim)
+    sigma = prediction.sigma
+    assert sigma is not None
+    error = prediction.mu - target
+    log_phi = likelihood.flow.log_prob((error / sigma).reshape(-1, dim)).reshape(4, 5, 1)
+    amplitude = 1 / math.sqrt(2 * math.pi)
+    log_q = torch.log(sigma / amplitude) + error.abs() / (math.sqrt(2) * sigma + 1e-9)
+    expected = (torch.log(sigma) - log_phi + log_q).sum(-1)
+    torch.testing.assert_close(likelihood(prediction, target), expected, rtol=0, atol=1e-6)
+
+
+def test_dle_is_equation_5_and_the_basic_design_equation_4() -> None:
+    prediction, target = example()
+    assert prediction.sigma is not None
+    assert prediction.log_sigma is not None
+    dle = trained_like("dle", 3)
+    assert isinstance(dle, DLE)
+    x_bar = (target - prediction.mu) / prediction.sigma
+    torch.testing.assert_close(dle(prediction, target), prediction.log_sigma.sum(-1) - dle.flow.log_prob(x_bar))
+    basic = trained_like("flow", 3)
+    assert isinstance(basic, BasicFlow)
+    z, log_det = basic.flow.inverse(target)
+    initial = torch.distributions.Normal(prediction.mu, prediction.sigma).log_prob(z).sum(-1)  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(basic(prediction, target), -initial - log_det)
+    # what training maximises is the density that prediction and evaluation see
+    torch.testing.assert_close(-basic(prediction, target), basic.log_prob(basic.point(prediction), target))
+
+
+def test_a_constant_scale_is_the_one_of_highest_likelihood() -> None:
+    torch.manual_seed(0)
+    target = torch.randn(2000, 5, 3, dtype=D64) * 0.2
+    zero = Prediction(torch.zeros_like(target))
+    for kind in ("l1", "l2", "mpjpe"):
+        likelihood = ConstantVariance(kind).double()
+        likelihood(zero, target)
+        best = likelihood.scale.clone()
+        nll = {}
+        for factor in (0.97, 1.0, 1.03):
+            likelihood.scale.copy_(best * factor)
+            nll[factor] = -likelihood.log_prob(zero, target).mean()
+        assert nll[1.0] < min(nll[0.97], nll[1.03]), kind
+        likelihood.eval()(zero, 10 * target)
+        torch.testing.assert_close(likelihood.scale, best * 1.03)  # evaluation leaves it alone
+
+
+class Mixture(Density):
+    """Two normal densities, to be plugged in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.Parameter(torch.tensor([[-1.0, 0.0], [1.5, 0.5]], dtype=D64))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        logs = [log_gaussian((x - place) / 0.5) - 2 * math.log(0.5) for place in self.places]
+        return torch.logaddexp(*logs) - math.log(2)
+
+    def sample(self, shape: tuple[int, ...]) -> Tensor:
+        place = self.places.detach()[torch.randint(2, shape)]
+        return place + 0.5 * torch.randn_like(place)
+
+
+def test_any_density_plugs_in() -> None:
+    torch.manual_seed(0)
+    rle = RLE(2, flow=Mixture())
+    prediction, target = example(2)
+    rle(prediction, target).sum().backward()
+    assert rle.flow.places.grad.abs().min() > 0  # type: ignore[union-attr, operator]
+    x, cell = grid(2, 6, 400)
+    with torch.no_grad():
+        mass = rle.log_unit(x).exp() * cell
+        drawn = rle.sample(Prediction(torch.zeros(1, 1, 2, dtype=D64), torch.zeros(1, 1, 2, dtype=D64)), 200_000)
+    assert mass.sum().item() == pytest.approx(1, abs=1e-3)
+    torch.testing.assert_close(drawn.reshape(-1, 2).mean(0), (mass[..., None] * x).sum((0, 1)), rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("kind", ["nsf", "maf"])
+@pytest.mark.parametrize("name", ["rle", "dle", "flow", "rle_reference"])
+def test_zukos_flows_plug_in(kind: str, name: str) -> None:
+    torch.manual_seed(0)
+    config = LossConfig(name=name, flow=FlowConfig(kind=kind, couplings=2, width=8))
+    likelihood = build_likelihood(config, 2).double()
+    prediction, target = example(2)
+    loss = likelihood(prediction, target)
+    loss.sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in likelihood.parameters())
+    x, cell = grid(2, 12, 600)
+    x = x.reshape(-1, 1, 2)
+    with torch.no_grad():
+        mass = likelihood.log_prob(Prediction(torch.zeros_like(x), torch.zeros_like(x)), x).exp().sum() * cell
+    assert mass.item() == pytest.approx(1, abs=1e-2)
+
+
+def test_a_narrow_flow_gets_a_finer_grid_and_a_given_one_is_refused() -> None:
+    rle = random_rle(3, normalise=False)
+    with torch.no_grad():
+        for parameter in rle.flow.parameters():
+            parameter.zero_()
+        for net in rle.flow.nets:  # type: ignore[union-attr]
+            net.biases[-1][0] = -0.6
+    width = math.exp(3 * math.tanh(-0.6))  # three of six couplings move each coordinate
+    for bad in ({"cells": 10}, {"reach": width, "cells": 40}):
+        with pytest.raises(ValueError, match="are too coarse or too narrow: draws give"):
+            rle.log_norm(**bad)
+    x, cell = grid(3, 6 * width, 90)
+    with torch.no_grad():
+        twin = -(rle.log_shape(x.reshape(-1, 3)).exp().sum() * cell).log()
+    torch.testing.assert_close(rle.log_norm(), twin, rtol=0, atol=0.02)
+
+
+def mixed() -> Mixed:
+    torch.manual_seed(0)
+    return Mixed(RLE(3, flow=RealNVP(3, width=8)), RLE(2, flow=RealNVP(2, width=8))).double()
+
+
+def test_labels_without_depth_give_no_gradient_to_depth() -> None:
+    prediction, target = example()
+    has_depth = torch.tensor([[True], [False], [True], [False]])
+    target[1] = torch.cat([target[1, :, :2], torch.full((5, 1), math.nan, dtype=D64)], -1)
+    likelihood = mixed()
+    torch.manual_seed(3)
+    loss = likelihood(prediction, target, has_depth, torch.tensor([1.0, 1, 1, 0.5, 0], dtype=D64))
+    loss.sum().backward()
+    assert loss.isfinite().all()
+    assert (loss[:, 4] == 0).all()
+    assert prediction.log_sigma is not None
+    for leaf in (prediction.mu.grad, prediction.log_sigma.grad):
+        assert leaf is not None
+        assert leaf.isfinite().all()
+        assert (leaf[[1, 3], :, 2] == 0).all()
+        assert (leaf[[1, 3], :4, :2] != 0).any(-1).all()
+        assert (leaf[[0, 2], :4, 2] != 0).all()
+    torch.manual_seed(3)
+    deep = likelihood.with_depth(Prediction(prediction.mu[::2], prediction.log_sigma[::2]), target[::2])
+    torch.testing.assert_close(loss[::2, 0], deep[:, 0])
+
+
+@pytest.mark.parametrize("depth", [True, False])
+def test_a_batch_of_one_kind_only(depth: bool) -> None:
+    prediction, target = example()
+    loss = mixed()(prediction, target, torch.full((4, 1), depth))
+    assert loss.isfinite().all()
+    assert (loss != 0).all()
+    loss.sum().backward()
+    assert prediction.mu.grad is not None
+    assert prediction.mu.grad.isfinite().all()
+
+
+def spoiled(target: Tensor) -> Tensor:
+    return target.index_fill(0, torch.tensor([2]), math.nan)
+
+
+Changed = tuple[Prediction, Tensor, Tensor]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda p, x, w: (Prediction(p.mu, p.log_sigma[..., :1]), x, w), r"log_sigma: expected \(4, 5, 3\)"),
+        (lambda p, x, w: (p, x[..., :2], w), r"target: expected \(4, 5, 3\), got \(4, 5, 2\)"),
+        (lambda p, x, w: (p, x.long(), w), "target: expected a floating dtype, got torch.int64"),
+        (
+            lambda p, x, w: (p, x.index_fill(0, torch.tensor([2]), math.nan), w),
+            r"target: expected finite .* at \[2, 0\]",
+        ),
+        (lambda p, x, w: (p, x.index_fill(0, torch.tensor([2]), math.nan), None), r"target: expected finite labels"),
+        (lambda p, x, w: (p, x, w[:3]), r"weight: expected a shape that broadcasts to \(4, 5\), got \(3, 5\)"),
+        (lambda p, x, w: (p, x, 2 * w), r"weight: expected values in \[0, 1\], got 2 to 2"),
+        (lambda p, x, w: (p, x, w * math.nan), r"weight: expected values in \[0, 1\]"),
+        (lambda p, x, w: (p, x, w.long()), "weight: expected a floating dtype or bool"),
+    ],
+)
+@pytest.mark.parametrize("name", ["rle", "laplace"])
+def test_what_does_not_fit_is_said(name: str, change: Callable[..., Changed], words: str) -> None:
+    prediction, target, weight = change(*example(), torch.ones(4, 5, dtype=D64))
+    with pytest.raises(ValueError, match=words):
+        build_likelihood(LossConfig(name=name)).double()(prediction, target, weight)
+
+
+def test_an_unknown_base_is_said() -> None:
+    with pytest.raises(ValueError, match="base: expected one of laplace, gaussian, radial, got 'cauchy'"):
+        Likelihood(3, "cauchy")

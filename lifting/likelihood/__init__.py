@@ -1,0 +1,73 @@
+"""Residual log-likelihood estimation and the losses it is compared with, under one interface.
+
+A likelihood is called with a `Prediction` (mu, log_sigma of shape (B, J, D)) and a target (B, J, D) and returns the
+negative log-likelihood of each joint (B, J), to be averaged by the caller. ``weight``, of a shape that broadcasts to
+(B, J), in [0, 1], scales the joints; a weight of zero takes a joint out before anything is computed, so that a missing
+label, whatever it holds, gives neither a value nor a gradient. ``log_prob`` and ``sample`` are those of the density
+that the prediction stands for, normalised.
+
+x_bar = (x - mu) / sigma is the standardised deviation, Q a fixed unit density, G a normalizing flow. Equations are
+numbered as in Li et al., "Human Pose Regression with Residual Log-likelihood Estimation", ICCV 2021.
+"""
+
+from torch import Tensor, nn
+
+from lifting.config import LossConfig
+from lifting.flow import build_flow
+from lifting.likelihood.learned import DLE, RLE, BasicFlow, ReferenceRLE
+from lifting.likelihood.scale import ConstantVariance, Likelihood
+from lifting.prediction import Prediction
+from lifting.unit import BASES
+
+__all__ = ["DLE", "RLE", "BasicFlow", "ConstantVariance", "Likelihood", "Mixed", "ReferenceRLE", "build_likelihood"]
+
+
+class Mixed(nn.Module):
+    """Samples with depth by one likelihood, samples without (MPII) by another, on (u, v) alone.
+
+    A joint without depth gives neither a value nor a gradient to anything of the third coordinate, whatever its label
+    holds there.
+
+    Args:
+        with_depth: D = 3.
+        without_depth: D = 2, with a flow of its own.
+    """
+
+    def __init__(self, with_depth: Likelihood, without_depth: Likelihood) -> None:
+        super().__init__()
+        if (with_depth.dim, without_depth.dim) != (3, 2):
+            raise ValueError(f"Mixed: expected likelihoods of D = 3 and 2, got {with_depth.dim}, {without_depth.dim}")
+        self.with_depth, self.without_depth = with_depth, without_depth
+
+    def forward(
+        self, prediction: Prediction, target: Tensor, has_depth: Tensor, weight: Tensor | None = None
+    ) -> Tensor:
+        """Training loss of each joint, (B, J).
+
+        Args:
+            target: (B, J, 3); the third coordinate of a joint without depth may be anything.
+            has_depth: (B, 1) or (B, J) bool.
+        """
+        weight = prediction.mu.new_ones(()) if weight is None else weight
+        log_sigma = None if prediction.log_sigma is None else prediction.log_sigma[..., :2]
+        flat = Prediction(prediction.mu[..., :2], log_sigma)
+        deep: Tensor = self.with_depth(prediction, target, weight * has_depth)
+        shallow: Tensor = self.without_depth(flat, target[..., :2], weight * ~has_depth)
+        return deep + shallow
+
+
+def build_likelihood(config: LossConfig, dim: int = 3) -> Likelihood:
+    """The likelihood that a configuration names."""
+    name, beta = config.name, config.beta
+    if name in ("l1", "l2", "mpjpe"):
+        return ConstantVariance(name, dim)
+    if name in BASES:
+        return Likelihood(dim, name, beta)
+    flow = build_flow(config.flow, dim)
+    if name == "rle":
+        return RLE(dim, config.base, beta, flow, config.normalise, config.flow_steers_mu)
+    if name == "rle_reference":
+        return ReferenceRLE(dim, flow)
+    if name == "dle":
+        return DLE(dim, beta, flow)
+    return BasicFlow(dim, beta, flow)
