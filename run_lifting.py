@@ -83,6 +83,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     objective, config = lifter.load(options.checkpoint, [*data, *options.overrides])
     poses = lifter.load_test(config, objective)
     report, prediction = lifter.evaluate(objective, poses, config)
+    report["cost"] = lifter.cost(objective, len(poses.joint_set))
     if options.json:
         write_json(options.json, report)
     if options.save:

@@ -80,10 +80,6 @@ class RealNVP(Bijection):
             log_det = log_det - scale.sum(-1)
         return x, log_det
 
-    def multiply_adds(self) -> int:
-        """Of one row, counting the weights of the nets as they stand."""
-        return sum(weight.numel() for net in self.nets for weight in net.weights)  # type: ignore[union-attr]
-
     def forward(self, z: Tensor) -> Tensor:
         for net, mask in zip(self.nets, self.masks, strict=True):
             scale, shift = net(torch.where(mask, z, 0))

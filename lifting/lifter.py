@@ -1,11 +1,13 @@
 """What a person does with a lifter: train it, load it, evaluate it, look at it."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from lifting import distributed
 from lifting.cameras import denormalise_screen
@@ -16,6 +18,7 @@ from lifting.datasets.store import PoseStore
 from lifting.datasets.synthetic import synthetic_store
 from lifting.engine import Objective, evaluate_poses, fit, predict
 from lifting.evaluate import write_predictions
+from lifting.flow import Density
 from lifting.likelihood import build_likelihood
 from lifting.models import build_lifter
 from lifting.prediction import Prediction
@@ -89,6 +92,26 @@ def evaluate(objective: Objective, poses: PoseSet, config: Config) -> tuple[dict
     """The report of `engine.evaluate_poses`, and the predictions that it is about."""
     prediction = predict(objective, poses, flip_test=config.train.flip)
     return evaluate_poses(objective, poses, prediction), prediction
+
+
+def cost(objective: Objective, joints: int) -> dict[str, int]:
+    """Parameters and multiply-adds, for one pose, of the network and of the flow that training has beside it."""
+    device = next(objective.parameters()).device
+    found = _cost(objective.network, objective.network, torch.zeros(1, joints, 2, device=device))
+    flow = getattr(objective.likelihood, "flow", None)
+    if isinstance(flow, Density):
+        of_flow = _cost(flow, flow.log_prob, torch.zeros(joints, objective.likelihood.dim, device=device))
+        found |= {f"flow_{name}": count for name, count in of_flow.items()}
+    return found
+
+
+@torch.no_grad()
+def _cost(module: nn.Module, call: Callable[[Tensor], Any], x: Tensor) -> dict[str, int]:
+    module.eval()  # one pose has no batch statistics
+    with FlopCounterMode(display=False) as counter:
+        call(x)
+    parameters = sum(p.numel() for p in module.parameters())
+    return {"parameters": parameters, "multiply_adds": counter.get_total_flops() // 2}
 
 
 def save_predictions(path: Path, poses: PoseSet, prediction: Prediction) -> None:

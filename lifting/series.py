@@ -1,6 +1,7 @@
 """Runs a grid of configurations and seeds, resumable, and writes its table.
 
     python -m lifting.series configs/series/standin_20.yaml --data data/standin.h5 --output checkpoints/standin_20
+    python -m lifting.series configs/series/densities.yaml --output checkpoints/densities --short
 
 A series file names leaves of configs/lifting, variants of them and overrides for all. Each run has a folder of its own;
 a run that has its ``report.json`` is done, one that was stopped goes on. ``--jobs`` runs share the cores, each with
@@ -27,6 +28,12 @@ from lifting.command import InputError, Parser, RunError, run_command, whole_fil
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parents[1]
+COST = {
+    "parameters": "parameters",
+    "multiply_adds": "multiply-adds",
+    "flow_parameters": "of the flow",
+    "flow_multiply_adds": "multiply-adds of the flow",
+}
 COLUMNS = {
     "mpjpe_frame_mm": "MPJPE",
     "pa_mpjpe_frame_mm": "PA-MPJPE",
@@ -39,13 +46,23 @@ COLUMNS = {
 
 
 class Series(BaseModel):
-    """What a series file holds."""
+    """What a series file holds.
+
+    Attributes:
+        configs: leaves of configs/lifting.
+        variants: overrides of each.
+        overrides: for all runs.
+        short: more of them for ``--short``, a budget of minutes.
+        paper: what a publication has for a config on Human3.6M, as text, a column of the table.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     configs: list[str]
     variants: dict[str, list[str]]
     overrides: list[str] = []
+    short: list[str] = []
+    paper: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -72,12 +89,13 @@ def load_series(path: Path) -> Series:
         raise InputError(f"series: {path}: expected configs, variants and overrides: {error}") from None
 
 
-def runs_of(series: Series, data: Path, output: Path, seeds: int) -> Iterator[Run]:
+def runs_of(series: Series, data: str, output: Path, seeds: int, *, short: bool = False) -> Iterator[Run]:
     """Every run, seed by seed, so that a series that is cut short has whole rows of fewer seeds."""
     for seed in range(seeds):
         for variant, extra in series.variants.items():
             for config in series.configs:
                 overrides = [f"data.path={data}", f"seed={seed}", *series.overrides, *extra]
+                overrides += series.short if short else []
                 yield Run(variant, config, seed, output / variant / config / f"seed{seed}", overrides)
 
 
@@ -107,6 +125,7 @@ def row_of(runs: list[Run]) -> dict[str, Any]:
         lines = (run.folder / "metrics.jsonl").read_text().splitlines()
         report["seconds"] = sum(json.loads(line)["seconds"] for line in lines)
     row: dict[str, Any] = {"variant": runs[0].variant, "config": runs[0].config, "seeds": len(runs)}
+    row |= reports[0].get("cost", {})
     for key in COLUMNS:
         values = [report[key] for report in reports if key in report]
         if values:
@@ -116,7 +135,10 @@ def row_of(runs: list[Run]) -> dict[str, Any]:
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The rows as a table; millimetres where a column does not say otherwise."""
-    lines = [f"| variant | config | seeds | {' | '.join(COLUMNS.values())} |", "|---|---|---|" + "---:|" * len(COLUMNS)]
+    cost = {key: name for key, name in COST.items() if any(row.get(key) for row in rows)}
+    paper = ["paper, Human3.6M"] if any("paper" in row for row in rows) else []
+    titles = [*COLUMNS.values(), *cost.values(), *paper]
+    lines = [f"| variant | config | seeds | {' | '.join(titles)} |", "|---|---|---|" + "---:|" * len(titles)]
     for row in rows:
         cells = [row["variant"], row["config"], str(row["seeds"])]
         for key in COLUMNS:
@@ -124,6 +146,8 @@ def markdown(rows: list[dict[str, Any]]) -> str:
             value = row.get(key)
             spread = "" if value is None or value["spread"] is None else f" ± {value['spread']:.{digits}f}"
             cells.append("" if value is None else f"{value['mean']:.{digits}f}{spread}")
+        cells += [f"{row[key]:,}" if row.get(key) else "" for key in cost]
+        cells += [row.get("paper", "") for _ in paper]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -131,14 +155,16 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = Parser(prog="python -m lifting.series", description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("series", type=Path, help="a file of configs/series")
-    parser.add_argument("--data", type=Path, required=True, help="a prepared file")
+    parser.add_argument("--data", default="synthetic", help="a prepared file; the embedded synthetic set without")
     parser.add_argument("--output", type=Path, required=True, help="folder of all runs, table.md and table.json")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    parser.add_argument("--short", action="store_true", help="the few epochs that the file names for it")
     options = parser.parse_args()
     if options.seeds < 1 or options.jobs < 1:
         raise InputError(f"series: expected --seeds and --jobs of at least 1, got {options.seeds}, {options.jobs}")
-    runs = list(runs_of(load_series(options.series), options.data, options.output, options.seeds))
+    series = load_series(options.series)
+    runs = list(runs_of(series, options.data, options.output, options.seeds, short=options.short))
     threads = max(1, (os.cpu_count() or 1) // options.jobs)
     with ThreadPoolExecutor(options.jobs) as pool:
         for _ in pool.map(lambda run: carry_out(run, threads), runs):
@@ -147,6 +173,9 @@ def main() -> None:
     for run in runs:
         cells.setdefault((run.variant, run.config), []).append(run)
     rows = [row_of(cell) for cell in cells.values()]
+    for row in rows:
+        if row["config"] in series.paper:
+            row["paper"] = series.paper[row["config"]]
     write_json(options.output / "table.json", rows)
     with whole_file(options.output / "table.md") as file:
         file.write_text(markdown(rows))

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from lifting.config import ModelConfig
+from lifting.config import ModelConfig, load_config
+from lifting.lifter import build_objective, cost
 from lifting.models import build_lifter
 from lifting.models.fc import Dropout, FCBaseline, Head
+from lifting.skeleton import H36M17
 
 
 def test_parameter_counts() -> None:
@@ -73,3 +75,12 @@ def test_heads_keep_their_precision_under_autocast() -> None:
         y = head(x)
     assert y.dtype == torch.float32
     torch.testing.assert_close(y, 0.5 * x @ head.weight.T - 2)
+
+
+def test_multiply_adds_are_the_papers() -> None:
+    """Tab. 8 of the RLE paper has 4.29M parameters and 0.275 G for the FC baseline: a batch of 64."""
+    l2, rle = (build_objective(load_config(overrides=[f"loss.name={name}"]), H36M17) for name in ("l2", "rle"))
+    found = cost(l2, 17)
+    assert found["parameters"] / 1e6 == pytest.approx(4.29, abs=0.01)
+    assert 64 * found["multiply_adds"] / 1e9 == pytest.approx(0.275, abs=0.001)
+    assert set(cost(rle, 17)) == {"parameters", "multiply_adds", "flow_parameters", "flow_multiply_adds"}
