@@ -3,10 +3,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test bench lint lock
+.PHONY: help demo test bench tables lint lock
 help:
 	@echo "make demo    trains, evaluates and draws on the embedded set (about five minutes on two cores)"
 	@echo "make test    runs the test suite"
+	@echo "make tables  runs the paper's tables by analogy, short, on the embedded set; TABLES='--data FILE --seeds 3' for all"
 	@echo "make bench   times the fast paths and writes bench.json"
 	@echo "make lint    ruff and mypy"
 	@echo "make lock    writes requirements.lock anew from pyproject.toml"
@@ -19,6 +20,12 @@ test: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python -m tests.benchmarks
+
+TABLES ?= --short --seeds 1 --jobs 2
+tables: .venv/ready
+	for table in densities flows; do \
+	  $(BIN)/python -m lifting.series configs/series/$$table.yaml --output checkpoints/tables/$$table $(TABLES) || exit; \
+	done
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from itertools import product
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -520,3 +521,13 @@ def test_what_does_not_fit_is_said(name: str, change: Callable[..., Changed], wo
 def test_an_unknown_base_is_said() -> None:
     with pytest.raises(ValueError, match="base: expected one of laplace, gaussian, radial, got 'cauchy'"):
         Likelihood(3, "cauchy")
+
+
+def test_the_five_lines_of_the_readme_run() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    lines = readme.split("## RLE in your project\n\n```python\n")[1].split("```")[0]
+    prediction, target = example()
+    names = {"mu": prediction.mu.float(), "log_sigma": prediction.log_sigma.float(), "target": target.float()}  # type: ignore[union-attr]
+    names["weight"] = torch.ones(4, 5)
+    exec(lines, names)
+    assert names["loss"].isfinite()
