@@ -33,6 +33,9 @@ def main() -> None:
     evaluate.add_argument("--data", type=Path, help="a prepared file other than the one of the training")
     evaluate.add_argument("--json", type=Path, help="write all numbers to this file too")
     evaluate.add_argument("--save", type=Path, metavar="PREDICTIONS.h5", help="write the predicted poses")
+    evaluate.add_argument(
+        "--rare", action="store_true", help="also the rarest test poses, those farthest from training"
+    )
     evaluate.add_argument("--figure", type=Path, help="draw some of the poses, .png, .pdf or .svg")
     evaluate.add_argument("overrides", **overrides)
 
@@ -84,6 +87,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
     poses = lifter.load_test(config, objective)
     report, prediction = lifter.evaluate(objective, poses, config)
     report["cost"] = lifter.cost(objective, len(poses.joint_set))
+    if options.rare:
+        report["rare"] = lifter.evaluate_rare(poses, prediction, config)
     if options.json:
         write_json(options.json, report)
     if options.save:

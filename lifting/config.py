@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from lifting.command import InputError
 from lifting.h36m import TEST_SUBJECTS, TRAIN_SUBJECTS
 
 PositiveInt = Annotated[int, Field(ge=1)]
+# Human3.6M's cameras are called by numbers, which YAML takes for numbers.
+CameraName = Annotated[str, BeforeValidator(lambda name: str(name) if isinstance(name, int) else name)]
 
 
 class _Section(BaseModel):
@@ -22,6 +24,11 @@ class DataConfig(_Section):
     path: str = Field("synthetic", description="a prepared HDF5 file, or the embedded synthetic set")
     train_subjects: tuple[str, ...] = Field(TRAIN_SUBJECTS, min_length=1)
     test_subjects: tuple[str, ...] = Field(TEST_SUBJECTS, min_length=1)
+    train_actions: tuple[str, ...] = Field((), description="names without numbers, or -name to leave out; none for all")
+    test_actions: tuple[str, ...] = ()
+    train_cameras: tuple[CameraName, ...] = Field((), description="as the actions")
+    test_cameras: tuple[CameraName, ...] = ()
+    drop_wrong_s9: bool = Field(False, description="leave out S9's recordings of wrong 3D: h36m.WRONG_S9")
     keypoints: str = Field("gt", description="gt projects the 3D; any other name is a detector of the file")
     stride: PositiveInt = Field(1, description="every how many frames to train on")
     test_stride: PositiveInt = Field(1, description="every how many frames to test on")
@@ -30,12 +37,31 @@ class DataConfig(_Section):
     )
 
 
-class ModelConfig(_Section):
+class FCConfig(_Section):
     name: Literal["fc"] = "fc"
     width: PositiveInt = 1024
     blocks: int = Field(2, ge=0)
     dropout: float = Field(0.25, ge=0, lt=1)
     sigma: Literal["coordinate", "joint"] = Field("coordinate", description="one sigma a coordinate, or one a joint")
+
+
+class SRNetConfig(_Section):
+    name: Literal["srnet"] = "srnet"
+    width: int = Field(1024, ge=8, description="features of a hidden layer, all groups together")
+    groups: Literal[5, 3, 2] = 5
+    layers: Literal[6, 8] = 6
+    recombine: Literal["multiply", "add", "concat"] = Field("multiply", description="see srnet.GroupLayer")
+    dropout: float = Field(0.0, ge=0, lt=1)
+    sigma: Literal["coordinate", "joint"] = Field("coordinate", description="one sigma a coordinate, or one a joint")
+
+
+ModelConfig = FCConfig | SRNetConfig
+MODELS: dict[str, type[FCConfig] | type[SRNetConfig]] = {"fc": FCConfig, "srnet": SRNetConfig}
+
+
+def _model_name(model: object) -> str:
+    """Which keys a ``model`` section has: those of the name it gives, of fc if it gives none."""
+    return str(model.get("name", "fc") if isinstance(model, dict) else getattr(model, "name", "fc"))
 
 
 class FlowConfig(_Section):
@@ -72,7 +98,9 @@ class TrainConfig(_Section):
 
 class Config(_Section):
     data: DataConfig = DataConfig()
-    model: ModelConfig = ModelConfig()
+    model: Annotated[
+        Annotated[FCConfig, Tag("fc")] | Annotated[SRNetConfig, Tag("srnet")], Discriminator(_model_name)
+    ] = FCConfig()
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
     seed: int = Field(0, ge=0)
@@ -119,14 +147,13 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def valid_keys(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
-    """Every key path of the configuration, such as ``loss.flow.width``."""
+def valid_keys(model: str = "fc", section: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
+    """Every key path of the configuration of this model, such as ``loss.flow.width``."""
     for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield prefix + name
-            yield from valid_keys(field.annotation, f"{prefix}{name}.")
-        else:
-            yield prefix + name
+        yield prefix + name
+        below = MODELS[model] if prefix + name == "model" else field.annotation
+        if isinstance(below, type) and issubclass(below, BaseModel):
+            yield from valid_keys(model, below, f"{prefix}{name}.")
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -139,9 +166,14 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 def _first_line(error: ValidationError) -> str:
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
+    section, *parts = map(str, first["loc"])
+    if first["type"] == "union_tag_invalid":
+        return f"config: {section}.name: input should be one of {', '.join(MODELS)}, got {first['ctx']['tag']!r}"
+    # Within the model's section pydantic puts the model's name between section and key.
+    model = parts.pop(0) if section == "model" and parts else "fc"
+    key = ".".join([section, *parts])
     if first["type"] == "extra_forbidden":
-        nearest = difflib.get_close_matches(key, valid_keys(), n=1, cutoff=0.0)[0]
+        nearest = difflib.get_close_matches(key, valid_keys(model), n=1, cutoff=0.0)[0]
         return f"config: unknown key {key}; the nearest is {nearest}"
     message = first["msg"][0].lower() + first["msg"][1:]
     return f"config: {key}: {message}, got {first['input']!r}"

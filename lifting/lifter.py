@@ -20,12 +20,15 @@ from lifting.engine import Objective, evaluate_poses, fit, predict
 from lifting.evaluate import write_predictions
 from lifting.flow import Density
 from lifting.likelihood import build_likelihood
+from lifting.metrics import joint_errors, rare_report, rareness
 from lifting.models import build_lifter
 from lifting.prediction import Prediction
 from lifting.skeleton import H36M17, JointSet
 from lifting.visualise import DrawnPose, draw_poses
 
 log = logging.getLogger(__name__)
+
+RARE_STRIDE = 10  # rare are test poses far from every 10th frame of the training subjects, whatever we trained on
 
 
 def build_objective(config: Config, joint_set: JointSet) -> Objective:
@@ -112,6 +115,13 @@ def _cost(module: nn.Module, call: Callable[[Tensor], Any], x: Tensor) -> dict[s
         call(x)
     parameters = sum(p.numel() for p in module.parameters())
     return {"parameters": parameters, "multiply_adds": counter.get_total_flops() // 2}
+
+
+def evaluate_rare(poses: PoseSet, prediction: Prediction, config: Config) -> dict[str, Any]:
+    """`metrics.rare_report` of test poses, which are ranked by their distance to the configured training poses."""
+    data = config.data.model_copy(update={"stride": RARE_STRIDE})
+    training = load_split(data, data_path(config), train=True).to(poses.target.device)
+    return rare_report(joint_errors(prediction.mu, poses.target), rareness(poses.target, training.target))
 
 
 def save_predictions(path: Path, poses: PoseSet, prediction: Prediction) -> None:

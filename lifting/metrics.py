@@ -18,7 +18,12 @@ _HEADS = {"mpjpe": "MPJPE (protocol #1)", "pa_mpjpe": "PA-MPJPE (protocol #2)", 
 # Poses worked on at a time, which bounds the memory to some tens of megabytes.
 _CHUNK = 65536
 
+# Poses of one set and of the other whose distances are taken at a time: a few megabytes, which stay in a CPU's cache.
+_RARE_CHUNKS = (64, 1024)
+
 PCK_THRESHOLD = 0.150
+# Per cent of the poses, the rarest ones, that the SRNet paper reports.
+RAREST = (5, 10, 20)
 # 0, 5, ..., 150 mm
 _AUC_THRESHOLDS = tuple(mm / 1000 for mm in range(0, 151, 5))
 
@@ -76,6 +81,58 @@ def auc(error: Tensor) -> float:
     return sum(pck(error, threshold) for threshold in _AUC_THRESHOLDS) / len(_AUC_THRESHOLDS)
 
 
+def rareness(poses: Tensor, training: Tensor) -> Tensor:
+    """How far each pose is from those of the training: the mean over all of them, and over the joints.
+
+    r(x) = 1 / (M J) sum over m, j of \\|x_j - y_mj\\| for training poses y_1, ..., y_M. This is what SRNet's authors
+    (Zeng et al. 2020) rank by (`un_frequent` in their `data/filter_data.py`), not the distance to the nearest pose.
+
+    Args:
+        poses: (N, J, 3) metres, root-relative.
+        training: (M, J, 3) likewise; the authors take every 10th frame.
+
+    Returns:
+        (N,) float64 metres; from float32 poses a distance is good to 0.5 mm where joints coincide, else to micrometres.
+
+    Raises:
+        ValueError: shapes that are not (N, J, 3) and (M, J, 3), or no training poses.
+    """
+    if poses.ndim != 3 or poses.shape[1:] != training.shape[1:] or not len(training):
+        raise ValueError(
+            f"poses, training: expected (N, J, 3), (M, J, 3), got {tuple(poses.shape)}, {tuple(training.shape)}"
+        )
+    # |x - y|^2 = |x|^2 - 2 x.y + |y|^2 as one product of five-vectors; from the middle, which keeps the squares small.
+    middle = training.mean(0)
+    x, y = (poses - middle).transpose(0, 1), (training - middle).transpose(0, 1)
+    xx, yy = x.square().sum(-1, keepdim=True), y.square().sum(-1, keepdim=True)
+    left = torch.cat([-2 * x, xx, torch.ones_like(xx)], -1)
+    right = torch.cat([y, torch.ones_like(yy), yy], -1).mT.contiguous()
+    few, many = _RARE_CHUNKS
+    sums = [
+        torch.stack([(a @ b).clamp_(min=0).sqrt_().sum((0, 2)).double() for b in torch.split(right, many, dim=2)]).sum(
+            0
+        )
+        for a in torch.split(left, few, dim=1)
+    ]
+    return torch.cat(sums) / (len(training) * training.shape[1])
+
+
+def rare_report(errors: Mapping[str, Tensor], rare: Tensor) -> dict[str, Any]:
+    """Mean errors of the rarest 5, 10 and 20 % of the poses, in millimetres, and how many these are, by the percentage.
+
+    Args:
+        errors: what `joint_errors` returned, (N, J) each.
+        rare: (N,) what `rareness` returned.
+    """
+    order = rare.argsort(descending=True)
+    report = {}
+    for percent in RAREST:
+        chosen = order[: max(1, len(order) * percent // 100)]
+        means = {f"{m}_mm": 1000 * float(error[chosen].mean(dtype=torch.float64)) for m, error in errors.items()}
+        report[str(percent)] = {**means, "n_poses": len(chosen)}
+    return report
+
+
 def pose_report(
     errors: Mapping[str, Tensor], actions: Tensor, action_names: Sequence[str], joint_names: Sequence[str]
 ) -> dict[str, Any]:
@@ -118,7 +175,7 @@ def pose_report(
 
 
 def format_report(report: Mapping[str, Any]) -> str:
-    """A `pose_report` as a table for the screen: actions, the two means, joints. Millimetres, one decimal."""
+    """A `pose_report` as a table for the screen: actions, means, joints; a `rare_report` under ``rare`` too."""
     actions, joints = report["per_action"], report["per_joint"]
     first = max(len(name) for name in (*actions, *joints, "mean over 15 actions"))
 
@@ -131,6 +188,7 @@ def format_report(report: Mapping[str, Any]) -> str:
     rule = "-" * len(head)
     over_actions = f"mean over {len(actions)} action{'s' if len(actions) > 1 else ''}"
     means = [row(over_actions, report), row("mean over all frames", report, "frame_mm")]
+    means += [row(f"rarest {percent} %", values) for percent, values in report.get("rare", {}).items()]
     shares = f"PCK at 150 mm {report['pck_150mm']:.1f} %, AUC {report['auc']:.1f} %"
     per_action, per_joint = ([row(*item) for item in table.items()] for table in (actions, joints))
     return "\n".join([head, rule, *per_action, rule, *means, rule, *per_joint, rule, shares])

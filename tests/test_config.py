@@ -14,7 +14,7 @@ from torch import nn
 
 from lifting.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from lifting.command import InputError, whole_file
-from lifting.config import Config, dump_config, load_config, valid_keys
+from lifting.config import FCConfig, SRNetConfig, dump_config, load_config, valid_keys
 
 ROOT = Path(__file__).parents[1]
 
@@ -102,6 +102,9 @@ def test_every_leaf_is_valid(leaf: Path) -> None:
         ("data.noise_px=-1", "config: data.noise_px: input should be greater than or equal to 0, got -1"),
         ("loss.name=rel", "got 'rel'"),
         ("model=3", "config: model: "),
+        ("model.name=srnte", "config: model.name: input should be one of fc, srnet, got 'srnte'"),
+        ("model.wdth=64", "config: unknown key model.wdth; the nearest is model.width"),
+        ("data.train_cameras=[1.5]", "config: data.train_cameras.0: input should be a valid string, got 1.5"),
         ("epochs", "expected key.path=value, got 'epochs'"),
         ("train.epochs=[", "is not a YAML value"),
     ],
@@ -123,7 +126,34 @@ def test_wrong_files(tmp_path: Path, text: str, message: str) -> None:
         load_config(tmp_path / "none.yaml")
 
 
-def test_valid_keys_are_all_keys() -> None:
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.grups=3", "config: unknown key model.grups; the nearest is model.groups"),
+        ("model.blocks=2", "config: unknown key model.blocks; the nearest is model.layers"),
+        ("model.groups=4", "config: model.groups: input should be 5, 3 or 2, got 4"),
+        ("train.epoch=3", "config: unknown key train.epoch; the nearest is train.epochs"),
+    ],
+)
+def test_wrong_keys_of_the_chosen_model(override: str, message: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        load_config(overrides=["model.name=srnet", override])
+    assert str(refusal.value) == message
+
+
+def test_a_model_without_a_name_is_fc() -> None:
+    """As configurations and checkpoints from before there was another have it."""
+    assert load_config(base={"model": {"width": 64}}).model == FCConfig(width=64)
+    assert load_config(base={"model": {"name": "srnet", "width": 64}}).model == SRNetConfig(width=64)
+
+
+def test_cameras_are_names_though_yaml_reads_numbers() -> None:
+    assert load_config(overrides=["data.train_cameras=[54138969, b]"]).data.train_cameras == ("54138969", "b")
+    assert load_config(overrides=["data.test_cameras=[-54138969]"]).data.test_cameras == ("-54138969",)
+
+
+@pytest.mark.parametrize("name", ["fc", "srnet"])
+def test_valid_keys_are_all_keys(name: str) -> None:
     def leaves(tree: dict[str, Any], prefix: str = "") -> set[str]:
         found = set()
         for key, value in tree.items():
@@ -131,7 +161,7 @@ def test_valid_keys_are_all_keys() -> None:
             found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else set()
         return found
 
-    assert set(valid_keys()) == leaves(Config().model_dump())
+    assert set(valid_keys(name)) == leaves(load_config(overrides=[f"model.name={name}"]).model_dump())
 
 
 def test_checkpoint_round_trip(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lifting import metrics
 from lifting.cameras import matrix_from_quaternion
 from lifting.h36m import KEEP_17_OF_32
-from lifting.metrics import auc, format_report, joint_errors, pck, pearson, pose_report
+from lifting.metrics import auc, format_report, joint_errors, pck, pearson, pose_report, rare_report, rareness
 from lifting.skeleton import H36M17
 
 STANDIN = Path(__file__).parents[2] / "shared/data/h36m_standin/data_3d_h36m.npz"
@@ -230,3 +230,38 @@ def test_the_table_names_the_metrics_and_lines_up() -> None:
     ends = {line.index(".") for line in table}
     assert len(ends) == 1, "first column of numbers does not line up"
     assert "PCK at 150 mm 87.5 %" in lines[-1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_rareness_is_the_mean_distance_to_all_of_the_training(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(metrics, "_RARE_CHUNKS", (4, 8))
+    test, training = poses(11, dtype=dtype), poses(21, seed=1, dtype=dtype) + 0.5
+    slow = torch.stack([torch.stack([(x - y).norm(dim=-1).mean() for y in training]).mean() for x in test])
+    # The roots coincide, where the square root of what is left of a difference is the least exact.
+    torch.testing.assert_close(
+        rareness(test, training), slow.double(), rtol=0, atol=1e-9 if dtype.itemsize == 8 else 1e-4
+    )
+
+
+def test_the_rarest_are_those_far_from_the_training() -> None:
+    training = poses(50)
+    test = torch.cat([poses(95, seed=1), poses(5, seed=2) * 3])
+    rare = rareness(test, training)
+    assert set(rare.topk(5).indices.tolist()) == set(range(95, 100))
+    errors = {"mpjpe": torch.arange(100.0)[:, None].expand(100, 17) / 1000}
+    report = rare_report(errors, torch.arange(100.0))
+    assert {key: (row["n_poses"], round(row["mpjpe_mm"], 6)) for key, row in report.items()} == {
+        "5": (5, 97.0),
+        "10": (10, 94.5),
+        "20": (20, 89.5),
+    }
+
+
+@pytest.mark.parametrize(
+    "wrong", [(torch.zeros(2, 17, 3), torch.zeros(0, 17, 3)), (torch.zeros(2, 3), torch.zeros(2, 3))]
+)
+def test_rareness_needs_poses(wrong: tuple[torch.Tensor, torch.Tensor]) -> None:
+    with pytest.raises(ValueError, match="expected \\(N, J, 3\\)"):
+        rareness(*wrong)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lifting.config import ModelConfig, load_config
+from lifting.config import FCConfig, load_config
 from lifting.lifter import build_objective, cost
 from lifting.models import build_lifter
 from lifting.models.fc import Dropout, FCBaseline, Head
@@ -13,7 +13,7 @@ from lifting.skeleton import H36M17
 def test_parameter_counts() -> None:
     """34 -> 1024, two blocks of two, -> 51: 4.29M as in the paper; a second head for sigma."""
     plain, with_sigma = (
-        sum(p.numel() for p in build_lifter(ModelConfig(), joints=17, with_sigma=s).parameters()) for s in (False, True)
+        sum(p.numel() for p in build_lifter(FCConfig(), joints=17, with_sigma=s).parameters()) for s in (False, True)
     )
     assert plain == 4_296_755
     assert with_sigma == plain + 1024 * 51 + 51

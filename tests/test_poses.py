@@ -90,3 +90,63 @@ def test_what_is_not_there_is_named(small_store: Path) -> None:
             load_poses(store, ("S7",), stride=1)
         with pytest.raises(InputError, match="cpn"):
             load_poses(store, ("S9",), stride=1, keypoints="cpn")
+
+
+def seen(poses: PoseSet) -> set[tuple[str, str, str]]:
+    return {(clip.subject, clip.sequence, clip.camera) for clip in poses.clips}
+
+
+def test_actions_and_cameras_are_chosen_or_left_out(small_store: Path, poses: PoseSet) -> None:
+    everything = seen(poses)
+    action, camera = poses.actions[0], poses.clips[0].camera
+    with PoseStore(small_store) as store:
+        some = load_poses(store, ("S1", "S9"), 50, actions=(action,), cameras=(camera,))
+        rest = load_poses(store, ("S1", "S9"), 50, actions=("-" + action,), cameras=("-" + camera,))
+    assert some.actions == [action]
+    assert len(some) == some.clips[-1].stop
+    assert seen(some) == {row for row in everything if row[1].split()[0] == action and row[2] == camera}
+    assert seen(rest) == {row for row in everything if row[1].split()[0] != action and row[2] != camera}
+    assert seen(some) and seen(rest)
+
+
+def test_a_split_takes_its_own_choice(small_store: Path, poses: PoseSet) -> None:
+    """Cross-action and cross-camera: train on one, test on the others."""
+    action, camera = poses.actions[0], poses.clips[0].camera
+    config = DataConfig(
+        train_subjects=("S1",),
+        test_subjects=("S9",),
+        stride=50,
+        test_stride=50,
+        train_actions=(action,),
+        test_actions=("-" + action,),
+        train_cameras=(camera,),
+        test_cameras=("-" + camera,),
+    )
+    training, test = (load_split(config, str(small_store), train=train) for train in (True, False))
+    assert training.actions == [action] and {row[2] for row in seen(training)} == {camera}
+    assert action not in test.actions and len({row[2] for row in seen(test)}) == 3
+
+
+def test_wrong_s9_is_a_switch(small_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with PoseStore(small_store) as store:
+        wrong = store.sequences("S9")[0]
+        monkeypatch.setattr("lifting.datasets.poses.WRONG_S9", (wrong,))
+        whole = seen(load_poses(store, ("S1", "S9"), 50))
+        dropped = seen(load_poses(store, ("S1", "S9"), 50, drop_wrong_s9=True))
+    assert dropped == {row for row in whole if row[:2] != ("S9", wrong)}
+    assert len(dropped) == len(whole) - 4
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"actions": ("Wlking",)}, "S9: actions: expected of .*Walking.*, got 'Wlking'"),
+        ({"cameras": ("-1",)}, "S9: cameras: expected of 54138969, .*, got '-1'"),
+        ({"cameras": ("54138969", "-54138969")}, "nothing is left"),
+    ],
+)
+def test_a_choice_that_cannot_be_is_refused(
+    small_store: Path, choice: dict[str, tuple[str, ...]], message: str
+) -> None:
+    with PoseStore(small_store) as store, pytest.raises(InputError, match=message):
+        load_poses(store, ("S9",), 50, **choice)  # type: ignore[arg-type]

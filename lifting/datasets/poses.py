@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lifting.cameras import normalise_screen
+from lifting.cameras import Camera, normalise_screen
 from lifting.command import InputError
 from lifting.config import DataConfig
 from lifting.datasets.store import GROUND_TRUTH, PoseStore
-from lifting.h36m import action_of
+from lifting.h36m import WRONG_S9, action_of
 from lifting.skeleton import JointSet, flip
 
 
@@ -75,36 +75,81 @@ class Batch:
     target: Tensor
 
 
-def load_poses(store: PoseStore, subjects: tuple[str, ...], stride: int, keypoints: str = GROUND_TRUTH) -> PoseSet:
+def load_poses(
+    store: PoseStore,
+    subjects: tuple[str, ...],
+    stride: int,
+    keypoints: str = GROUND_TRUTH,
+    *,
+    actions: tuple[str, ...] = (),
+    cameras: tuple[str, ...] = (),
+    drop_wrong_s9: bool = False,
+) -> PoseSet:
     """Reads and projects. Frames at which a 2D point or a 3D joint is not finite are refused, not dropped.
 
+    Args:
+        stride: every how many frames.
+        keypoints: ``gt``, or a detector of the store.
+        actions, cameras: see `chosen_names`; actions without the number of the sequence.
+        drop_wrong_s9: leave out `h36m.WRONG_S9`.
+
     Raises:
-        InputError: no such subject or detector; a person behind a camera.
+        InputError: no such subject, detector, action or camera; nothing left; a person behind a camera.
     """
+    there = {subject: (store.sequences(subject), store.cameras(subject)) for subject in subjects}
+    where = f"{store.path}: {', '.join(subjects)}"
+    all_actions = {action_of(sequence) for sequences, _ in there.values() for sequence in sequences}
+    kept_actions = chosen_names(actions, all_actions, f"{where}: actions")
+    kept_cameras = chosen_names(cameras, {name for _, named in there.values() for name in named}, f"{where}: cameras")
+    chosen = [
+        (subject, sequence, kept)
+        for subject, (sequences, named) in there.items()
+        if (kept := {name: camera for name, camera in named.items() if name in kept_cameras})
+        for sequence in sequences
+        if action_of(sequence) in kept_actions
+        if not (drop_wrong_s9 and subject == "S9" and sequence in WRONG_S9)
+    ]
+    if not chosen:
+        raise InputError(f"{where}: nothing is left of the chosen actions and cameras")
+    return _read(store, chosen, stride, keypoints)
+
+
+def chosen_names(wanted: tuple[str, ...], there: set[str], where: str) -> set[str]:
+    """Those of ``there`` that ``wanted`` names, all if it names none, without those that it names as ``-name``.
+
+    Raises:
+        InputError: a name that is not there.
+    """
+    for name in wanted:
+        if name.removeprefix("-") not in there:
+            raise InputError(f"{where}: expected of {', '.join(sorted(there))}, got {name!r}")
+    named = {name for name in wanted if not name.startswith("-")}
+    return (named or there) - {name[1:] for name in wanted if name.startswith("-")}
+
+
+def _read(store: PoseStore, chosen: list[tuple[str, str, dict[str, Camera]]], stride: int, keypoints: str) -> PoseSet:
     uvs, targets, pixels, actions, clips = [], [], [], [], []
     names: dict[str, int] = {}
     start = 0
-    for subject in subjects:
-        cameras = store.cameras(subject)
-        for sequence in store.sequences(subject):
-            world = torch.from_numpy(store.positions(subject, sequence)[::stride]).double()
-            action = names.setdefault(action_of(sequence), len(names))
-            for name, camera in cameras.items():
-                points = camera.world_to_camera(world)
-                if keypoints == GROUND_TRUTH:
-                    uv = camera.project(points)
-                else:
-                    uv = torch.from_numpy(store.keypoints(subject, sequence, name, keypoints)[::stride]).double()
-                where = f"{store.path}: {subject} {sequence}, camera {name}"
-                if not (uv.isfinite().all() and points.isfinite().all()):
-                    raise InputError(f"{where}: expected finite keypoints of people before the camera, got others")
-                n = len(world)
-                uvs.append(normalise_screen(uv, camera.size).float())
-                targets.append((points - points[:, :1]).float())
-                pixels.append(torch.full((n, 1, 1), 2 / camera.size[0]))
-                actions.append(torch.full((n,), action))
-                clips.append(Clip(subject, sequence, name, start, start + n))
-                start += n
+    for subject, sequence, cameras in chosen:
+        world = torch.from_numpy(store.positions(subject, sequence)[::stride]).double()
+        action = names.setdefault(action_of(sequence), len(names))
+        for name, camera in cameras.items():
+            points = camera.world_to_camera(world)
+            if keypoints == GROUND_TRUTH:
+                uv = camera.project(points)
+            else:
+                uv = torch.from_numpy(store.keypoints(subject, sequence, name, keypoints)[::stride]).double()
+            where = f"{store.path}: {subject} {sequence}, camera {name}"
+            if not (uv.isfinite().all() and points.isfinite().all()):
+                raise InputError(f"{where}: expected finite keypoints of people before the camera, got others")
+            n = len(world)
+            uvs.append(normalise_screen(uv, camera.size).float())
+            targets.append((points - points[:, :1]).float())
+            pixels.append(torch.full((n, 1, 1), 2 / camera.size[0]))
+            actions.append(torch.full((n,), action))
+            clips.append(Clip(subject, sequence, name, start, start + n))
+            start += n
     return PoseSet(
         keypoints=torch.cat(uvs),
         target=torch.cat(targets),
@@ -119,11 +164,21 @@ def load_poses(store: PoseStore, subjects: tuple[str, ...], stride: int, keypoin
 
 def load_split(config: DataConfig, path: str, *, train: bool) -> PoseSet:
     """The training or the test poses of a configuration; test poses with their fixed noise, if any."""
+    if train:
+        subjects, actions, cameras = config.train_subjects, config.train_actions, config.train_cameras
+    else:
+        subjects, actions, cameras = config.test_subjects, config.test_actions, config.test_cameras
     with PoseStore(path) as store:
-        if train:
-            return load_poses(store, config.train_subjects, config.stride, config.keypoints)
-        poses = load_poses(store, config.test_subjects, config.test_stride, config.keypoints)
-    if config.noise_px:
+        poses = load_poses(
+            store,
+            subjects,
+            config.stride if train else config.test_stride,
+            config.keypoints,
+            actions=actions,
+            cameras=cameras,
+            drop_wrong_s9=config.drop_wrong_s9,
+        )
+    if config.noise_px and not train:
         poses = poses.with_noise(config.noise_px, torch.Generator().manual_seed(0))
     return poses
 

@@ -1,11 +1,14 @@
 """Networks by the names that a configuration uses."""
 
+from collections.abc import Callable
+
 from torch import nn
 
 from lifting.config import ModelConfig
 from lifting.models.fc import FCBaseline
+from lifting.models.srnet import SRNet
 
-LIFTERS = {"fc": FCBaseline}
+LIFTERS: dict[str, Callable[..., nn.Module]] = {"fc": FCBaseline, "srnet": SRNet}
 
 
 def build_lifter(config: ModelConfig, *, joints: int, with_sigma: bool) -> nn.Module:

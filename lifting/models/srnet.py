@@ -1,0 +1,198 @@
+"""The split-and-recombine lifter of Zeng et al. 2020 (SRNet), for one frame.
+
+Shape letters: B poses, G groups, C features of all groups together. Features come first and poses last, (C, B): so a
+group is one block of memory, and its product needs no copy.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lifting.models.fc import Dropout
+from lifting.prediction import Prediction
+
+# Which joints of Human3.6M's 17 work together, by the number of groups. Each group takes the root first.
+GROUPS = {
+    5: ((0, 1, 2, 3), (0, 4, 5, 6), (0, 7, 8, 9, 10), (0, 11, 12, 13), (0, 14, 15, 16)),
+    3: ((0, 1, 2, 3, 4, 5, 6), (0, 7, 8, 9, 10), (0, 11, 12, 13, 14, 15, 16)),
+    2: ((0, 1, 2, 3, 4, 5, 6, 7), (0, 8, 9, 10, 11, 12, 13, 14, 15, 16)),
+}
+RECOMBINE = ("multiply", "add", "concat")
+
+
+class SRNet(nn.Module):
+    """2D keypoints to root-relative 3D joints through groups that see each other by one number a layer only.
+
+    A first `GroupLayer` to ``width`` features, pairs of them with a skip, and one for the outputs; each but the last is
+    followed by batch norm, LeakyReLU and dropout. 898,833 parameters without sigma at the defaults; the authors' code
+    has 899,029, for its last group has 13 outputs of which 12 are used, which is 196 weights.
+
+    Every group says where its joints are relative to its own copy of the root, so that the root is at zero and nothing
+    of one group reaches another on the way out. The outputs start small, and those of mu are divided by the square root
+    of their inputs, for the reasons that `fc.FCBaseline` gives.
+
+    Args:
+        joints: 17, those of Human3.6M, of which joint 0 is the root.
+        width: features of a hidden layer, all groups together; shared out by the groups' joints.
+        groups: 5, 3 or 2 (`GROUPS`).
+        layers: the first, the last and the pairs between: even, from 4.
+        recombine: ``"multiply"``, ``"add"`` or ``"concat"``, see `GroupLayer`.
+        dropout: probability that a feature is zeroed in training.
+        with_sigma: whether each group has outputs for sigma.
+        sigma: ``"coordinate"`` for a sigma in each coordinate, ``"joint"`` for one that the three of a joint share.
+
+    Raises:
+        ValueError: another number of joints, groups or layers, or another way to recombine.
+    """
+
+    def __init__(
+        self,
+        joints: int = 17,
+        width: int = 1024,
+        groups: int = 5,
+        layers: int = 6,
+        recombine: str = "multiply",
+        dropout: float = 0.0,
+        with_sigma: bool = True,
+        sigma: str = "coordinate",
+    ) -> None:
+        super().__init__()
+        if joints != 17 or groups not in GROUPS or layers < 4 or layers % 2:
+            raise ValueError(
+                "joints, groups, layers: expected 17; 5, 3 or 2; an even number from 4; "
+                f"got {joints}; {groups}; {layers}"
+            )
+        self.groups = GROUPS[groups]
+        seen = torch.tensor([2 * joint + axis for group in self.groups for joint in group for axis in (0, 1)])
+        self.register_buffer("seen", seen, persistent=False)
+        inputs = [2 * len(group) for group in self.groups]
+        hidden = _shared_out(width, inputs)
+        self.entry = _Layer(inputs, hidden, recombine, dropout)
+        self.pairs = nn.ModuleList(
+            nn.Sequential(_Layer(hidden, hidden, recombine, dropout), _Layer(hidden, hidden, recombine, dropout))
+            for _ in range(layers // 2 - 1)
+        )
+        scales = (3 if sigma == "coordinate" else 1) if with_sigma else 0
+        self.head = _Head(hidden, self.groups, recombine, scales)
+
+    def forward(self, keypoints: Tensor) -> Prediction:
+        """(B, J, 2) normalised screen coordinates -> metres, camera frame."""
+        seen: Tensor = self.get_buffer("seen")
+        hidden = self.entry(keypoints.flatten(1).T[seen])
+        for pair in self.pairs:
+            hidden = hidden + pair(hidden)
+        mu, raw = self.head(hidden)
+        if raw is None:
+            return Prediction(mu)
+        log_sigma = F.pad(F.logsigmoid(raw), (0, 0, 1, 0), value=-torch.inf)
+        return Prediction(mu, log_sigma.expand_as(mu))
+
+
+class GroupLayer(nn.Module):
+    """Each group's own product, which takes one number from everything outside the group (Zeng et al. 2020, Sec. 3.2).
+
+    With x_g the inputs of group g, c_g the layer's inputs outside it and a_g = w_g . c_g + b_g, where w_g = 0 and
+    b_g = 0 at the start,
+
+    - multiply: z_g = W_g (sigmoid(BN(a_g)) x_g)
+    - add: z_g = W_g (x_g + LeakyReLU(a_g))
+    - concat: z_g = W_g [x_g, LeakyReLU(a_g)]
+
+    A number that all inputs share passes through the product, m (W x) for W (m x) and W x + m (W 1) for W (x + m): the
+    three are one product and what is done to its result.
+
+    Args:
+        inputs, outputs: features of each group.
+        recombine: one of the three.
+    """
+
+    def __init__(self, inputs: list[int], outputs: list[int], recombine: str) -> None:
+        super().__init__()
+        if recombine not in RECOMBINE:
+            raise ValueError(f"recombine: expected one of {', '.join(RECOMBINE)}, got {recombine!r}")
+        self.inputs, self.recombine = inputs, recombine
+        more = int(recombine == "concat")
+        self.weights = nn.ParameterList(torch.empty(o, i + more) for i, o in zip(inputs, outputs, strict=True))
+        for weight in self.weights:
+            nn.init.kaiming_uniform_(weight, a=5**0.5)  # as nn.Linear does
+        group = torch.arange(len(inputs)).repeat_interleave(torch.tensor(inputs))
+        self.register_buffer("outside", group != torch.arange(len(inputs))[:, None], persistent=False)
+        self.context = nn.Parameter(torch.zeros((len(inputs) - 1) * sum(inputs)))
+        self.bias = nn.Parameter(torch.zeros(len(inputs)))
+        self.norm = nn.BatchNorm1d(len(inputs)) if recombine == "multiply" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(C, B) -> (C', B)."""
+        numbers = self.numbers(x)
+        made = []
+        for weight, part, number in zip(self.weights, torch.split(x, self.inputs), numbers, strict=True):
+            z = weight[:, : len(part)] @ part
+            number = number.to(z.dtype)
+            if self.recombine == "multiply":
+                made.append(z * number)
+            else:
+                column = weight.sum(1) if self.recombine == "add" else weight[:, -1]
+                made.append(z + column.to(z.dtype)[:, None] * number)
+        return torch.cat(made)
+
+    def numbers(self, x: Tensor) -> Tensor:
+        """(C, B) -> (G, B): what each group is told of the others."""
+        outside: Tensor = self.get_buffer("outside")
+        w = torch.zeros_like(outside, dtype=self.context.dtype).masked_scatter(outside, self.context)
+        a = (w @ x).to(self.bias.dtype) + self.bias[:, None]
+        return F.leaky_relu(a) if self.norm is None else self.norm(a[None])[0].sigmoid()
+
+
+class _Layer(nn.Module):
+    def __init__(self, inputs: list[int], outputs: list[int], recombine: str, dropout: float) -> None:
+        super().__init__()
+        self.product = GroupLayer(inputs, outputs, recombine)
+        self.norm = nn.BatchNorm1d(sum(outputs))
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(C, B) -> (C', B)."""
+        out: Tensor = self.dropout(F.leaky_relu(self.norm(self.product(x)[None])[0], inplace=True))
+        return out
+
+
+class _Head(nn.Module):
+    """Features to mu, and to what sigma is the sigmoid of, in full precision whatever the precision around it.
+
+    Args:
+        inputs: features of each group.
+        groups: joints of each group, the root first.
+        recombine: see `GroupLayer`.
+        scales: numbers a joint for sigma.
+    """
+
+    def __init__(self, inputs: list[int], groups: tuple[tuple[int, ...], ...], recombine: str, scales: int) -> None:
+        super().__init__()
+        self.inputs, self.scales = inputs, scales
+        self.sizes = [(3 * len(group), scales * (len(group) - 1)) for group in groups]
+        self.product = GroupLayer(inputs, [mu + sigma for mu, sigma in self.sizes], recombine)
+        for weight in self.product.weights:
+            nn.init.xavier_uniform_(weight, gain=0.01)
+        free = sum(len(group) - 1 for group in groups)
+        self.sigma_bias = nn.Parameter(torch.full((free, scales), -2.0)) if scales else None
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(C, B) -> (B, J, 3), the root at zero, and (B, J - 1, scales) without the root."""
+        with torch.autocast(x.device.type, enabled=False):
+            out = self.product(x.to(self.product.bias.dtype))
+        mu, raw = [], []
+        parts = torch.split(out, [size for sizes in self.sizes for size in sizes])
+        for places, sigmas, inputs in zip(parts[::2], parts[1::2], self.inputs, strict=True):
+            joints = places.view(-1, 3, x.shape[1]) * inputs**-0.5
+            mu.append(joints[1:] - joints[:1])
+            if self.scales:
+                raw.append(sigmas.view(-1, self.scales, x.shape[1]))
+        # The groups' joints are in the joints' order.
+        mu_BJD = F.pad(torch.cat(mu).permute(2, 0, 1), (0, 0, 1, 0))
+        return mu_BJD, torch.cat(raw).permute(2, 0, 1) + self.sigma_bias if self.sigma_bias is not None else None
+
+
+def _shared_out(width: int, inputs: list[int]) -> list[int]:
+    """Features of each group in proportion to its inputs, rounded down; the last takes what is left."""
+    shares = [width * i // sum(inputs) for i in inputs[:-1]]
+    return [*shares, width - sum(shares)]
