@@ -5,9 +5,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lifting import lifter
+from lifting import lifter, uncertainty
 from lifting.command import InputError, Parser, run_command, write_json
 from lifting.config import Config, load_config
+from lifting.diagrams import draw_density
 from lifting.metrics import format_report
 
 DEMO = Path(__file__).parent / "configs" / "lifting" / "demo.yaml"
@@ -37,7 +38,25 @@ def main() -> None:
         "--rare", action="store_true", help="also the rarest test poses, those farthest from training"
     )
     evaluate.add_argument("--figure", type=Path, help="draw some of the poses, .png, .pdf or .svg")
+    evaluate.add_argument("--uncertainty", action="store_true", help="what sigma is worth: NLL, coverage, AUSE, r")
+    evaluate.add_argument(
+        "--calibrate",
+        type=Path,
+        metavar="CHECKPOINT",
+        action="append",
+        default=[],
+        help="with --uncertainty: scale sigma by what the subjects tell that this one was not trained on; repeatable",
+    )
+    evaluate.add_argument(
+        "--diagrams", type=Path, help="with --uncertainty: density, reliability and more as a picture"
+    )
+    evaluate.add_argument("--hypotheses", type=int, metavar="N", help="draw N poses each from the density: best of N")
     evaluate.add_argument("overrides", **overrides)
+
+    density = verbs.add_parser("density", help="draw the density that a likelihood has learned; needs no data")
+    density.add_argument("--checkpoint", type=Path, required=True)
+    density.add_argument("--output", type=Path, required=True, help="a picture, .png, .pdf or .svg")
+    density.add_argument("overrides", **overrides)
 
     demo = verbs.add_parser("demo", help="FC with L1 and FC with RLE on the embedded set, side by side, and a figure")
     demo.add_argument("--output", type=Path, default=Path("checkpoints/demo"))
@@ -48,7 +67,8 @@ def main() -> None:
         if argument.startswith("-") or "=" not in argument:
             parser.error(f"unrecognized argument {argument}")
     options.overrides += more
-    {"train": run_train, "evaluate": run_evaluate, "demo": run_demo}[options.verb](options)
+    run = {"train": run_train, "evaluate": run_evaluate, "density": run_density, "demo": run_demo}
+    run[options.verb](options)
 
 
 def run_train(options: argparse.Namespace) -> None:
@@ -82,20 +102,40 @@ def _train(config: Config, folder: Path) -> None:
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
+    if (options.calibrate or options.diagrams) and not options.uncertainty:
+        raise InputError("evaluate: --calibrate and --diagrams go with --uncertainty")
+    if options.hypotheses is not None and options.hypotheses < 1:
+        raise InputError(f"evaluate: --hypotheses: expected at least 1, got {options.hypotheses}")
     data = [] if options.data is None else [f"data.path={options.data}"]
     objective, config = lifter.load(options.checkpoint, [*data, *options.overrides])
     poses = lifter.load_test(config, objective)
     report, prediction = lifter.evaluate(objective, poses, config)
     report["cost"] = lifter.cost(objective, len(poses.joint_set))
+    texts = []
     if options.rare:
         report["rare"] = lifter.evaluate_rare(poses, prediction, config)
+    if options.uncertainty:
+        held_out = uncertainty.held_out_deviations(options.calibrate, config)
+        found = uncertainty.uncertainty_report(objective, poses, prediction, held_out)
+        report["uncertainty"] = found
+        texts.append(uncertainty.format_uncertainty(found))
+        if options.diagrams:
+            uncertainty.draw(options.diagrams, objective, poses, prediction, found)
+    if options.hypotheses:
+        report["hypotheses"] = uncertainty.hypotheses_report(objective, poses, prediction, options.hypotheses)
+        texts.append(uncertainty.format_hypotheses(report["hypotheses"]))
     if options.json:
         write_json(options.json, report)
     if options.save:
         lifter.save_predictions(options.save, poses, prediction)
     if options.figure:
         lifter.draw(options.figure, objective, poses, prediction, config)
-    print(format_report(report))
+    print("\n\n".join([format_report(report), *texts]))
+
+
+def run_density(options: argparse.Namespace) -> None:
+    objective, _ = lifter.load(options.checkpoint, options.overrides)
+    draw_density(options.output, objective.likelihood)
 
 
 def run_demo(options: argparse.Namespace) -> None:

@@ -140,7 +140,7 @@ def draw(
         doubt = (prediction.mu - poses.target).norm(dim=-1).mean(1)
     else:
         doubt = prediction.sigma.mean((1, 2))
-        deviation = prediction.sigma * objective.likelihood.unit_deviation(prediction.mu)
+        deviation = objective.likelihood.deviation(prediction)
     order = doubt.argsort().tolist()
     chosen: list[int] = []
     for place in torch.linspace(0.02, 0.98, rows):

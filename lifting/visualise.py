@@ -1,4 +1,4 @@
-"""Pictures of what a lifter does: poses with their sigma, and sigma against error."""
+"""Pictures of poses: the keypoints, the truth, and the prediction with its sigma."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from lifting.command import InputError, whole_file
 from lifting.skeleton import H36M17, JointSet
 
 # Okabe and Ito's colours, told apart by people of every colour vision.
-_LEFT, _RIGHT, _MIDDLE = "#d55e00", "#0072b2", "#3a3a3a"
-_TRUTH, _TEXT, _QUIET = "#9a9a9a", "#222222", "#777777"
+LEFT, RIGHT, MIDDLE = "#d55e00", "#0072b2", "#3a3a3a"
+TRUTH, TEXT, QUIET = "#9a9a9a", "#222222", "#777777"
 
 # The viewer of the 3D panels stands to the side of the camera and above it, since depth, where a lifter errs most, is
 # what the camera itself cannot see.
@@ -59,63 +59,25 @@ def draw_poses(path: str | Path, poses: Sequence[DrawnPose], joint_set: JointSet
     """
     if not poses:
         raise InputError(f"{path}: no poses to draw")
-    figure = _figure(9, 3.55 * len(poses) + 0.4)
+    figure = new_figure(9, 3.55 * len(poses) + 0.4)
     panels = figure.subplots(len(poses), 3, squeeze=False, width_ratios=(1, _NARROW, _NARROW))
     for row, pose in zip(panels, poses, strict=True):
         _check(pose, len(joint_set))
         error = 1000 * np.linalg.norm(pose.mu - pose.target, axis=-1).mean()
         for panel, title in zip(row, (pose.title, "ground truth", f"prediction, MPJPE {error:.0f} mm"), strict=True):
-            panel.set_title(title, fontsize=11, color=_TEXT)
+            panel.set_title(title, fontsize=11, color=TEXT)
         _draw_input(row[0], pose, joint_set)
         _draw_space(row[1], pose, pose.target, joint_set)
         _draw_space(row[2], pose, pose.mu, joint_set)
-        _draw_skeleton(row[2], pose.target @ _view().T, joint_set, [_TRUTH] * len(joint_set), width=1.6, zorder=2)
+        _draw_skeleton(row[2], pose.target @ _view().T, joint_set, [TRUTH] * len(joint_set), width=1.6, zorder=2)
         if pose.sigma is not None:
             _draw_sigma(row[2], pose.mu, pose.sigma, _colours(joint_set))
-    named = (("left", _LEFT), ("right", _RIGHT), ("ground truth", _TRUTH))
+    named = (("left", LEFT), ("right", RIGHT), ("ground truth", TRUTH))
     key: list[Line2D | Patch] = [Line2D([], [], color=colour, linewidth=2.5, label=name) for name, colour in named]
     if any(pose.sigma is not None for pose in poses):
-        key.append(Patch(facecolor=_MIDDLE, alpha=0.25, label=f"prediction ± {_SIGMAS} standard deviations"))
-    figure.legend(handles=key, loc="outside lower center", ncols=4, frameon=False, fontsize=10, labelcolor=_TEXT)
-    _save(figure, path)
-
-
-def draw_sigma_error(path: str | Path, sigma: np.ndarray, error: np.ndarray) -> None:
-    """Does sigma know the error? Where the pairs lie, and the mean error of the samples that share a sigma.
-
-    The scale of a Laplace density is the mean absolute deviation of a coordinate: where samples are coordinates, the
-    curve of a calibrated sigma follows the dashed diagonal.
-
-    Args:
-        sigma, error: metres, above zero, of one shape; a sample each: a coordinate, or a joint. Pairs in which one of
-            the two is zero (the root) are left out.
-
-    Raises:
-        InputError: an ending that matplotlib does not write.
-        ValueError: the shapes differ or fewer than 100 pairs are above zero.
-    """
-    if sigma.shape != error.shape:
-        raise ValueError(f"sigma, error: expected one shape, got {sigma.shape}, {error.shape}")
-    use = (sigma > 0) & (error > 0)
-    if use.sum() < 100:
-        raise ValueError(f"sigma, error: expected 100 pairs above zero or more, got {use.sum()}")
-    x, y = 1000 * sigma[use].astype(np.float64), 1000 * error[use].astype(np.float64)
-    order = np.argsort(x)
-    means = np.array([(x[part].mean(), y[part].mean()) for part in np.array_split(order, 20)])
-    low, high = np.percentile(np.concatenate([x, y]), (1, 99.9))
-    figure = _figure(4.8, 4.5)
-    axes = figure.subplots()
-    edges = np.geomspace(low, high, 61)
-    axes.pcolormesh(edges, edges, np.histogram2d(y, x, edges)[0], cmap="Blues", rasterized=True)
-    axes.plot(edges[[0, -1]], edges[[0, -1]], "--", color=_QUIET, linewidth=1.2, label="error = sigma")
-    axes.plot(*means.T, "o-", color=_LEFT, linewidth=2, markersize=4, label="mean error of a twentieth of the samples")
-    axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
-    axes.set(xlabel="predicted sigma, mm", ylabel="error, mm")
-    axes.set_title(f"Pearson's r {np.corrcoef(x, y)[0, 1]:.2f}", fontsize=11, color=_TEXT)
-    axes.legend(loc="upper left", fontsize=9, frameon=False, labelcolor=_TEXT)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter("{x:g}")
-    _save(figure, path)
+        key.append(Patch(facecolor=MIDDLE, alpha=0.25, label=f"prediction ± {_SIGMAS} standard deviations"))
+    figure.legend(handles=key, loc="outside lower center", ncols=4, frameon=False, fontsize=10, labelcolor=TEXT)
+    save_figure(figure, path)
 
 
 def _check(pose: DrawnPose, joints: int) -> None:
@@ -136,7 +98,7 @@ def _draw_input(axes: Axes, pose: DrawnPose, joint_set: JointSet) -> None:
     axes.add_patch(Rectangle((0, 0), *pose.size, facecolor="#f4f4f4", edgecolor="none"))
     axes.set(xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] + half, middle[1] - half), aspect="equal")
     axes.locator_params(nbins=4)
-    axes.tick_params(labelsize=8, labelcolor=_QUIET, color="#c8c8c8")
+    axes.tick_params(labelsize=8, labelcolor=QUIET, color="#c8c8c8")
     axes.spines[:].set_color("#c8c8c8")
     axes.xaxis.set_major_formatter("{x:.0f} px")
     _draw_skeleton(axes, pose.keypoints, joint_set, _colours(joint_set), width=2.4, zorder=3)
@@ -206,17 +168,17 @@ def _view() -> np.ndarray:
 
 def _colours(joint_set: JointSet) -> list[str]:
     """One for each joint; a bone has that of the joint at its far end."""
-    sides = {**dict.fromkeys(joint_set.left, _LEFT), **dict.fromkeys(joint_set.right, _RIGHT)}
-    return [sides.get(joint, _MIDDLE) for joint in range(len(joint_set))]
+    sides = {**dict.fromkeys(joint_set.left, LEFT), **dict.fromkeys(joint_set.right, RIGHT)}
+    return [sides.get(joint, MIDDLE) for joint in range(len(joint_set))]
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _save(figure: Figure, path: str | Path) -> None:
+def save_figure(figure: Figure, path: str | Path) -> None:
     known = figure.canvas.get_supported_filetypes()
     if Path(path).suffix[1:].lower() not in known:
         raise InputError(f"{path}: expected a picture's ending, one of {', '.join(sorted(known))}")

@@ -1,10 +1,13 @@
-"""What several tests use: a small store of the embedded set's people, and the small model that trains on it."""
+"""What several tests use: a small store of the embedded set's people, a small model that trains on it, a shell."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
+import run_lifting
 from lifting import h36m
+from lifting.command import run_command
 from lifting.datasets.store import write_store
 from lifting.datasets.synthetic import sequences
 
@@ -36,3 +39,35 @@ def small_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small(small_store: Path) -> list[str]:
     """Overrides for a run that takes a second."""
     return [f"data.path={small_store}", *SMALL]
+
+
+class Shell:
+    """Calls a command's main in this process, which saves the import of torch, and reads what it said."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]) -> None:
+        self.patch, self.capture = patch, capture
+
+    def __call__(self, *arguments: object, main: object = run_lifting.main) -> tuple[int, str, str]:
+        self.patch.setattr(sys, "argv", ["command", *map(str, arguments)])
+        code = 0
+        try:
+            run_command(main)  # type: ignore[arg-type]
+        except SystemExit as leave:
+            code = int(leave.code or 0)
+        return code, *self.capture.readouterr()
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(monkeypatch, capsys)
+
+
+def refused(result: tuple[int, str, str], *words: str) -> None:
+    """Exit code 2 and one line on stderr that has these words."""
+    code, out, err = result
+    lines = err.strip().splitlines()
+    assert code == 2, err
+    assert out == ""
+    assert len(lines) == 1, err
+    for word in words:
+        assert word in lines[0]

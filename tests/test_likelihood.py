@@ -246,12 +246,12 @@ def test_without_s_the_loss_gains_by_a_growing_sigma() -> None:
     assert fitted(normalise=False) > 1.5 * fitted(normalise=True)
 
 
-def test_unit_deviation_is_that_of_the_base() -> None:
+def test_deviation_is_that_of_the_base() -> None:
     torch.manual_seed(0)
-    like = torch.zeros((), dtype=D64)
+    mu, sigma = torch.randn(4, 2, 3, dtype=D64), torch.rand(4, 2, 3, dtype=D64)
     for base, expected in {"laplace": 2**0.5, "gaussian": 1.0, "radial": 2.0}.items():
-        found = Likelihood(3, base).unit_deviation(like, draws=200_000)
-        torch.testing.assert_close(found, torch.full((3,), expected, dtype=D64), rtol=0.02, atol=0)
+        found = Likelihood(3, base).deviation(Prediction(mu, sigma.log()), draws=200_000)
+        torch.testing.assert_close(found, expected * sigma, rtol=0.02, atol=0)
 
 
 def test_a_flow_that_does_not_steer_mu_leaves_it_to_q() -> None:
@@ -325,6 +325,16 @@ def test_samples_have_the_histogram_of_the_density(name: str) -> None:
         expected = mass.sum(1 - axis).view(60, 10).sum(1)
         found = torch.histc(drawn[:, axis], 60, -6, 6) / len(drawn)
         assert (found - expected).abs().max() < 0.004  # five standard deviations of the fullest bin
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_deviation_is_that_of_the_draws(name: str) -> None:
+    """Of the basic design too, whose density has a shape of its own at each place."""
+    torch.manual_seed(0)
+    prediction = Prediction(torch.randn(3, 2, 3, dtype=D64), torch.full((3, 2, 3), -1.0, dtype=D64))
+    likelihood = trained_like(name, 3)
+    expected = (likelihood.sample(prediction, 20_000) - prediction.mu).square().mean(0).sqrt()
+    torch.testing.assert_close(likelihood.deviation(prediction, draws=20_000), expected, rtol=0.1, atol=0)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "rle"])

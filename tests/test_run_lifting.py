@@ -12,43 +12,10 @@ from pathlib import Path
 import h5py
 import pytest
 
-import run_lifting
 from lifting import series
-from lifting.command import run_command
+from tests.conftest import Shell, refused
 
 ROOT = Path(__file__).parents[1]
-
-
-class Shell:
-    """Calls a command's main in this process, which saves the import of torch, and reads what it said."""
-
-    def __init__(self, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]) -> None:
-        self.patch, self.capture = patch, capture
-
-    def __call__(self, *arguments: object, main: object = run_lifting.main) -> tuple[int, str, str]:
-        self.patch.setattr(sys, "argv", ["command", *map(str, arguments)])
-        code = 0
-        try:
-            run_command(main)  # type: ignore[arg-type]
-        except SystemExit as leave:
-            code = int(leave.code or 0)
-        return code, *self.capture.readouterr()
-
-
-@pytest.fixture
-def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
-    return Shell(monkeypatch, capsys)
-
-
-def refused(result: tuple[int, str, str], *words: str) -> None:
-    """Exit code 2 and one line on stderr that has these words."""
-    code, out, err = result
-    lines = err.strip().splitlines()
-    assert code == 2, err
-    assert out == ""
-    assert len(lines) == 1, err
-    for word in words:
-        assert word in lines[0]
 
 
 LEAVES = sorted(path.stem for path in (ROOT / "configs" / "lifting").glob("*.yaml") if path.stem != "demo")

@@ -13,7 +13,7 @@ from lifting import visualise
 from lifting.command import InputError
 from lifting.h36m import KEEP_17_OF_32, cameras
 from lifting.skeleton import COCO17, H36M17
-from lifting.visualise import DrawnPose, draw_poses, draw_sigma_error
+from lifting.visualise import DrawnPose, draw_poses
 
 STANDIN = Path(__file__).parents[2] / "shared/data/h36m_standin/data_3d_h36m.npz"
 
@@ -109,7 +109,7 @@ def test_a_real_pose(tmp_path: Path) -> None:
     draw_poses(tmp_path / "pose.png", [DrawnPose("real", camera.project(seen).numpy(), camera.size, target, target)])
     picture = imread(tmp_path / "pose.png")[..., :3]
     third = picture.shape[1] // 3
-    for colour in (visualise._LEFT, visualise._RIGHT):  # limbs of both sides in all three panels
+    for colour in (visualise.LEFT, visualise.RIGHT):  # limbs of both sides in all three panels
         rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
         there = np.abs(picture - rgb).max(-1) < 0.02
         assert all(there[:, part * third : (part + 1) * third].sum() > 500 for part in range(3))
@@ -137,18 +137,3 @@ def test_users_mistakes(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"expected a picture's ending, one of .*png"):
             draw_poses(tmp_path / name, [person()])
     assert not list(tmp_path.iterdir())
-
-
-def test_sigma_against_error(tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    sigma = np.exp(random.normal(-4, 0.5, 5000))
-    error = sigma * np.abs(random.laplace(size=5000))
-    error[:10] = 0
-    draw_sigma_error(tmp_path / "sigma.svg", sigma, error)
-    r = np.corrcoef(sigma[10:], error[10:])[0, 1]
-    assert f"Pearson's r {r:.2f}" in (tmp_path / "sigma.svg").read_text()
-    with pytest.raises(ValueError, match="one shape"):
-        draw_sigma_error(tmp_path / "sigma.png", sigma, error[:5])
-    with pytest.raises(ValueError, match="got 0"):
-        draw_sigma_error(tmp_path / "sigma.png", sigma, np.zeros(5000))
-    assert [file.name for file in tmp_path.iterdir()] == ["sigma.svg"]

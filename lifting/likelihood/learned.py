@@ -77,7 +77,7 @@ class WithFlow(Likelihood):
         return torch.exp(self.log_shape(x) - log_density).mean()
 
     @torch.no_grad()
-    def _draw(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    def draw_unit(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """Draws of U: a pool of candidates, drawn from again in proportion to U over their own density."""
         weights_of = next(self.flow.parameters())
         n = math.prod(shape)
@@ -183,7 +183,7 @@ class DLE(Likelihood):
     def log_unit(self, x_bar: Tensor) -> Tensor:
         return self.flow.log_prob(x_bar)
 
-    def _draw(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    def draw_unit(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
         return self.flow.sample(shape).to(like)
 
 
@@ -209,12 +209,21 @@ class BasicFlow(Likelihood):
         return Prediction(self.flow(prediction.mu), prediction.log_sigma)
 
     def log_prob(self, prediction: Prediction, x: Tensor) -> Tensor:
-        z, log_det = self.flow.inverse(x)
-        return super().log_prob(self._before(prediction), z) + log_det
+        return super().log_prob(prediction, x) + self.flow.inverse(x)[1]
+
+    def standardise(self, prediction: Prediction, x: Tensor) -> Tensor:
+        return super().standardise(self._before(prediction), self.flow.inverse(x)[0])
 
     def sample(self, prediction: Prediction, n: int) -> Tensor:
         drawn: Tensor = self.flow(super().sample(self._before(prediction), n))
         return drawn
+
+    @torch.no_grad()
+    def deviation(self, prediction: Prediction, draws: int = 2**8) -> Tensor:
+        """As of any likelihood; each joint has a shape of its own, so the draws are of each."""
+        parts = zip(*(torch.split(x, 512) for x in self._scaled(prediction)), strict=True)
+        errors = (self.sample(Prediction(mu, log_sigma), draws) - mu for mu, log_sigma in parts)
+        return torch.cat([error.square().mean(0).sqrt() for error in errors])
 
     def _before(self, prediction: Prediction) -> Prediction:
         return Prediction(self.flow.inverse(prediction.mu)[0], prediction.log_sigma)

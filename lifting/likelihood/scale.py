@@ -69,8 +69,12 @@ class Likelihood(nn.Module):
 
     def log_prob(self, prediction: Prediction, x: Tensor) -> Tensor:
         """Log-density of each joint at x (B, J, D), normalised: (B, J). A joint known exactly (sigma = 0) gives NaN."""
+        return self.log_unit(self.standardise(prediction, x)) - self._scaled(prediction)[1].sum(-1)
+
+    def standardise(self, prediction: Prediction, x: Tensor) -> Tensor:
+        """x_bar of x, (B, J, D): a draw of U, were the prediction's density that of x."""
         mu, log_sigma = self._scaled(prediction)
-        return self.log_unit((x - mu) * torch.exp(-log_sigma)) - log_sigma.sum(-1)
+        return (x - mu) * torch.exp(-log_sigma)
 
     def log_unit(self, x_bar: Tensor) -> Tensor:
         """log U, normalised: (..., D) -> (...,)."""
@@ -79,7 +83,7 @@ class Likelihood(nn.Module):
     def sample(self, prediction: Prediction, n: int) -> Tensor:
         """n draws of every joint, (n, B, J, D)."""
         mu, log_sigma = self._scaled(prediction)
-        return mu + log_sigma.exp() * self._draw((n, *mu.shape[:-1]), mu)
+        return mu + log_sigma.exp() * self.draw_unit((n, *mu.shape[:-1]), mu)
 
     def _scaled(self, prediction: Prediction) -> tuple[Tensor, Tensor]:
         """mu and the log of the scale that U is stretched by."""
@@ -88,11 +92,12 @@ class Likelihood(nn.Module):
         return prediction.mu, prediction.log_sigma
 
     @torch.no_grad()
-    def unit_deviation(self, like: Tensor, draws: int = 2**15) -> Tensor:
-        """Root mean square of U in each coordinate, (D,): what makes a standard deviation out of a sigma."""
-        return self._draw((draws,), like).square().mean(0).sqrt()
+    def deviation(self, prediction: Prediction, draws: int = 2**15) -> Tensor:
+        """Root mean square distance from mu in each coordinate, (B, J, D): sigma times that of U, from draws of it."""
+        mu, log_sigma = self._scaled(prediction)
+        return log_sigma.exp() * self.draw_unit((draws,), mu).square().mean(0).sqrt()
 
-    def _draw(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    def draw_unit(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """Draws of U, (*shape, D), with the dtype and device of ``like``."""
         return self.draw_q((*shape, self.dim), like)
 
