@@ -23,7 +23,7 @@ bench: .venv/ready
 
 TABLES ?= --short --seeds 1 --jobs 2
 tables: .venv/ready
-	for table in densities flows; do \
+	for table in densities flows lifters; do \
 	  $(BIN)/python -m lifting.series configs/series/$$table.yaml --output checkpoints/tables/$$table $(TABLES) || exit; \
 	done
 

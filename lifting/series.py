@@ -41,6 +41,8 @@ COLUMNS = {
     "pa_mpjpe_mm": "PA-MPJPE, action mean",
     "nll": "NLL (nats a joint)",
     "sigma_error_r": "r(sigma, error)",
+    "ause": "AUSE",
+    "calibration_error": "calibration error (points)",
     "seconds": "training (s)",
 }
 
@@ -107,7 +109,7 @@ def carry_out(run: Run, threads: int) -> None:
     train = ["--config", str(ROOT / "configs" / "lifting" / f"{run.config}.yaml"), "--output", str(run.folder)]
     if (run.folder / "last.pt").exists():
         train = ["--resume", str(run.folder)]
-    evaluate = ["--checkpoint", str(run.folder / "last.pt"), "--json", str(run.report)]
+    evaluate = ["--checkpoint", str(run.folder / "last.pt"), "--uncertainty", "--json", str(run.report)]
     with (run.folder / "log.txt").open("a") as words:
         for arguments in (["train", *train, *run.overrides], ["evaluate", *evaluate]):
             command = [sys.executable, str(ROOT / "run_lifting.py"), *arguments]
@@ -124,6 +126,10 @@ def row_of(runs: list[Run]) -> dict[str, Any]:
     for run, report in zip(runs, reports, strict=True):
         lines = (run.folder / "metrics.jsonl").read_text().splitlines()
         report["seconds"] = sum(json.loads(line)["seconds"] for line in lines)
+        worth = report.get("uncertainty", {})  # reports of before have none
+        report |= (
+            {"calibration_error": worth["calibration_error"], **worth["ranking"].get("joint", {})} if worth else {}
+        )
     row: dict[str, Any] = {"variant": runs[0].variant, "config": runs[0].config, "seeds": len(runs)}
     row |= reports[0].get("cost", {})
     for key in COLUMNS:
@@ -142,7 +148,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         cells = [row["variant"], row["config"], str(row["seeds"])]
         for key in COLUMNS:
-            digits = {"nll": 3, "sigma_error_r": 3, "seconds": 0}.get(key, 2)
+            digits = {"nll": 3, "sigma_error_r": 3, "ause": 3, "seconds": 0}.get(key, 2)
             value = row.get(key)
             spread = "" if value is None or value["spread"] is None else f" ± {value['spread']:.{digits}f}"
             cells.append("" if value is None else f"{value['mean']:.{digits}f}{spread}")
