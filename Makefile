@@ -24,7 +24,7 @@ bench: .venv/ready
 TABLES ?= --short --seeds 1 --jobs 2
 tables: .venv/ready
 	for table in densities flows lifters; do \
-	  $(BIN)/python -m lifting.series configs/series/$$table.yaml --output checkpoints/tables/$$table $(TABLES) || exit; \
+	  $(BIN)/python -m lifting.series configs/series/$$table.yaml --output checkpoints/tables/$(if $(findstring --short,$(TABLES)),short,long)/$$table $(TABLES) || exit; \
 	done
 
 lint: .venv/ready

@@ -24,6 +24,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lifting.command import InputError, Parser, RunError, run_command, whole_file, write_json
+from lifting.config import load_config
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,10 @@ class Run:
     def report(self) -> Path:
         return self.folder / "report.json"
 
+    @property
+    def leaf(self) -> Path:
+        return ROOT / "configs" / "lifting" / f"{self.config}.yaml"
+
 
 def load_series(path: Path) -> Series:
     try:
@@ -101,12 +106,23 @@ def runs_of(series: Series, data: str, output: Path, seeds: int, *, short: bool 
                 yield Run(variant, config, seed, output / variant / config / f"seed{seed}", overrides)
 
 
+def check_folder(run: Run) -> None:
+    """A folder that holds a run of another configuration would lend its numbers to this one's name.
+
+    Raises:
+        InputError: it does.
+    """
+    there = run.folder / "config.yaml"
+    if there.exists() and load_config(there) != load_config(run.leaf, run.overrides):
+        raise InputError(f"series: {run.folder} holds a run of another configuration or data; name another --output")
+
+
 def carry_out(run: Run, threads: int) -> None:
     """Trains (or goes on training) and evaluates one run in processes of its own; its words go to ``log.txt``."""
     if run.report.exists():
         return
     run.folder.mkdir(parents=True, exist_ok=True)
-    train = ["--config", str(ROOT / "configs" / "lifting" / f"{run.config}.yaml"), "--output", str(run.folder)]
+    train = ["--config", str(run.leaf), "--output", str(run.folder)]
     if (run.folder / "last.pt").exists():
         train = ["--resume", str(run.folder)]
     evaluate = ["--checkpoint", str(run.folder / "last.pt"), "--uncertainty", "--json", str(run.report)]
@@ -171,6 +187,8 @@ def main() -> None:
         raise InputError(f"series: expected --seeds and --jobs of at least 1, got {options.seeds}, {options.jobs}")
     series = load_series(options.series)
     runs = list(runs_of(series, options.data, options.output, options.seeds, short=options.short))
+    for run in runs:
+        check_folder(run)
     threads = max(1, (os.cpu_count() or 1) // options.jobs)
     with ThreadPoolExecutor(options.jobs) as pool:
         for _ in pool.map(lambda run: carry_out(run, threads), runs):

@@ -111,6 +111,9 @@ def test_a_series_is_resumable_and_writes_its_table(shell: Shell, small: list[st
     code, again, _ = shell(*arguments, main=series.main)
     assert (code, again) == (0, out)
     assert (tmp_path / "runs" / "clean" / "fc_l1" / "seed0" / "log.txt").read_bytes() == before
+    # a table never takes up runs of other settings
+    file.write_text(file.read_text().replace("train.epochs=2", "train.epochs=3"))
+    refused(shell(*arguments, main=series.main), str(tmp_path / "runs" / "clean" / "fc_l1" / "seed0"), "--output")
 
 
 def test_bad_input_is_one_line(shell: Shell, small: list[str], small_store: Path, tmp_path: Path) -> None:
