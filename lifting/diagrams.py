@@ -85,6 +85,7 @@ def _draw_density(panels: Sequence[Axes], likelihood: Likelihood, x_bar: Tensor 
                 share, edges, fill=True, color=TRUTH, alpha=0.35, label=f"test poses, {_AXES[len(marginals) - 1]}"
             )
         panel.set(xlim=(grid[0], grid[-1]), yscale=scale, xlabel="standardised deviation", ylabel="density")
+    panels[0].set(ylim=(0, None))
     panels[1].set(ylim=(1e-5, None))
     panels[0].set_title("learned density, marginals", fontsize=11, color=TEXT)
     panels[1].set_title("its tails", fontsize=11, color=TEXT)
@@ -105,7 +106,7 @@ def _draw_contours(panel: Axes, grid: np.ndarray, density: np.ndarray, width: fl
         shares = np.cumsum(ordered) / ordered.sum()
         levels = sorted({float(ordered[np.searchsorted(shares, share)]) for share in (0.5, 0.9, 0.99)})
         panel.contour(grid, grid, values.T, levels=levels, colors=colour, linestyles=line, linewidths=1.5)
-    reach = 3.2 * width
+    reach = 4.2 * width
     panel.set(
         xlim=(-reach, reach),
         ylim=(-reach, reach),

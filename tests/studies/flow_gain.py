@@ -9,12 +9,10 @@ person, the second, an upper bound, what is there to be known. All have the netw
 """
 
 import argparse
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import zuko
 from torch import Tensor, nn
 
 from lifting import lifter
@@ -27,7 +25,7 @@ from lifting.engine import Objective, predict
 from lifting.flow import RealNVP
 from lifting.unit import BASES
 
-STEPS, ROWS = 1500, 8192
+STEPS, ROWS = 800, 4096
 
 
 @dataclass(frozen=True)
@@ -70,71 +68,48 @@ def sample_of(objective: Objective, config: Config, subjects: tuple[str, ...], s
     return Sample(x_bar.flatten(0, 1), along.flatten(0, 1), joint.flatten(), free.log_sigma.mean(-1).flatten())
 
 
-class Fixed(nn.Module):
-    """A density of `lifting.unit` with learned scales: one, one an axis, or one an axis and joint."""
+class Scaled(nn.Module):
+    """A density of `lifting.unit`, or RealNVP, with learned scales: one, one an axis, or one an axis and joint."""
 
-    def __init__(self, base: str, *shape: int) -> None:
+    def __init__(self, unit: str, *shape: int) -> None:
         super().__init__()
-        self.log_q, self.draw_q = BASES[base]
         self.log_scale = nn.Parameter(torch.full(shape, -0.5))
+        self.flow = RealNVP(3) if unit == "realnvp" else None
+        self.log_unit = BASES[unit][0] if self.flow is None else self.flow.log_prob
 
-    def log_prob(self, x: Tensor, given: Sample) -> Tensor:
-        log_scale = self.log_scale[given.joint] if self.log_scale.ndim == 2 else self.log_scale
+    def log_prob(self, x: Tensor, joint: Tensor) -> Tensor:
+        log_scale = self.log_scale[joint] if self.log_scale.ndim == 2 else self.log_scale
         log_scale = log_scale.expand_as(x)
-        return self.log_q(x * torch.exp(-log_scale)) - log_scale.sum(-1)
+        return self.log_unit(x * torch.exp(-log_scale)) - log_scale.sum(-1)
 
 
-class Flow(nn.Module):
-    """A spline flow of zuko, which may be told the joint and log sigma."""
-
-    def __init__(self, joint: bool = False, sigma: bool = False) -> None:
-        super().__init__()
-        self.joint, self.sigma = joint, sigma
-        self.flow = zuko.flows.NSF(3, 16 * joint + sigma, transforms=3, hidden_features=[64, 64])
-
-    def log_prob(self, x: Tensor, given: Sample) -> Tensor:
-        context = [nn.functional.one_hot(given.joint, 16)] if self.joint else []
-        context += [given.log_sigma[:, None] + 3] if self.sigma else []
-        log_density: Tensor = self.flow(torch.cat(context, -1).float() if context else None).log_prob(x)
-        return log_density
-
-
-class Shared(nn.Module):
-    """RealNVP as RLE has it, alone (as DLE)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.flow = RealNVP(3)
-
-    def log_prob(self, x: Tensor, given: Sample) -> Tensor:
-        return self.flow.log_prob(x)
-
-
-DENSITIES: dict[str, tuple[Callable[[], nn.Module], bool]] = {
-    "radial, one scale": (lambda: Fixed("radial", 1), False),
-    "Laplace, a scale an axis": (lambda: Fixed("laplace", 3), False),
-    "Gaussian, a scale an axis": (lambda: Fixed("gaussian", 3), False),
-    "radial, a scale an axis": (lambda: Fixed("radial", 3), False),
-    "radial, a scale an axis and joint": (lambda: Fixed("radial", 16, 3), False),
-    "RealNVP": (Shared, False),
-    "spline flow": (Flow, False),
-    "spline flow, axes along the ray": (Flow, True),
-    "spline flow, given the joint": (lambda: Flow(joint=True), False),
-    "spline flow, given the joint, along the ray": (lambda: Flow(joint=True), True),
-    "spline flow, given joint and sigma, along the ray": (lambda: Flow(joint=True, sigma=True), True),
+# name: unit density, shape of its scales, whether its axes follow the viewing ray
+DENSITIES: dict[str, tuple[str, tuple[int, ...], bool]] = {
+    "Laplace, one scale": ("laplace", (1,), False),
+    "radial, one scale": ("radial", (1,), False),
+    "Laplace, a scale an axis": ("laplace", (3,), False),
+    "Gaussian, a scale an axis": ("gaussian", (3,), False),
+    "radial, a scale an axis": ("radial", (3,), False),
+    "radial, a scale an axis, along the ray": ("radial", (3,), True),
+    "radial, a scale an axis and joint": ("radial", (16, 3), False),
+    "radial, a scale an axis and joint, along the ray": ("radial", (16, 3), True),
+    "flow": ("realnvp", (1,), False),
+    "flow, along the ray": ("realnvp", (1,), True),
+    "flow, a scale an axis and joint": ("realnvp", (16, 3), False),
+    "flow, a scale an axis and joint, along the ray": ("realnvp", (16, 3), True),
 }
 
 
-def fitted(make: Callable[[], nn.Module], along_ray: bool, to: Sample) -> nn.Module:
+def fitted(unit: str, shape: tuple[int, ...], along_ray: bool, to: Sample) -> Scaled:
     torch.manual_seed(0)
-    density = make()
+    density = Scaled(unit, *shape)
     optimizer = torch.optim.Adam(density.parameters(), lr=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, STEPS)
     for _ in range(STEPS):
         part = to.rows(torch.randint(len(to.joint), (ROWS,)))
-        loss = -density.log_prob(part.along_ray if along_ray else part.x_bar, part).mean()  # type: ignore[operator]
+        loss = -density.log_prob(part.along_ray if along_ray else part.x_bar, part.joint).mean()
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(density.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -142,9 +117,9 @@ def fitted(make: Callable[[], nn.Module], along_ray: bool, to: Sample) -> nn.Mod
 
 
 @torch.no_grad()
-def nll(density: nn.Module, along_ray: bool, on: Sample) -> float:
+def nll(density: Scaled, along_ray: bool, on: Sample) -> float:
     rows = (on.rows(part) for part in torch.split(torch.arange(len(on.joint)), 2**16))
-    found = [density.log_prob(r.along_ray if along_ray else r.x_bar, r) - 3 * r.log_sigma for r in rows]  # type: ignore[operator]
+    found = [density.log_prob(r.along_ray if along_ray else r.x_bar, r.joint) - 3 * r.log_sigma for r in rows]
     return -float(torch.cat(found).mean())
 
 
@@ -162,9 +137,9 @@ def main() -> None:
     table = {"the likelihood's own": {"training": own}}
     print(f"{'NLL on the test subjects; fitted to':<52}{'training':>10}{'test':>10}")
     print(f"{'the density that was trained with the network':<52}{own:>10.3f}")
-    for name, (make, along_ray) in DENSITIES.items():
+    for name, (unit, shape, along_ray) in DENSITIES.items():
         row = {
-            what: nll(fitted(make, along_ray, to), along_ray, test)
+            what: nll(fitted(unit, shape, along_ray, to), along_ray, test)
             for what, to in (("training", training), ("test", test))
         }
         table[name] = row
