@@ -155,7 +155,7 @@ def _draw_sigma(axes: Axes, mu: np.ndarray, sigma: np.ndarray, colours: list[str
     angles = np.degrees(np.arctan2(directions[:, 1, 1], directions[:, 0, 1]))
     axes.add_collection(EllipseCollection(diameters[:, 1], diameters[:, 0], angles, units="xy", offsets=mu @ view.T,
                                           offset_transform=axes.transData, facecolors=colours, alpha=0.25,
-                                          linewidths=0, zorder=4))  # fmt: skip
+                                          linewidths=0, zorder=4, clip_on=False))  # fmt: skip
 
 
 def _view() -> np.ndarray:
