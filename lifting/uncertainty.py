@@ -25,7 +25,7 @@ from lifting.config import Config
 from lifting.datasets.poses import PoseSet, load_split
 from lifting.datasets.store import PoseStore
 from lifting.diagrams import draw_uncertainty
-from lifting.engine import Objective
+from lifting.engine import Objective, predict
 from lifting.metrics import pearson
 from lifting.prediction import Prediction
 
@@ -65,8 +65,9 @@ def held_out_deviations(checkpoints: Sequence[Path], config: Config) -> dict[str
         for subject in left:
             data = config.data.model_copy(update={"test_subjects": (subject,)})
             poses = load_split(data, lifter.data_path(config), train=False).to(next(objective.parameters()).device)
-            _, prediction = lifter.evaluate(objective, poses, config)
-            found[f"{subject}, {path}"] = deviations(objective, poses, prediction)
+            found[f"{subject}, {path}"] = deviations(
+                objective, poses, predict(objective, poses, flip_test=config.train.flip)
+            )
     return found
 
 
