@@ -13,6 +13,7 @@ import h5py
 import pytest
 
 from lifting import series
+from lifting.config import dump_config, load_config
 from tests.conftest import Shell, refused
 
 ROOT = Path(__file__).parents[1]
@@ -114,6 +115,14 @@ def test_a_series_is_resumable_and_writes_its_table(shell: Shell, small: list[st
     # a table never takes up runs of other settings
     file.write_text(file.read_text().replace("train.epochs=2", "train.epochs=3"))
     refused(shell(*arguments, main=series.main), str(tmp_path / "runs" / "clean" / "fc_l1" / "seed0"), "--output")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "series").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_series_is_of_configurations_that_are_there(path: Path, tmp_path: Path) -> None:
+    for short in (False, True):
+        runs = list(series.runs_of(series.load_series(path), "synthetic", tmp_path, 2, short=short))
+        resolved = [dump_config(load_config(run.leaf, run.overrides)) for run in runs]
+        assert len(set(resolved)) == len({run.folder for run in runs}) == len(runs)
 
 
 def test_bad_input_is_one_line(shell: Shell, small: list[str], small_store: Path, tmp_path: Path) -> None:
