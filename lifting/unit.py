@@ -30,8 +30,9 @@ def log_radial(x: Tensor) -> Tensor:
 
 def draw_laplace(shape: tuple[int, ...], like: Tensor) -> Tensor:
     """Draws of `log_laplace`, with the dtype and device of ``like``."""
-    u = torch.rand(shape, dtype=like.dtype, device=like.device) * 2 - 1
-    return -u.sign() * torch.log1p(-u.abs())
+    # rand may be 0 but never 1, so that no length is infinite.
+    length = -torch.log1p(-torch.rand(shape, dtype=like.dtype, device=like.device))
+    return torch.copysign(length, draw_gaussian(shape, like))
 
 
 def draw_gaussian(shape: tuple[int, ...], like: Tensor) -> Tensor:

@@ -69,6 +69,14 @@ def test_draws_of_a_base_have_its_moments(base: str, dim: int) -> None:
     assert -log_q(drawn).mean().item() == pytest.approx(entropy, rel=0.01)
 
 
+@pytest.mark.parametrize("end", [0.0, 1 - 2**-24])
+@pytest.mark.parametrize("base", BASES)
+def test_draws_are_finite_at_the_ends_of_the_uniform(base: str, end: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A uniform draw in float32 is 0 once in 2^24: an infinite draw of Q made the loss of a training run NaN."""
+    monkeypatch.setattr(torch, "rand", lambda shape, **kwargs: torch.full(shape, end, **kwargs))
+    assert BASES[base][1]((1000, 3), torch.zeros(())).isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("base", "twin"), [("laplace", torch.distributions.Laplace), ("gaussian", torch.distributions.Normal)]
 )
