@@ -11,6 +11,7 @@ from torch import Tensor
 from lifting.calibration import Deviations, centrality, coverage, sparsify
 from lifting.command import InputError
 from lifting.likelihood import BasicFlow, Likelihood
+from lifting.metrics import pearson
 from lifting.unit import log_gaussian, log_laplace
 from lifting.visualise import LEFT, MIDDLE, QUIET, RIGHT, TEXT, TRUTH, new_figure, save_figure
 
@@ -176,7 +177,7 @@ def _draw_sigma_error(panel: Axes, doubt: Tensor, error: Tensor) -> None:
     panel.plot(*means.T, "o-", color=LEFT, linewidth=2, markersize=4, label="mean error of a twentieth of the joints")
     panel.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
     panel.set(xlabel="predicted sigma, mm", ylabel="error, mm")
-    panel.set_title(f"sigma and error, Pearson's r {np.corrcoef(x, y)[0, 1]:.2f}", fontsize=11, color=TEXT)
+    panel.set_title(f"sigma and error, Pearson's r {pearson(doubt, error):.2f}", fontsize=11, color=TEXT)
     panel.legend(loc="upper left", fontsize=9, frameon=False, labelcolor=TEXT)
     for axis in (panel.xaxis, panel.yaxis):
         axis.set_major_formatter("{x:g}")

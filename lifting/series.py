@@ -142,10 +142,8 @@ def row_of(runs: list[Run]) -> dict[str, Any]:
     for run, report in zip(runs, reports, strict=True):
         lines = (run.folder / "metrics.jsonl").read_text().splitlines()
         report["seconds"] = sum(json.loads(line)["seconds"] for line in lines)
-        worth = report.get("uncertainty", {})  # reports of before have none
-        report |= (
-            {"calibration_error": worth["calibration_error"], **worth["ranking"].get("joint", {})} if worth else {}
-        )
+        if worth := report.get("uncertainty"):  # a report of an earlier version has none
+            report |= {"calibration_error": worth["calibration_error"], **worth["ranking"].get("joint", {})}
     row: dict[str, Any] = {"variant": runs[0].variant, "config": runs[0].config, "seeds": len(runs)}
     row |= reports[0].get("cost", {})
     for key in COLUMNS:

@@ -17,6 +17,7 @@ class WithFlow(Likelihood):
     """
 
     rows = 2**17  # that the flow is given at a time where there can be millions
+    q_scale, g_sign = 1.0, 1.0  # in the shape Q is stretched by the one, and G mirrored by the other
 
     def __init__(self, dim: int, base: str, beta: float, flow: Density | None) -> None:
         super().__init__(dim, base, beta)
@@ -27,8 +28,15 @@ class WithFlow(Likelihood):
         raise NotImplementedError
 
     def draw_near(self, n: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """n draws of a density that covers U, (n, D), and its logarithm at them, (n,)."""
-        raise NotImplementedError
+        """n draws of a density that covers U, (n, D), and its logarithm at them, (n,).
+
+        Half from Q and half from G: their product over their mean is bounded, whichever of the two is the narrower.
+        """
+        x = torch.cat(
+            [self.q_scale * self.draw_q((n // 2, self.dim), like), self.g_sign * self.flow.sample((n - n // 2,))]
+        )
+        log_q = self.log_q(x / self.q_scale) - self.dim * math.log(self.q_scale)
+        return x, torch.logaddexp(log_q, self.flow.log_prob(self.g_sign * x)) - math.log(2)
 
     def log_unit(self, x_bar: Tensor) -> Tensor:
         rows = torch.split(x_bar.reshape(-1, self.dim), self.rows)
@@ -137,11 +145,6 @@ class RLE(WithFlow):
     def log_shape(self, x_bar: Tensor) -> Tensor:
         return self.log_q(x_bar) + self.flow.log_prob(x_bar)
 
-    def draw_near(self, n: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Half from Q and half from G: Q G over their mean is bounded, whichever of the two is the narrower."""
-        x = torch.cat([self.draw_q((n // 2, self.dim), like), self.flow.sample((n - n // 2,))])
-        return x, torch.logaddexp(self.log_q(x), self.flow.log_prob(x)) - math.log(2)
-
 
 class ReferenceRLE(WithFlow):
     """The loss of the authors' public code, which is not Eq. 8, so that its results and weights can be compared.
@@ -153,6 +156,8 @@ class ReferenceRLE(WithFlow):
     density over x it has a mass that depends on sigma; `log_prob` is that of its shape, normalised as a unit density.
     """
 
+    q_scale, g_sign = math.sqrt(2), -1.0
+
     def __init__(self, dim: int = 3, flow: Density | None = None) -> None:
         super().__init__(dim, "laplace", 0.0, flow)
 
@@ -162,12 +167,6 @@ class ReferenceRLE(WithFlow):
 
     def log_shape(self, x_bar: Tensor) -> Tensor:
         return self.dim * self.flow.log_prob(-x_bar) - x_bar.abs().sum(-1) / math.sqrt(2)
-
-    def draw_near(self, n: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        scale = math.sqrt(2)
-        x = torch.cat([scale * self.draw_q((n // 2, self.dim), like), -self.flow.sample((n - n // 2,))])
-        log_q = self.log_q(x / scale) - self.dim * math.log(scale)
-        return x, torch.logaddexp(log_q, self.flow.log_prob(-x)) - math.log(2)
 
 
 class DLE(Likelihood):
