@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
@@ -55,13 +55,58 @@ class SRNetConfig(_Section):
     sigma: Literal["coordinate", "joint"] = Field("coordinate", description="one sigma a coordinate, or one a joint")
 
 
-ModelConfig = FCConfig | SRNetConfig
-MODELS: dict[str, type[FCConfig] | type[SRNetConfig]] = {"fc": FCConfig, "srnet": SRNetConfig}
+LifterConfig = FCConfig | SRNetConfig
 
 
-def _model_name(model: object) -> str:
-    """Which keys a ``model`` section has: those of the name it gives, of fc if it gives none."""
-    return str(model.get("name", "fc") if isinstance(model, dict) else getattr(model, "name", "fc"))
+class AugmentConfig(_Section):
+    scale: float = Field(0.3, ge=0, lt=1, description="the crop's side is multiplied by 1 +- this")
+    rotation: float = Field(30.0, ge=0, le=180, description="degrees, either way")
+    colour: float = Field(0.2, ge=0, lt=1, description="each channel is multiplied by 1 +- this")
+    occlude: float = Field(0.5, ge=0, le=1, description="probability of a noisy rectangle over a part of the person")
+
+
+class ImageDataConfig(_Section):
+    path: str = Field("rendered", description="a prepared index of images with 3D labels, or the embedded rendered set")
+    flat_path: str | None = Field(None, description="one with 2D labels that is mixed in; rendered is the embedded one")
+    train_parts: tuple[str, ...] = Field(TRAIN_SUBJECTS, min_length=1, description="subjects of path")
+    test_parts: tuple[str, ...] = Field(TEST_SUBJECTS, min_length=1)
+    flat_train_parts: tuple[str, ...] = Field(("train",), min_length=1, description="splits of flat_path")
+    flat_test_parts: tuple[str, ...] = Field(("valid",), min_length=1)
+    stride: PositiveInt = Field(1, description="every how many images of path to train on")
+    test_stride: PositiveInt = Field(1, description="every how many images of path to test on")
+    drop_wrong_s9: bool = Field(False, description="leave out S9's recordings of wrong 3D: h36m.WRONG_S9")
+    size: int = Field(256, ge=32, le=1024, multiple_of=32, description="side of the crop that the network sees, pixels")
+    augment: AugmentConfig = AugmentConfig()
+    on_broken: Literal["stop", "skip"] = Field("stop", description="what to do about an image that cannot be read")
+    workers: int = Field(0, ge=0, description="processes that read images, for each rank; 0 reads in the main one")
+
+
+class _ImageModelConfig(_Section):
+    backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet50"
+    width: int = Field(64, ge=8, description="features of the first stage; torchvision's is 64")
+    weights: str | None = Field(
+        None, description="a file of weights that the backbone starts from: torchvision's, ours"
+    )
+
+
+class RegressorConfig(_ImageModelConfig):
+    name: Literal["regressor"] = "regressor"
+    sigma: Literal["coordinate", "joint"] = Field("coordinate", description="one sigma a coordinate, or one a joint")
+    input: Literal["imagenet", "reference"] = Field(
+        "imagenet", description="how pixels are normalised; reference is the authors' released weights' way"
+    )
+
+
+class IntegralConfig(_ImageModelConfig):
+    name: Literal["integral"] = "integral"
+
+
+ImageModelConfig = RegressorConfig | IntegralConfig
+
+
+def _named(default: str) -> Discriminator:
+    """Which keys a ``model`` section has: those of the name it gives, of the default if it gives none."""
+    return Discriminator(lambda m: str(m.get("name", default) if isinstance(m, dict) else getattr(m, "name", default)))
 
 
 class FlowConfig(_Section):
@@ -80,14 +125,21 @@ class LossConfig(_Section):
     flow: FlowConfig = FlowConfig()
 
 
+class ImageLossConfig(LossConfig):
+    heatmap: float = Field(0.0, ge=0, description="weight of an auxiliary heatmap loss on the backbone (Tab. 14)")
+
+
 class TrainConfig(_Section):
     epochs: PositiveInt = 80
     batch_size: int = Field(1024, ge=2, description="over all ranks")
     lr: float = Field(1e-3, gt=0, le=1)
-    lr_decay: float = Field(0.95, gt=0, le=1, description="factor an epoch")
+    lr_decay: float = Field(0.95, gt=0, le=1, description="factor an epoch, or at each of lr_steps where there are any")
+    lr_steps: tuple[PositiveInt, ...] = Field((), description="epochs after which the learning rate falls")
     warmup_steps: int = Field(200, ge=0, description="steps over which the learning rate rises from zero")
     clip_norm: float = Field(1.0, gt=0, description="largest norm of the whole gradient")
-    bn_batches: PositiveInt = Field(32, description="batches over which batch norm's statistics are taken, every epoch")
+    bn_batches: int = Field(
+        32, ge=0, description="batches over which batch norm's statistics are taken, every epoch; 0: running means"
+    )
     flip: bool = Field(True, description="mirror half of each batch, and average over the mirror image at test")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 where the machine has units for it"
@@ -96,19 +148,68 @@ class TrainConfig(_Section):
     device: str = Field("auto", description="auto: a GPU if there is one")
 
 
-class Config(_Section):
+class ImageTrainConfig(TrainConfig):
+    """The recipe of the RLE paper's single-stage model."""
+
+    epochs: PositiveInt = 140
+    batch_size: int = Field(256, ge=2, description="over all ranks; half of it of flat_path where that is given")
+    lr_decay: float = Field(0.1, gt=0, le=1, description="factor at each of lr_steps; an epoch where there are none")
+    lr_steps: tuple[PositiveInt, ...] = (90, 120)
+    channels_last: bool = Field(True, description="keep the channels of a pixel together in memory")
+
+
+class RunConfig(_Section):
+    """What the engine asks of a configuration, whichever track it is of."""
+
+    loss: LossConfig
+    train: TrainConfig
+    seed: int = Field(0, ge=0)
+
+
+class Config(RunConfig):
+    """The lifting track."""
+
     data: DataConfig = DataConfig()
-    model: Annotated[
-        Annotated[FCConfig, Tag("fc")] | Annotated[SRNetConfig, Tag("srnet")], Discriminator(_model_name)
-    ] = FCConfig()
+    model: Annotated[Annotated[FCConfig, Tag("fc")] | Annotated[SRNetConfig, Tag("srnet")], _named("fc")] = FCConfig()
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
-    seed: int = Field(0, ge=0)
+
+
+class SingleStageConfig(RunConfig):
+    """The single-stage track."""
+
+    data: ImageDataConfig = ImageDataConfig()
+    model: Annotated[
+        Annotated[RegressorConfig, Tag("regressor")] | Annotated[IntegralConfig, Tag("integral")], _named("regressor")
+    ] = RegressorConfig()
+    loss: ImageLossConfig = ImageLossConfig()
+    train: ImageTrainConfig = ImageTrainConfig()
+
+
+# What stands under ``model``, by its name; names are unique over the tracks.
+MODELS: dict[str, type[_Section]] = {
+    "fc": FCConfig,
+    "srnet": SRNetConfig,
+    "regressor": RegressorConfig,
+    "integral": IntegralConfig,
+}
+
+Schema = TypeVar("Schema", Config, SingleStageConfig)
 
 
 def load_config(
     file: Path | None = None, overrides: list[str] | None = None, base: dict[str, Any] | None = None
 ) -> Config:
+    """`read_config` of the lifting track."""
+    return read_config(Config, file, overrides, base)
+
+
+def read_config(
+    schema: type[Schema],
+    file: Path | None = None,
+    overrides: list[str] | None = None,
+    base: dict[str, Any] | None = None,
+) -> Schema:
     """Defaults, then ``base``, then the YAML ``file``, then ``overrides`` such as ``train.epochs=2``.
 
     Raises:
@@ -137,12 +238,12 @@ def load_config(
             value = {name: value}
         tree = _merged(tree, value)
     try:
-        return Config.model_validate(tree)
+        return schema.model_validate(tree)
     except ValidationError as error:
-        raise InputError(_first_line(error)) from None
+        raise InputError(_first_line(error, schema)) from None
 
 
-def dump_config(config: Config) -> str:
+def dump_config(config: RunConfig) -> str:
     """The whole configuration as YAML."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
@@ -164,16 +265,17 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _first_line(error: ValidationError) -> str:
+def _first_line(error: ValidationError, schema: type[Config] | type[SingleStageConfig]) -> str:
     first = error.errors()[0]
     section, *parts = map(str, first["loc"])
     if first["type"] == "union_tag_invalid":
-        return f"config: {section}.name: input should be one of {', '.join(MODELS)}, got {first['ctx']['tag']!r}"
+        names = first["ctx"]["expected_tags"].replace("'", "")
+        return f"config: {section}.name: input should be one of {names}, got {first['ctx']['tag']!r}"
     # Within the model's section pydantic puts the model's name between section and key.
-    model = parts.pop(0) if section == "model" and parts else "fc"
+    model = parts.pop(0) if section == "model" and parts else schema().model.name
     key = ".".join([section, *parts])
     if first["type"] == "extra_forbidden":
-        nearest = difflib.get_close_matches(key, valid_keys(model), n=1, cutoff=0.0)[0]
+        nearest = difflib.get_close_matches(key, valid_keys(model, schema), n=1, cutoff=0.0)[0]
         return f"config: unknown key {key}; the nearest is {nearest}"
     message = first["msg"][0].lower() + first["msg"][1:]
     return f"config: {key}: {message}, got {first['input']!r}"

@@ -20,10 +20,10 @@ from lifting import distributed
 from lifting.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from lifting.command import RunError, whole_file
 from lifting.config import Config, dump_config
-from lifting.datasets.poses import Batch, PoseSet
+from lifting.datasets.poses import PoseSet
 from lifting.likelihood import Likelihood
 from lifting.metrics import joint_errors, pearson, pose_report
-from lifting.prediction import Prediction
+from lifting.prediction import Batch, Prediction
 from lifting.skeleton import JointSet, flip, mirror_joints
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""What every network of this package returns."""
+"""What every network of this package returns, and what it is trained on."""
 
 from dataclasses import dataclass
 
@@ -22,3 +22,20 @@ class Prediction:
     def sigma(self) -> Tensor | None:
         """(B, J, D) scale of the error, in [0, 1]."""
         return None if self.log_sigma is None else self.log_sigma.exp()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one training step sees.
+
+    Attributes:
+        input: what the network takes: (B, J, 2) keypoints, or (B, 3, S, S) uint8 RGB images.
+        target: (B, J, D).
+        weight: (B, J) in [0, 1], zero where there is no label; None where there are all.
+        has_depth: (B, J) bool, whether the last coordinate of the target is a label; None where it is one everywhere.
+    """
+
+    input: Tensor
+    target: Tensor
+    weight: Tensor | None = None
+    has_depth: Tensor | None = None

@@ -60,12 +60,25 @@ COCO17 = _joint_set(
     (-1, 0, 0, 1, 2, 0, 0, 5, 6, 7, 8, 5, 6, 11, 12, 13, 14),
 )
 
-JOINT_SETS = {joint_set.name: joint_set for joint_set in (H36M17, COCO17)}
+# What the single-stage track predicts: MPII's thorax, the middle of the shoulders, is not Human3.6M's.
+H36M18 = _joint_set("h36m18", " ".join((*H36M17.joints, "shoulder_middle")), (*H36M17.parents, 8))
+
+MPII16 = _joint_set(
+    "mpii16",
+    "right_ankle right_knee right_hip left_hip left_knee left_ankle pelvis thorax upper_neck head_top"
+    " right_wrist right_elbow right_shoulder left_shoulder left_elbow left_wrist",
+    (1, 2, 6, 6, 3, 4, -1, 6, 7, 8, 11, 12, 7, 7, 13, 14),
+)
+
+JOINT_SETS = {joint_set.name: joint_set for joint_set in (H36M17, H36M18, COCO17, MPII16)}
 
 # Each Human3.6M joint as the mean of these COCO joints (the spine is put in afterwards, halfway from pelvis to thorax).
 _COCO_SOURCES = (
     (11, 12), (12,), (14,), (16,), (11,), (13,), (15,), (), (5, 6), (0,), (1, 2), (5,), (7,), (9,), (6,), (8,), (10,),
 )  # fmt: skip
+
+# For each of the 18 the MPII joint that labels it; MPII has no spine and no neck/nose.
+_MPII_SOURCES = (6, 2, 1, 0, 3, 4, 5, None, 8, None, 9, 13, 14, 15, 12, 11, 10, 7)
 
 
 def flip(points: Tensor, joint_set: JointSet) -> Tensor:
@@ -94,3 +107,24 @@ def coco17_to_h36m17(points: Tensor) -> Tensor:
     made = [points[..., list(s), :].mean(-2) if s else points[..., 0, :] for s in _COCO_SOURCES]
     made[7] = (made[0] + made[8]) / 2
     return torch.stack(made, -2)
+
+
+def h36m17_to_h36m18(points: Tensor) -> Tensor:
+    """(..., 17, D) -> (..., 18, D): the middle of the shoulders is put last."""
+    middle = points[..., [H36M17.joints.index("left_shoulder"), H36M17.joints.index("right_shoulder")], :].mean(-2)
+    return torch.cat([points, middle[..., None, :]], -2)
+
+
+def mpii16_to_h36m18(points: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+    """(..., 16, D) MPII joints, (..., 16) bool -> (..., 18, D), (..., 18); spine and neck/nose are zero, not seen."""
+    there = [j for j, source in enumerate(_MPII_SOURCES) if source is not None]
+    sources = [source for source in _MPII_SOURCES if source is not None]
+    made = points.new_zeros((*points.shape[:-2], len(_MPII_SOURCES), points.shape[-1]))
+    seen = visible.new_zeros((*visible.shape[:-1], len(_MPII_SOURCES)))
+    made[..., there, :], seen[..., there] = points[..., sources, :], visible[..., sources]
+    return made, seen
+
+
+def h36m18_to_mpii16(points: Tensor) -> Tensor:
+    """(..., 18, D) -> (..., 16, D), each MPII joint from the one that it labels."""
+    return points[..., [_MPII_SOURCES.index(j) for j in range(len(MPII16))], :]

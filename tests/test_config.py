@@ -19,12 +19,13 @@ from lifting.config import FCConfig, SRNetConfig, dump_config, load_config, vali
 ROOT = Path(__file__).parents[1]
 
 FLOORS = {
-    "skeleton": 0, "cameras": 0, "procrustes": 0, "h36m": 0, "flow": 0,
+    "skeleton": 0, "cameras": 0, "crops": 0, "procrustes": 0, "h36m": 0, "flow": 0,
     "config": 0, "distributed": 0, "command": 0, "prediction": 0, "unit": 0,
     "likelihood": 1, "metrics": 1, "calibration": 1, "checkpoint": 1,
     "models": 2, "datasets": 2,
     "engine": 3,
     "lifter": 4, "evaluate": 4, "uncertainty": 4, "visualise": 4, "diagrams": 4, "series": 4,
+    "single_stage": 4, "robustness": 4, "image_figures": 4, "estimate": 4,
 }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from lifting.command import InputError
 from lifting.config import DataConfig
 from lifting.datasets.store import GROUND_TRUTH, PoseStore
 from lifting.h36m import WRONG_S9, action_of
+from lifting.prediction import Batch
 from lifting.skeleton import JointSet, flip
 
 
@@ -60,19 +61,6 @@ class PoseSet:
         """The same poses with Gaussian noise of this many pixels on every keypoint."""
         noise = torch.randn(self.keypoints.shape, generator=generator).to(self.keypoints.device)
         return replace(self, keypoints=self.keypoints + pixels * self.pixel * noise)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one training step sees.
-
-    Attributes:
-        input: (B, J, 2) keypoints of a lifter.
-        target: (B, J, D).
-    """
-
-    input: Tensor
-    target: Tensor
 
 
 def load_poses(

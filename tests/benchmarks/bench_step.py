@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lifting.datasets.poses import Batch
 from lifting.engine import Objective
 from lifting.likelihood import RLE, ConstantVariance, Likelihood
 from lifting.models.fc import Dropout, FCBaseline

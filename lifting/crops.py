@@ -1,0 +1,98 @@
+"""Square crops around a person, and the coordinates of joints in them that the single-stage track predicts.
+
+A crop of S x S pixels is one affine image of the picture; the middle of a pixel has whole coordinates in both. A joint
+that lies at (x, y) in the crop, at the depth z in the camera, has the label::
+
+    u = (x + 1/2) / S - 1/2        v = (y + 1/2) / S - 1/2        d = (z - z_root) / 2 m
+
+u and v are zero in the middle of the crop and 1/2 at its border, u changes sign exactly when the crop is mirrored, and
+both go on past the border, where a joint has its label as well. The camera is a pinhole without distortion, as in the
+annotations of all single-stage work on Human3.6M.
+"""
+
+import torch
+from torch import Tensor
+
+DEPTH = 2.0  # metres that d is in units of
+
+
+def crop_matrix(
+    box: Tensor, size: int, scale: float | Tensor = 1.0, angle: float | Tensor = 0.0, mirrored: bool | Tensor = False
+) -> Tensor:
+    """The affine map from picture to crop: (..., 2, 3) float64, for pixels as columns (x, y, 1).
+
+    The middle of the box comes to the middle of the crop and its longer side, times ``scale``, to the crop's side.
+
+    Args:
+        box: (..., 4) x, y, width, height in pixels.
+        size: S.
+        scale: above one shows more than the box.
+        angle: radians, clockwise as the picture is seen.
+        mirrored: left and right exchanged, after the rotation.
+
+    Raises:
+        ValueError: a box without extent.
+    """
+    box = box.double()
+    side = box[..., 2:].amax(-1) * torch.as_tensor(scale, dtype=torch.float64)
+    if not (side > 0).all():
+        raise ValueError(f"box: expected a side above zero, got {float(side.min()):g}")
+    turn = torch.as_tensor(angle, dtype=torch.float64)
+    zoom = size / side
+    cos, sin = zoom * torch.cos(turn), zoom * torch.sin(turn)
+    sign = 1 - 2 * torch.as_tensor(mirrored, dtype=torch.float64)
+    linear = torch.stack([torch.stack([sign * cos, -sign * sin], -1), torch.stack([sin, cos], -1)], -2)
+    middle = box[..., :2] + box[..., 2:] / 2
+    shift = (size - 1) / 2 - (linear @ middle[..., None])
+    return torch.cat([linear, shift], -1)
+
+
+def transform(matrix: Tensor, points: Tensor) -> Tensor:
+    """(..., 2, 3), (..., J, 2) pixels -> (..., J, 2), in the points' dtype."""
+    moved = points.double() @ matrix[..., :2].mT + matrix[..., None, :, 2]
+    return moved.to(points.dtype)
+
+
+def inverse(matrix: Tensor) -> Tensor:
+    """The affine map back, (..., 2, 3)."""
+    linear = torch.linalg.inv(matrix[..., :2])
+    return torch.cat([linear, -linear @ matrix[..., 2:]], -1)
+
+
+def crop_labels(pixels: Tensor, depth: Tensor, matrix: Tensor, size: int) -> Tensor:
+    """(u, v, d) of joints.
+
+    Args:
+        pixels: (..., J, 2) in the picture.
+        depth: (..., J) metres, relative to the root; anything where there is none.
+        matrix: (..., 2, 3) of `crop_matrix`.
+        size: S.
+
+    Returns:
+        (..., J, 3).
+    """
+    uv = (transform(matrix, pixels) + 0.5) / size - 0.5
+    return torch.cat([uv, depth[..., None] / DEPTH], -1)
+
+
+def picture_points(uvd: Tensor, matrix: Tensor, size: int) -> Tensor:
+    """(u, v, ...) of `crop_labels` back to pixels of the picture: (..., J, 2)."""
+    return transform(inverse(matrix), (uvd[..., :2] + 0.5) * size - 0.5)
+
+
+def camera_points(uvd: Tensor, matrix: Tensor, size: int, focal: Tensor, center: Tensor, root_depth: Tensor) -> Tensor:
+    """Predictions back into the camera frame, with the intrinsics and the depth of the root.
+
+    Args:
+        uvd: (..., J, 3).
+        matrix: (..., 2, 3) of `crop_matrix`.
+        size: S.
+        focal, center: (..., 2) pixels.
+        root_depth: (...,) metres.
+
+    Returns:
+        (..., J, 3) metres; not relative to the root.
+    """
+    z = root_depth[..., None] + DEPTH * uvd[..., 2]
+    rays = (picture_points(uvd, matrix, size) - center[..., None, :]) / focal[..., None, :]
+    return torch.cat([rays * z[..., None], z[..., None]], -1)

@@ -1,0 +1,46 @@
+"""Pictures of people with their labels: what every reader returns and every index file holds."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """N pictures with one labelled person each; a picture with several people is there several times.
+
+    Pixels have whole coordinates in their middles, counted from zero.
+
+    Attributes:
+        files: (N,) str, paths of the pictures; names of the pictures where ``packed`` holds them.
+        box: (N, 4) float32, x, y, width, height of the person, pixels.
+        keypoints: (N, 18, 2) float32, pixels, of `skeleton.H36M18`; anything where a joint is not labelled.
+        labelled: (N, 18) bool, whether a joint has a label in the picture.
+        part: (N,) str, the subject of Human3.6M or the split of MPII; what a configuration chooses by.
+        sequence: (N,) str, "Walking 1"; "" where there is none.
+        camera: (N,) str, "" where there is none.
+        frame: (N,) int64, number of the frame in its sequence; 0 where there is none.
+        points: (N, 18, 3) float32, metres, camera frame, or None for a set without 3D labels.
+        focal, center: (N, 2) float32, pixels, pinhole intrinsics of the picture; None without 3D labels.
+        head_size: (N,) float32, pixels, MPII's measure for PCKh; NaN where it is unknown.
+        packed: the index file that holds the encoded pictures, or None where they are files of their own.
+    """
+
+    files: NDArray[np.str_]
+    box: NDArray[np.float32]
+    keypoints: NDArray[np.float32]
+    labelled: NDArray[np.bool_]
+    part: NDArray[np.str_]
+    sequence: NDArray[np.str_]
+    camera: NDArray[np.str_]
+    frame: NDArray[np.int64]
+    head_size: NDArray[np.float32]
+    points: NDArray[np.float32] | None = None
+    focal: NDArray[np.float32] | None = None
+    center: NDArray[np.float32] | None = None
+    packed: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.files)
