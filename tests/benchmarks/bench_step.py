@@ -16,6 +16,7 @@ from lifting.engine import Objective
 from lifting.likelihood import RLE, ConstantVariance, Likelihood
 from lifting.models.fc import Dropout, FCBaseline
 from lifting.models.srnet import SRNet
+from lifting.prediction import Batch
 
 BATCH = 1024
 NETWORKS: dict[str, Callable[..., nn.Module]] = {"FC": FCBaseline, "SRNet": SRNet}
