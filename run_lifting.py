@@ -1,15 +1,14 @@
 """Lift 2D keypoints to 3D joints with a sigma each."""
 
 import argparse
-import time
 from pathlib import Path
-from typing import Any
 
 from lifting import lifter, uncertainty
 from lifting.command import InputError, Parser, run_command, write_json
 from lifting.config import Config, load_config
 from lifting.diagrams import draw_density
 from lifting.metrics import format_report
+from lifting.runs import OVERRIDES, add_train, configured_run, parse_options, train_or_stop
 
 DEMO = Path(__file__).parent / "configs" / "lifting" / "demo.yaml"
 
@@ -17,17 +16,8 @@ DEMO = Path(__file__).parent / "configs" / "lifting" / "demo.yaml"
 def main() -> None:
     parser = Parser(prog="run_lifting.py", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    overrides: dict[str, Any] = {
-        "nargs": "*",
-        "metavar": "key.path=value",
-        "help": "over the configuration, such as train.epochs=2",
-    }
-
     train = verbs.add_parser("train", help="train a lifter; without --config the demo's, on the embedded set")
-    train.add_argument("--config", type=Path, help="a YAML file, such as configs/lifting/fc_rle.yaml")
-    train.add_argument("--output", type=Path, help="folder of the new run (checkpoints/<model>_<loss>_<time>)")
-    train.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in this folder")
-    train.add_argument("overrides", **overrides)
+    add_train(train, "configs/lifting/fc_rle.yaml")
 
     evaluate = verbs.add_parser("evaluate", help="both protocols on the test subjects")
     evaluate.add_argument("--checkpoint", type=Path, required=True)
@@ -51,54 +41,25 @@ def main() -> None:
         "--diagrams", type=Path, help="with --uncertainty: density, reliability and more as a picture"
     )
     evaluate.add_argument("--hypotheses", type=int, metavar="N", help="draw N poses each from the density: best of N")
-    evaluate.add_argument("overrides", **overrides)
+    evaluate.add_argument("overrides", **OVERRIDES)
 
     density = verbs.add_parser("density", help="draw the density that a likelihood has learned; needs no data")
     density.add_argument("--checkpoint", type=Path, required=True)
     density.add_argument("--output", type=Path, required=True, help="a picture, .png, .pdf or .svg")
-    density.add_argument("overrides", **overrides)
+    density.add_argument("overrides", **OVERRIDES)
 
     demo = verbs.add_parser("demo", help="FC with L1 and FC with RLE on the embedded set, side by side, and a figure")
     demo.add_argument("--output", type=Path, default=Path("checkpoints/demo"))
-    demo.add_argument("overrides", **overrides)
+    demo.add_argument("overrides", **OVERRIDES)
 
-    options, more = parser.parse_known_args()
-    for argument in more:  # argparse takes the overrides of one place only; people write them anywhere
-        if argument.startswith("-") or "=" not in argument:
-            parser.error(f"unrecognized argument {argument}")
-    options.overrides += more
+    options = parse_options(parser)
     run = {"train": run_train, "evaluate": run_evaluate, "density": run_density, "demo": run_demo}
     run[options.verb](options)
 
 
 def run_train(options: argparse.Namespace) -> None:
-    if options.resume is not None:
-        if options.config or options.output:
-            raise InputError(
-                "train: --resume takes configuration and folder from the run; only key.path=value go with it"
-            )
-        if not (options.resume / "config.yaml").is_file():
-            raise InputError(f"train: --resume: expected the folder of a run, found no config.yaml in {options.resume}")
-        config, folder = load_config(options.resume / "config.yaml", options.overrides), options.resume
-    else:
-        config = load_config(options.config or DEMO, options.overrides)
-        name = f"{config.model.name}_{config.loss.name}_{time.strftime('%Y%m%d-%H%M%S')}"
-        folder = options.output or Path("checkpoints") / name
-        if (folder / "last.pt").exists():
-            raise InputError(
-                f"train: {folder} holds a run already; go on with --resume {folder}, or name another --output"
-            )
-    _train(config, folder)
-
-
-def _train(config: Config, folder: Path) -> None:
-    try:
-        lifter.train(config, folder)
-    except KeyboardInterrupt:
-        if (folder / "last.pt").exists():
-            hint = f"go on with: python run_lifting.py train --resume {folder}"
-            raise KeyboardInterrupt(f"stopped; the last whole epoch is in {folder / 'last.pt'}; {hint}") from None
-        raise KeyboardInterrupt("stopped before the end of the first epoch; nothing to go on with") from None
+    config, folder = configured_run(Config, options, DEMO)
+    train_or_stop(lifter.train, config, folder, "run_lifting.py")
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
@@ -143,7 +104,7 @@ def run_demo(options: argparse.Namespace) -> None:
     rows = []
     for loss in ("l1", "rle"):
         config = load_config(DEMO, [*options.overrides, f"loss.name={loss}"])
-        _train(config, options.output / loss)
+        train_or_stop(lifter.train, config, options.output / loss, "run_lifting.py")
         objective, config = lifter.load(options.output / loss / "last.pt")
         poses = lifter.load_test(config, objective)
         report, prediction = lifter.evaluate(objective, poses, config)

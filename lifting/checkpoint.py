@@ -1,8 +1,6 @@
 """Checkpoints: everything that is needed to go on training, or to use a model, in one file without code in it."""
 
 import io
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +27,35 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         InputError: absent, empty, truncated, not a checkpoint of this package, or of another version.
     """
-    existing_file(path, "checkpoint")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, KeyError, ValueError):
-        raise InputError(f"checkpoint: {path} is broken or no checkpoint of this package") from None
+    content = read_tensors(path, "checkpoint")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"checkpoint: {path}: expected a checkpoint that this package wrote, got something else")
     if content["version"] != VERSION:
         raise InputError(f"checkpoint: {path}: expected version {VERSION}, got {content['version']}")
     return content
+
+
+def read_tensors(path: Path, what: str) -> Any:
+    """What a file of torch's holds, onto the CPU, without running any code that it may hold.
+
+    Raises:
+        InputError: absent, empty, broken, or with more in it than tensors and plain containers.
+    """
+    image = io.BytesIO(existing_file(path, what).read_bytes())
+    try:
+        return torch.load(image, map_location="cpu", weights_only=True)
+    except Exception:  # of about ten kinds, for a file that is cut or altered
+        raise InputError(f"{what}: {path} is broken, or holds more than tensors and plain containers") from None
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file is a checkpoint of this package, of any version, rather than weights of somebody else's.
+
+    Raises:
+        InputError: absent, empty, broken, or with objects that would run code.
+    """
+    content = read_tensors(path, "weights")
+    return isinstance(content, dict) and content.get("format") == FORMAT
 
 
 def load_weights(module: nn.Module, state: dict[str, Any], where: str) -> None:

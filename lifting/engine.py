@@ -19,10 +19,10 @@ from tqdm import tqdm
 from lifting import distributed
 from lifting.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from lifting.command import RunError, whole_file
-from lifting.config import Config, dump_config
+from lifting.config import RunConfig, TrainConfig, dump_config
 from lifting.datasets.poses import PoseSet
-from lifting.likelihood import Likelihood
 from lifting.metrics import joint_errors, pearson, pose_report
+from lifting.objective import ImageObjective, Objective
 from lifting.prediction import Batch, Prediction
 from lifting.skeleton import JointSet, flip, mirror_joints
 
@@ -39,41 +39,12 @@ class Batches(Protocol):
     def epoch(self, seed: int) -> Iterator[Batch]: ...
 
 
-class Objective(nn.Module):
-    """Network and likelihood as one module, for both have weights: what the optimiser and DDP hold.
-
-    Joints whose place is known (the root) are no data: their density would be a spike without bound. They are left
-    out before the likelihood sees them.
-    """
-
-    def __init__(self, network: nn.Module, likelihood: Likelihood, known: tuple[int, ...] = ()) -> None:
-        super().__init__()
-        self.network, self.likelihood, self.known = network, likelihood, known
-
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The loss, a mean over poses and joints, and the median sigma (NaN where there is none)."""
-        prediction, target = self.free(self.network(batch.input), batch.target)
-        sigma = prediction.sigma
-        median = target.new_tensor(math.nan) if sigma is None else sigma.detach().median()
-        return self.likelihood(prediction, target).mean(), median
-
-    def predict(self, keypoints: Tensor) -> Prediction:
-        """Where the joints are, after what of the likelihood stays at test time; known joints stay where they are."""
-        straight = self.network(keypoints)
-        point = self.likelihood.point(straight)
-        known = torch.zeros(point.mu.shape[1], 1, dtype=torch.bool, device=point.mu.device)
-        known[list(self.known)] = True
-        return Prediction(torch.where(known, straight.mu, point.mu), point.log_sigma)
-
-    def free(self, prediction: Prediction, target: Tensor) -> tuple[Prediction, Tensor]:
-        """Both without the joints whose place is known."""
-        free = [j for j in range(target.shape[-2]) if j not in self.known]
-        log_sigma = None if prediction.log_sigma is None else prediction.log_sigma[..., free, :]
-        return Prediction(prediction.mu[..., free, :], log_sigma), target[..., free, :]
-
-
 def fit(
-    objective: Objective, batches: Batches, evaluate: Callable[[], dict[str, Any]], config: Config, folder: Path
+    objective: Objective | ImageObjective,
+    batches: Batches,
+    evaluate: Callable[[], dict[str, Any]],
+    config: RunConfig,
+    folder: Path,
 ) -> None:
     """Trains to the configured epoch, going on from ``folder / "last.pt"`` where there is one.
 
@@ -117,10 +88,10 @@ def fit(
 
 def _epoch(
     model: nn.Module,
-    objective: Objective,
+    objective: Objective | ImageObjective,
     batches: Batches,
     optimizer: torch.optim.Optimizer,
-    config: Config,
+    config: RunConfig,
     epoch: int,
     bar: "tqdm[NoReturn]",
 ) -> dict[str, float]:
@@ -131,7 +102,7 @@ def _epoch(
     seen: list[Tensor] = []
     for index, batch in enumerate(batches.epoch(config.seed * 100_003 + epoch)):
         step = epoch * len(batches) + index
-        lr = train.lr * train.lr_decay**epoch * min(1.0, (step + 1) / max(1, train.warmup_steps))
+        lr = learning_rate(train, epoch, step)
         for group in optimizer.param_groups:
             group["lr"] = lr
         with autocast(device, train.precision):
@@ -148,6 +119,12 @@ def _epoch(
     loss_mean, norm_mean, sigma_mean = torch.stack(seen).mean(0).tolist()
     row = {"loss": loss_mean, "lr": lr, "gradient_norm": norm_mean, "sigma_median": sigma_mean}
     return {name: value for name, value in row.items() if not math.isnan(value)}
+
+
+def learning_rate(train: TrainConfig, epoch: int, step: int) -> float:
+    """Of a step, epochs and steps counted from zero: a linear rise, and a fall an epoch or at each of ``lr_steps``."""
+    falls = sum(epoch >= at for at in train.lr_steps) if train.lr_steps else epoch
+    return train.lr * train.lr_decay**falls * min(1.0, (step + 1) / max(1, train.warmup_steps))
 
 
 def _check_finite(seen: list[Tensor], step: int) -> None:
@@ -168,7 +145,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
 
 
-def _wrapped(objective: Objective, compiled: bool) -> nn.Module:
+def _wrapped(objective: Objective | ImageObjective, compiled: bool) -> nn.Module:
     model: nn.Module = objective
     if distributed.world() > 1:
         model = DistributedDataParallel(model)
@@ -178,12 +155,14 @@ def _wrapped(objective: Objective, compiled: bool) -> nn.Module:
 
 
 @torch.no_grad()
-def take_statistics(objective: Objective, batches: Batches, config: Config, epoch: int) -> None:
+def take_statistics(objective: Objective | ImageObjective, batches: Batches, config: RunConfig, epoch: int) -> None:
     """Batch norm's statistics of the weights as they are now: plain means over a few training batches.
 
     Running means lag behind weights that still move, and a momentum that decays, as lifters of this family have it,
     lags the more; on a lifter of 1024 features that alone costs 4 % of the error (RESULTS.md).
     """
+    if not config.train.bn_batches:
+        return
     norms = [m for m in objective.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -202,7 +181,11 @@ def take_statistics(objective: Objective, batches: Batches, config: Config, epoc
 
 
 def _state(
-    objective: Objective, optimizer: torch.optim.Optimizer, config: Config, epoch: int, best: float
+    objective: Objective | ImageObjective,
+    optimizer: torch.optim.Optimizer,
+    config: RunConfig,
+    epoch: int,
+    best: float,
 ) -> dict[str, Any]:
     return {
         "config": config.model_dump(mode="json"),
@@ -214,7 +197,7 @@ def _state(
     }
 
 
-def resume(objective: Objective, optimizer: torch.optim.Optimizer, folder: Path) -> tuple[int, float]:
+def resume(objective: Objective | ImageObjective, optimizer: torch.optim.Optimizer, folder: Path) -> tuple[int, float]:
     """Loads ``last.pt`` of a run's folder; epochs done and the best MPJPE so far, (0, inf) for a new run."""
     path = folder / "last.pt"
     if not path.exists():

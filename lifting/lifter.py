@@ -16,12 +16,13 @@ from lifting.config import Config, load_config
 from lifting.datasets.poses import PoseBatches, PoseSet, load_split
 from lifting.datasets.store import PoseStore
 from lifting.datasets.synthetic import synthetic_store
-from lifting.engine import Objective, evaluate_poses, fit, predict
+from lifting.engine import evaluate_poses, fit, predict
 from lifting.evaluate import write_predictions
 from lifting.flow import Density
 from lifting.likelihood import build_likelihood
 from lifting.metrics import joint_errors, rare_report, rareness
 from lifting.models import build_lifter
+from lifting.objective import Objective
 from lifting.prediction import Prediction
 from lifting.skeleton import H36M17, JointSet
 from lifting.visualise import DrawnPose, draw_poses

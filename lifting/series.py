@@ -18,13 +18,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lifting.command import InputError, Parser, RunError, run_command, whole_file, write_json
-from lifting.config import load_config
+from lifting.config import RunConfig, SingleStageConfig, load_config, read_config
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,8 @@ class Series(BaseModel):
     """What a series file holds.
 
     Attributes:
-        configs: leaves of configs/lifting.
+        track: whose entry point runs it, and whose folder of ``configs`` has the leaves.
+        configs: leaves.
         variants: overrides of each.
         overrides: for all runs.
         short: more of them for ``--short``, a budget of minutes.
@@ -61,6 +62,7 @@ class Series(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    track: Literal["lifting", "single_stage"] = "lifting"
     configs: list[str]
     variants: dict[str, list[str]]
     overrides: list[str] = []
@@ -77,6 +79,7 @@ class Run:
     seed: int
     folder: Path
     overrides: list[str]
+    track: str = "lifting"
 
     @property
     def report(self) -> Path:
@@ -84,7 +87,13 @@ class Run:
 
     @property
     def leaf(self) -> Path:
-        return ROOT / "configs" / "lifting" / f"{self.config}.yaml"
+        return ROOT / "configs" / self.track / f"{self.config}.yaml"
+
+    def read(self, file: Path, overrides: list[str] | None = None) -> RunConfig:
+        """A file of configuration, as this run's track has it."""
+        if self.track == "lifting":
+            return load_config(file, overrides)
+        return read_config(SingleStageConfig, file, overrides)
 
 
 def load_series(path: Path) -> Series:
@@ -103,7 +112,8 @@ def runs_of(series: Series, data: str, output: Path, seeds: int, *, short: bool 
             for config in series.configs:
                 overrides = [f"data.path={data}", f"seed={seed}", *series.overrides, *extra]
                 overrides += series.short if short else []
-                yield Run(variant, config, seed, output / variant / config / f"seed{seed}", overrides)
+                folder = output / variant / config / f"seed{seed}"
+                yield Run(variant, config, seed, folder, overrides, series.track)
 
 
 def check_folder(run: Run) -> None:
@@ -113,7 +123,7 @@ def check_folder(run: Run) -> None:
         InputError: it does.
     """
     there = run.folder / "config.yaml"
-    if there.exists() and load_config(there) != load_config(run.leaf, run.overrides):
+    if there.exists() and run.read(there) != run.read(run.leaf, run.overrides):
         raise InputError(f"series: {run.folder} holds a run of another configuration or data; name another --output")
 
 
@@ -125,10 +135,11 @@ def carry_out(run: Run, threads: int) -> None:
     train = ["--config", str(run.leaf), "--output", str(run.folder)]
     if (run.folder / "last.pt").exists():
         train = ["--resume", str(run.folder)]
-    evaluate = ["--checkpoint", str(run.folder / "last.pt"), "--uncertainty", "--json", str(run.report)]
+    evaluate = ["--checkpoint", str(run.folder / "last.pt"), "--json", str(run.report)]
+    evaluate += ["--uncertainty"] if run.track == "lifting" else []
     with (run.folder / "log.txt").open("a") as words:
         for arguments in (["train", *train, *run.overrides], ["evaluate", *evaluate]):
-            command = [sys.executable, str(ROOT / "run_lifting.py"), *arguments]
+            command = [sys.executable, str(ROOT / f"run_{run.track}.py"), *arguments]
             environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
             if subprocess.run(command, env=environment, stdout=words, stderr=words, check=False).returncode:
                 last = (run.folder / "log.txt").read_text().strip().splitlines()[-1:]
@@ -175,7 +186,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = Parser(prog="python -m lifting.series", description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("series", type=Path, help="a file of configs/series")
-    parser.add_argument("--data", default="synthetic", help="a prepared file; the embedded synthetic set without")
+    parser.add_argument("--data", help="a prepared file; the embedded set of the track without")
     parser.add_argument("--output", type=Path, required=True, help="folder of all runs, table.md and table.json")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
@@ -184,7 +195,8 @@ def main() -> None:
     if options.seeds < 1 or options.jobs < 1:
         raise InputError(f"series: expected --seeds and --jobs of at least 1, got {options.seeds}, {options.jobs}")
     series = load_series(options.series)
-    runs = list(runs_of(series, options.data, options.output, options.seeds, short=options.short))
+    data = options.data or {"lifting": "synthetic", "single_stage": "rendered"}[series.track]
+    runs = list(runs_of(series, data, options.output, options.seeds, short=options.short))
     for run in runs:
         check_folder(run)
     threads = max(1, (os.cpu_count() or 1) // options.jobs)

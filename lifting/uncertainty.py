@@ -25,8 +25,9 @@ from lifting.config import Config
 from lifting.datasets.poses import PoseSet, load_split
 from lifting.datasets.store import PoseStore
 from lifting.diagrams import draw_uncertainty
-from lifting.engine import Objective, predict
+from lifting.engine import predict
 from lifting.metrics import pearson
+from lifting.objective import Objective
 from lifting.prediction import Prediction
 
 AXES = ("x", "y", "z")

@@ -23,9 +23,10 @@ FLOORS = {
     "config": 0, "distributed": 0, "command": 0, "prediction": 0, "unit": 0,
     "likelihood": 1, "metrics": 1, "calibration": 1, "checkpoint": 1,
     "models": 2, "datasets": 2,
+    "objective": 3,
     "engine": 3,
     "lifter": 4, "evaluate": 4, "uncertainty": 4, "visualise": 4, "diagrams": 4, "series": 4,
-    "single_stage": 4, "robustness": 4, "image_figures": 4, "estimate": 4,
+    "single_stage": 4, "image_evaluation": 4, "robustness": 4, "estimate": 4, "runs": 4,
 }  # fmt: skip
 
 
@@ -52,7 +53,7 @@ def test_no_file_imports_upwards() -> None:
         floor = FLOORS[module.split(".")[0]]
         for other in graph[module]:
             below = FLOORS[other.split(".")[0]]
-            side_by_side = below == floor and (floor in (0, 4) or other.split(".")[0] == module.split(".")[0])
+            side_by_side = below == floor and (floor in (0, 3, 4) or other.split(".")[0] == module.split(".")[0])
             assert below < floor or side_by_side, f"{module} (floor {floor}) imports {other} (floor {below})"
     while graph:  # within a floor: no circles
         leaves = {module for module, needs in graph.items() if not needs & graph.keys()}

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from lifting import distributed, engine, lifter
+from lifting import distributed, engine, lifter, objective
 from lifting.checkpoint import load_checkpoint
 from lifting.command import InputError, RunError
-from lifting.config import Config, load_config
+from lifting.config import Config, TrainConfig, load_config
 from lifting.datasets.poses import load_split
+from lifting.engine import learning_rate
 from lifting.metrics import joint_errors, pearson
 from lifting.prediction import Prediction
 from lifting.skeleton import H36M17
@@ -90,10 +91,10 @@ def test_resuming_drops_lines_after_the_checkpoint(small: list[str], tmp_path: P
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(small: list[str], tmp_path: Path) -> None:
     lifter.train(load_config(overrides=[*small, "train.epochs=1"]), tmp_path)
     before = (tmp_path / "last.pt").read_bytes()
-    state = engine.Objective.forward
+    state = objective.Objective.forward
     calls = 0
 
-    def poisoned(self: engine.Objective, batch: object) -> tuple[torch.Tensor, torch.Tensor]:
+    def poisoned(self: objective.Objective, batch: object) -> tuple[torch.Tensor, torch.Tensor]:
         nonlocal calls
         calls += 1
         loss, sigma = state(self, batch)  # type: ignore[arg-type]
@@ -101,7 +102,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(small:
 
     steps = len(load_split(load_config(overrides=small).data, small[0].split("=")[1], train=True)) // 64
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine.Objective, "forward", poisoned)
+        patch.setattr(objective.Objective, "forward", poisoned)
         with pytest.raises(RunError, match=f"loss nan, gradient norm nan at step {steps + 4};"):
             lifter.train(load_config(overrides=small), tmp_path)
     assert (tmp_path / "last.pt").read_bytes() == before
@@ -153,3 +154,12 @@ def test_ranks_see_the_same_poses_and_evaluate_alike(small: list[str], tmp_path:
     report, _ = lifter.evaluate(objective, lifter.load_test(config, objective), config)
     assert rows(tmp_path / "run")[-1]["mpjpe_mm"] == pytest.approx(report["mpjpe_mm"], rel=1e-4)
     assert len(rows(tmp_path / "run")) == 2
+
+
+def test_learning_rate_falls_an_epoch_or_at_steps() -> None:
+    train = TrainConfig(lr=0.1, lr_decay=0.5, warmup_steps=4)
+    assert [learning_rate(train, 0, step) for step in range(5)] == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1])
+    assert learning_rate(train, 3, 1000) == pytest.approx(0.1 / 8)
+    train = TrainConfig(lr=0.1, lr_decay=0.1, lr_steps=(90, 120), warmup_steps=0)
+    at = {epoch: learning_rate(train, epoch, 10**6) for epoch in (0, 89, 90, 119, 120, 139)}
+    assert at == pytest.approx({0: 0.1, 89: 0.1, 90: 0.01, 119: 0.01, 120: 0.001, 139: 0.001})

@@ -12,7 +12,19 @@ from torch import Tensor
 from lifting import h36m
 from lifting.cameras import Camera, denormalise_screen, matrix_from_quaternion, normalise_screen
 from lifting.procrustes import align, scale_align, similarity
-from lifting.skeleton import COCO17, H36M17, coco17_to_h36m17, flip, mirror_joints
+from lifting.skeleton import (
+    COCO17,
+    H36M17,
+    H36M18,
+    MPII16,
+    JointSet,
+    coco17_to_h36m17,
+    flip,
+    h36m17_to_h36m18,
+    h36m18_to_mpii16,
+    mirror_joints,
+    mpii16_to_h36m18,
+)
 
 D64 = torch.float64
 
@@ -151,17 +163,16 @@ def test_scale_alignment_is_the_best_factor() -> None:
         assert ((factor * source - target).square().sum((1, 2)) >= best - 1e-9).all()
 
 
-@pytest.mark.parametrize("joint_set", [H36M17, COCO17])
-def test_mirrors_and_trees(joint_set: object) -> None:
-    assert joint_set in (H36M17, COCO17)
-    for s in (H36M17, COCO17):
-        assert [s.mirror[m] for m in s.mirror] == list(range(len(s)))
-        assert {s.mirror[j] for j in s.left} == set(s.right)
-        assert len(s.bones) == len(s) - 1
-        for joint in range(len(s)):
-            while s.parents[joint] >= 0:
-                joint = s.parents[joint]
-            assert joint == 0
+@pytest.mark.parametrize("joint_set", [H36M17, COCO17, H36M18, MPII16])
+def test_mirrors_and_trees(joint_set: JointSet) -> None:
+    s = joint_set
+    assert [s.mirror[m] for m in s.mirror] == list(range(len(s)))
+    assert {s.mirror[j] for j in s.left} == set(s.right)
+    assert len(s.bones) == len(s) - 1
+    for joint in range(len(s)):
+        while s.parents[joint] >= 0:
+            joint = s.parents[joint]
+        assert joint == s.parents.index(-1)
 
 
 def test_human36m_sides_are_the_fields() -> None:
@@ -184,3 +195,28 @@ def test_coco_to_human36m() -> None:
     torch.testing.assert_close(ours[10], (coco[1] + coco[2]) / 2)
     coco[9] = math.nan
     assert coco17_to_h36m17(coco).isnan().any(1).nonzero().flatten().tolist() == [13]
+
+
+def test_mpii_joints_go_to_the_18_and_back() -> None:
+    points = torch.randn(5, 16, 2)
+    visible = torch.rand(5, 16) > 0.3
+    made, seen = mpii16_to_h36m18(points, visible)
+    torch.testing.assert_close(h36m18_to_mpii16(made), points, rtol=0, atol=0)
+    assert torch.equal(h36m18_to_mpii16(seen[..., None])[..., 0], visible)
+    for name in ("spine", "neck"):  # MPII labels neither
+        assert not seen[:, H36M18.joints.index(name)].any()
+    same = [name for name in H36M18.joints if name in MPII16.joints and name not in ("thorax",)]
+    assert len(same) == 13
+    for name in same:
+        assert torch.equal(made[:, H36M18.joints.index(name)], points[:, MPII16.joints.index(name)])
+    # MPII's thorax is the middle of the shoulders; Human3.6M's thorax is where MPII has the upper neck
+    assert torch.equal(made[:, H36M18.joints.index("shoulder_middle")], points[:, MPII16.joints.index("thorax")])
+    assert torch.equal(made[:, H36M18.joints.index("thorax")], points[:, MPII16.joints.index("upper_neck")])
+
+
+def test_the_18th_joint_is_between_the_shoulders() -> None:
+    points = torch.randn(4, 17, 3)
+    made = h36m17_to_h36m18(points)
+    assert torch.equal(made[:, :17], points)
+    left, right = (H36M17.joints.index(f"{side}_shoulder") for side in ("left", "right"))
+    torch.testing.assert_close(made[:, 17], (points[:, left] + points[:, right]) / 2)

@@ -505,6 +505,27 @@ def test_a_batch_of_one_kind_only(depth: bool) -> None:
     assert prediction.mu.grad.isfinite().all()
 
 
+def test_the_point_of_a_mixed_batch_is_that_of_the_likelihood_it_belongs_to() -> None:
+    """The basic design moves mu by its flow: joints with depth by that of D = 3, the others by that of D = 2."""
+    flows = [RealNVP(3, width=8), RealNVP(2, width=8)]
+    for flow in flows:
+        for parameter in flow.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    likelihood = Mixed(BasicFlow(3, flow=flows[0]), BasicFlow(2, flow=flows[1])).double()
+    prediction, _ = example()
+    has_depth = torch.tensor([True, False, True, True, False])
+    with torch.no_grad():
+        point = likelihood.point(prediction, has_depth)
+        deep = likelihood.with_depth.point(prediction).mu
+        flat = likelihood.without_depth.point(Prediction(prediction.mu[..., :2])).mu
+    assert torch.equal(point.mu[:, has_depth], deep[:, has_depth])
+    assert torch.equal(point.mu[:, ~has_depth, :2], flat[:, ~has_depth])
+    assert torch.equal(point.mu[:, ~has_depth, 2], prediction.mu[:, ~has_depth, 2])
+    assert point.log_sigma is not None
+    assert point.log_sigma.shape == prediction.mu.shape
+    assert not torch.equal(deep, prediction.mu)
+
+
 def spoiled(target: Tensor) -> Tensor:
     return target.index_fill(0, torch.tensor([2]), math.nan)
 

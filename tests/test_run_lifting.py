@@ -13,7 +13,7 @@ import h5py
 import pytest
 
 from lifting import series
-from lifting.config import dump_config, load_config
+from lifting.config import dump_config
 from tests.conftest import Shell, refused
 
 ROOT = Path(__file__).parents[1]
@@ -121,7 +121,7 @@ def test_a_series_is_resumable_and_writes_its_table(shell: Shell, small: list[st
 def test_every_series_is_of_configurations_that_are_there(path: Path, tmp_path: Path) -> None:
     for short in (False, True):
         runs = list(series.runs_of(series.load_series(path), "synthetic", tmp_path, 2, short=short))
-        resolved = [dump_config(load_config(run.leaf, run.overrides)) for run in runs]
+        resolved = [dump_config(run.read(run.leaf, run.overrides)) for run in runs]
         assert len(set(resolved)) == len({run.folder for run in runs}) == len(runs)
 
 

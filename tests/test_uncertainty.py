@@ -9,7 +9,7 @@ import torch
 from lifting import diagrams, lifter, uncertainty
 from lifting.config import Config, load_config
 from lifting.datasets.poses import PoseSet
-from lifting.engine import Objective
+from lifting.objective import Objective
 from lifting.prediction import Prediction
 from lifting.skeleton import H36M17
 from tests.conftest import Shell, refused

@@ -10,6 +10,7 @@ x_bar = (x - mu) / sigma is the standardised deviation, Q a fixed unit density, 
 numbered as in Li et al., "Human Pose Regression with Residual Log-likelihood Estimation", ICCV 2021.
 """
 
+import torch
 from torch import Tensor, nn
 
 from lifting.config import LossConfig
@@ -49,11 +50,29 @@ class Mixed(nn.Module):
             has_depth: (B, 1) or (B, J) bool.
         """
         weight = prediction.mu.new_ones(()) if weight is None else weight
-        log_sigma = None if prediction.log_sigma is None else prediction.log_sigma[..., :2]
-        flat = Prediction(prediction.mu[..., :2], log_sigma)
         deep: Tensor = self.with_depth(prediction, target, weight * has_depth)
-        shallow: Tensor = self.without_depth(flat, target[..., :2], weight * ~has_depth)
+        shallow: Tensor = self.without_depth(_flat(prediction), target[..., :2], weight * ~has_depth)
         return deep + shallow
+
+    def point(self, prediction: Prediction, has_depth: Tensor) -> Prediction:
+        """What stands for the density where one place is asked for, see `Likelihood.point`.
+
+        Args:
+            has_depth: (J,) or (B, J) bool; the depth of the others stays as it is.
+        """
+        deep, flat = self.with_depth.point(prediction), self.without_depth.point(_flat(prediction))
+        chosen = has_depth[..., None]
+        mu = torch.where(chosen, deep.mu, torch.cat([flat.mu, prediction.mu[..., 2:]], -1))
+        if deep.log_sigma is None or flat.log_sigma is None or prediction.log_sigma is None:
+            return Prediction(mu)
+        rest = torch.cat([flat.log_sigma, prediction.log_sigma[..., 2:]], -1)
+        return Prediction(mu, torch.where(chosen, deep.log_sigma, rest))
+
+
+def _flat(prediction: Prediction) -> Prediction:
+    """The first two coordinates of three."""
+    log_sigma = None if prediction.log_sigma is None else prediction.log_sigma[..., :2]
+    return Prediction(prediction.mu[..., :2], log_sigma)
 
 
 def build_likelihood(config: LossConfig, dim: int = 3) -> Likelihood:

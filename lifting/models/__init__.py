@@ -1,16 +1,43 @@
 """Networks by the names that a configuration uses."""
 
+import logging
 from collections.abc import Callable
+from pathlib import Path
 
 from torch import nn
 
-from lifting.config import LifterConfig
+from lifting.command import InputError
+from lifting.config import ImageModelConfig, LifterConfig
 from lifting.models.fc import FCBaseline
+from lifting.models.integral import Integral
+from lifting.models.pretrained import load_backbone
+from lifting.models.regressor import Regressor
 from lifting.models.srnet import SRNet
 
+log = logging.getLogger(__name__)
+
 LIFTERS: dict[str, Callable[..., nn.Module]] = {"fc": FCBaseline, "srnet": SRNet}
+IMAGE_MODELS: dict[str, Callable[..., nn.Module]] = {"regressor": Regressor, "integral": Integral}
 
 
 def build_lifter(config: LifterConfig, *, joints: int, with_sigma: bool) -> nn.Module:
     """A lifter for ``joints`` joints; the fields of ``config`` beside the name are its keyword arguments."""
     return LIFTERS[config.name](joints=joints, with_sigma=with_sigma, **config.model_dump(exclude={"name"}))
+
+
+def build_image_model(config: ImageModelConfig, *, joints: int, with_sigma: bool, heatmaps: bool = False) -> nn.Module:
+    """An image model for ``joints`` joints, its backbone started from ``config.weights`` where there are any.
+
+    Raises:
+        InputError: Integral Pose is asked for a sigma or for auxiliary heatmaps, or the weights do not fit.
+    """
+    options = config.model_dump(exclude={"name", "weights"})
+    if config.name == "regressor":
+        options |= {"with_sigma": with_sigma, "heatmaps": heatmaps}
+    elif with_sigma or heatmaps:
+        wanted = "a loss without sigma (loss.name l1, l2 or mpjpe)" if with_sigma else "loss.heatmap 0"
+        raise InputError(f"config: model.name integral: expected {wanted}, got another")
+    network = IMAGE_MODELS[config.name](joints=joints, **options)
+    if config.weights is not None:
+        log.info(load_backbone(network, Path(config.weights)))
+    return network

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lifting.engine import Objective
 from lifting.likelihood import RLE, ConstantVariance, Likelihood
 from lifting.models.fc import Dropout, FCBaseline
 from lifting.models.srnet import SRNet
+from lifting.objective import Objective
 from lifting.prediction import Batch
 
 BATCH = 1024
@@ -72,14 +72,14 @@ def step(network: str, loss: str, precision: str) -> Callable[[], None]:
     return run
 
 
-def times(cases: dict[str, Callable[[], object]], rounds: int = 15) -> dict[str, float]:
+def times(cases: dict[str, Callable[[], object]], rounds: int = 15, warm: int = 3) -> dict[str, float]:
     """Median seconds of each case, taken in turn."""
     seen: dict[str, list[float]] = {name: [] for name in cases}
-    for turn in range(rounds + 3):
+    for turn in range(rounds + warm):
         for name, run in cases.items():
             start = time.perf_counter()
             run()
-            if turn >= 3:
+            if turn >= warm:
                 seen[name].append(time.perf_counter() - start)
     return {name: median(values) for name, values in seen.items()}
 

@@ -21,8 +21,9 @@ from lifting.command import write_json
 from lifting.config import Config
 from lifting.datasets.poses import PoseSet, load_split
 from lifting.datasets.store import PoseStore
-from lifting.engine import Objective, predict
+from lifting.engine import predict
 from lifting.flow import RealNVP
+from lifting.objective import Objective
 from lifting.unit import BASES
 
 STEPS, ROWS = 800, 4096

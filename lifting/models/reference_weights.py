@@ -1,0 +1,155 @@
+"""Weights of the RLE authors' public code (res-loglikelihood-regression, its 3D model), to and from its layout.
+
+==========================  =======================================================================
+``preact.*``                the backbone, a ResNet by torchvision's names
+``fc_coord.linear.*``       the layer of mu
+``fc_sigma.*``              the layer of sigma
+``flow3d.*``, ``flow2d.*``  the flow of joints with depth and of those without: ``mask`` (K, D), and
+                            ``s.{k}.{2i}.*``, ``t.{k}.{2i}.*``, layer i of the scale and of the shift net of coupling k
+==========================  =======================================================================
+"""
+
+import io
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lifting.command import InputError, whole_file
+from lifting.flow import RealNVP
+from lifting.likelihood import Mixed, ReferenceRLE
+from lifting.models.pretrained import expect_shapes, read_weights
+from lifting.models.regressor import Regressor
+from lifting.models.resnet import RESNETS
+
+_NETWORK = {"preact.": "backbone.", "fc_coord.linear.": "mu_head.", "fc_sigma.": "sigma_head."}
+_FLOWS = {"flow3d.": "with_depth.flow.", "flow2d.": "without_depth.flow."}
+
+
+def load_reference(path: Path) -> tuple[Regressor, Mixed]:
+    """Network and likelihood of a file of the reference's weights, whatever the depth of its ResNet.
+
+    Raises:
+        InputError: no such file, or other weights than these: the first that is missing or of another shape.
+    """
+    state = read_weights(path)
+    network_state, likelihood_state = from_reference(state, where=f"weights: {path}")
+    network, likelihood = _modules(state, f"weights: {path}")
+    network.load_state_dict(network_state)
+    likelihood.load_state_dict(likelihood_state)
+    return network, likelihood
+
+
+def save_reference(path: Path, network: Regressor, likelihood: Mixed) -> None:
+    """Writes what `load_reference` and the authors' code read; raises what `to_reference` does."""
+    image = io.BytesIO()
+    torch.save(to_reference(network, likelihood), image)
+    with whole_file(path) as temporary:
+        temporary.write_bytes(image.getbuffer())
+
+
+def from_reference(
+    state: dict[str, Tensor], where: str = "the reference's weights"
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """State dicts of a `Regressor` and of ``Mixed(ReferenceRLE(3), ReferenceRLE(2))``.
+
+    The network has to be one with ``input="reference"``. A classifier under ``preact.fc`` is left out.
+
+    Raises:
+        InputError: a weight is missing, unknown or of another shape; it is named after ``where``.
+    """
+    state = {name: weight for name, weight in state.items() if not name.startswith("preact.fc.")}
+    with torch.device("meta"):
+        expected = to_reference(*_modules(state, where))
+    expect_shapes(expected, state, where)
+    counters = {name: torch.zeros((), dtype=torch.int64) for name in expected if name not in state}
+    network = {
+        ours + name.removeprefix(theirs): weight
+        for theirs, ours in _NETWORK.items()
+        for name, weight in (state | counters).items()
+        if name.startswith(theirs)
+    }
+    likelihood: dict[str, Tensor] = {}
+    for theirs, ours in _FLOWS.items():
+        flow = {name.removeprefix(theirs): weight for name, weight in state.items() if name.startswith(theirs)}
+        if not ((flow["mask"] == 0) | (flow["mask"] == 1)).all():
+            raise InputError(f"{where}: {theirs}mask: expected zeros and ones, got {flow['mask'].tolist()}")
+        likelihood |= {ours + name: weight for name, weight in _flow_from_reference(flow).items()}
+    return network, likelihood
+
+
+def to_reference(network: Regressor, likelihood: Mixed) -> dict[str, Tensor]:
+    """Both in the reference's layout, bit for bit; heatmaps' weights, which it has no place for, are left out.
+
+    Raises:
+        InputError: the reference could not use them: pixels that are normalised otherwise, no sigma for each
+            coordinate, or a likelihood that is not its own.
+    """
+    if network.input != "reference":
+        raise InputError(f"the reference's layout: expected a network with input reference, got {network.input}")
+    if network.sigma_head is None or network.sigma_head.bias.shape != network.mu_head.bias.shape:
+        raise InputError("the reference's layout: expected a network with a sigma for each coordinate, got another")
+    parts = (likelihood.with_depth, likelihood.without_depth)
+    flows = [part.flow for part in parts if isinstance(part, ReferenceRLE) and isinstance(part.flow, RealNVP)]
+    if len(flows) < len(parts):
+        raise InputError("the reference's layout: expected loss.name rle_reference with a realnvp flow, got another")
+    own = network.state_dict()
+    state = {
+        theirs + name.removeprefix(ours): weight
+        for theirs, ours in _NETWORK.items()
+        for name, weight in own.items()
+        if name.startswith(ours)
+    }
+    for theirs, flow in zip(_FLOWS, flows, strict=True):
+        state |= {theirs + name: weight for name, weight in _flow_to_reference(flow).items()}
+    return state
+
+
+def _flow_from_reference(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The two nets of a coupling are stacked here, and a weight is transposed."""
+    made = {"masks": state["mask"].bool()}
+    for name, scale in state.items():
+        if name.startswith("s."):
+            _, k, place, kind = name.split(".")
+            both = torch.stack([scale, state["t" + name[1:]]])
+            kind, both = ("weights", both.mT) if kind == "weight" else ("biases", both[:, None])
+            made[f"nets.{k}.{kind}.{int(place) // 2}"] = both
+    return made
+
+
+def _flow_to_reference(flow: RealNVP) -> dict[str, Tensor]:
+    made = {"mask": flow.masks.float()}
+    for name, both in flow.state_dict().items():
+        if name.startswith("nets."):
+            _, k, kind, i = name.split(".")
+            for net, weight in zip("st", both, strict=True):
+                place = f"{net}.{k}.{2 * int(i)}."
+                if kind == "weights":
+                    made[place + "weight"] = weight.T.clone(memory_format=torch.contiguous_format)
+                else:
+                    made[place + "bias"] = weight[0].clone()
+    return made
+
+
+def _modules(state: dict[str, Tensor], where: str) -> tuple[Regressor, Mixed]:
+    """New ones of the sizes that these weights have."""
+
+    def rows(name: str) -> int:
+        shape = tuple(state[name].shape) if name in state else ()
+        if not shape or 0 in shape:
+            raise InputError(f"{where}: {name}: expected a weight, got nothing")
+        return shape[0]
+
+    def flow(dim: int, at: str) -> RealNVP:
+        layers = sum(name.startswith(f"{at}s.0.") and name.endswith(".weight") for name in state)
+        return RealNVP(dim, rows(f"{at}mask"), layers, rows(f"{at}s.0.0.weight"))
+
+    places = [{name.split(".")[2] for name in state if name.startswith(f"preact.layer{i}.")} for i in range(1, 5)]
+    blocks = tuple(len(stage) for stage in places)
+    kinds = {kind: name for name, kind in RESNETS.items()}
+    kind = "preact.layer1.0.conv3.weight" in state, blocks
+    if kind not in kinds:
+        raise InputError(f"{where}: preact: expected one of {', '.join(RESNETS)}, got stages of {blocks} blocks")
+    joints = rows("fc_coord.linear.weight") // 3
+    network = Regressor(kinds[kind], rows("preact.conv1.weight"), joints, input="reference")
+    return network, Mixed(ReferenceRLE(3, flow(3, "flow3d.")), ReferenceRLE(2, flow(2, "flow2d.")))

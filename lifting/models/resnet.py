@@ -1,0 +1,135 @@
+"""Residual networks (He et al. 2016) by torchvision's names, so that weights of elsewhere fit; without its fc."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Whether blocks are bottlenecks, and how many there are in each of the four stages.
+RESNETS = {
+    "resnet18": (False, (2, 2, 2, 2)),
+    "resnet34": (False, (3, 4, 6, 3)),
+    "resnet50": (True, (3, 4, 6, 3)),
+    "resnet101": (True, (3, 4, 23, 3)),
+    "resnet152": (True, (3, 8, 36, 3)),
+}
+
+# Mean and deviation of red, green and blue in 0..1. The reference's are ImageNet's for blue, green and red, nearly,
+# but its images are red, green and blue: its weights were trained so.
+PIXELS = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "reference": ((0.406, 0.457, 0.480), (0.225, 0.224, 0.229)),
+}
+
+
+class ResNet(nn.Module):
+    """Features of an image at a 32nd of its size.
+
+    Parameters and buffers have torchvision's names and, at its width of 64, its shapes. In a bottleneck the stride is
+    that of the 3x3 convolution ("v1.5"), which is where torchvision's weights have it.
+
+    Args:
+        name: of `RESNETS`.
+        width: features of the first stage; each stage has twice those of the one before, a bottleneck puts out four
+            times its own.
+    """
+
+    def __init__(self, name: str, width: int = 64) -> None:
+        super().__init__()
+        self.name, self.width = name, width
+        bottleneck, stages = RESNETS[name]
+        block = Bottleneck if bottleneck else BasicBlock
+        self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.channels = width
+        layers = []
+        for i, count in enumerate(stages):
+            blocks = []
+            for j in range(count):
+                blocks.append(block(self.channels, width * 2**i, stride=2 if i > 0 and j == 0 else 1))
+                self.channels = width * 2**i * block.expansion
+            layers.append(nn.Sequential(*blocks))
+        self.layer1, self.layer2, self.layer3, self.layer4 = layers
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, S, S) normalised -> (B, channels, S / 32, S / 32)."""
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        x = F.max_pool2d(x, 3, stride=2, padding=1)
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+        return x
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, features: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, features, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(features)
+        self.conv2 = nn.Conv2d(features, features, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(features)
+        self.downsample = _shortcut(inputs, features, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = self.bn2(self.conv2(out))
+        out += x if self.downsample is None else self.downsample(x)
+        return F.relu(out, inplace=True)
+
+
+class Bottleneck(nn.Module):
+    """A 3x3 convolution between two 1x1 that narrow and widen, beside a shortcut."""
+
+    expansion = 4
+
+    def __init__(self, inputs: int, features: int, stride: int) -> None:
+        super().__init__()
+        outputs = features * self.expansion
+        self.conv1 = nn.Conv2d(inputs, features, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(features)
+        self.conv2 = nn.Conv2d(features, features, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(features)
+        self.conv3 = nn.Conv2d(features, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.downsample = _shortcut(inputs, outputs, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = F.relu(self.bn2(self.conv2(out)), inplace=True)
+        out = self.bn3(self.conv3(out))
+        out += x if self.downsample is None else self.downsample(x)
+        return F.relu(out, inplace=True)
+
+
+def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
+    """A projection where what goes around a block has another shape than what comes out of it."""
+    if stride == 1 and inputs == outputs:
+        return None
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+
+class Normalise(nn.Module):
+    """RGB in 0..255, whole numbers or not, less the mean and over the deviation that the weights are used to.
+
+    Args:
+        pixels: of `PIXELS`.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, pixels: str) -> None:
+        super().__init__()
+        mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in PIXELS[pixels])
+        dtype = torch.get_default_dtype()
+        self.register_buffer("scale", (1 / (255 * std)).to(dtype), persistent=False)
+        self.register_buffer("shift", (-mean / std).to(dtype), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) -> the same, in the layout it has."""
+        return torch.addcmul(self.shift, images.to(self.scale.dtype), self.scale)
