@@ -1,9 +1,10 @@
-"""Human3.6M, in whichever files you hold it, -> one pose store. See data/README.md.
+"""Human3.6M, in whichever files you hold it, -> one pose store, or one index of pictures. See data/README.md.
 
     python data/prepare_h36m.py SOURCE --output data/h36m.h5
+    python data/prepare_h36m.py SOURCE --images DIR --output data/h36m_images.h5
 
 Nothing is believed before it is proved: lengths must be those of a person in metres, the left on the left, the person
-in the cameras' pictures, and every 2D array where its camera would have seen the 3D.
+in the cameras' pictures, and every 2D array or box where its camera would have seen the 3D.
 """
 
 import argparse
@@ -18,6 +19,9 @@ from lifting import h36m
 from lifting.command import InputError, run_command
 from lifting.datasets.checks import check_person, reprojection_errors, share_in_picture, thigh_lengths
 from lifting.datasets.h36m_sources import Recordings, read_source
+from lifting.datasets.image_index import pack, write_index
+from lifting.datasets.image_sources import check_pictures, read_h36m_images, table
+from lifting.datasets.image_store import select
 from lifting.datasets.store import GROUND_TRUTH, Sequence, checksum_of, write_store
 
 EXACT = 0.1  # pixels: ground truth is the projection itself, to float32
@@ -26,6 +30,13 @@ PLAUSIBLE = 40  # pixels, median: a detector that was trained on these pictures 
 
 def main() -> None:
     arguments = parse_arguments()
+    if arguments.images is None:
+        prepare_poses(arguments)
+    else:
+        prepare_images(arguments)
+
+
+def prepare_poses(arguments: argparse.Namespace) -> None:
     recordings = read_source(arguments.source)
     print(f"Human3.6M, {recordings.layout} layout, {arguments.fps:g} frames a second")
     check_subjects(recordings)
@@ -47,9 +58,37 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Prepare Human3.6M: one pose store from the files you hold.")
     parser.add_argument("source", type=Path, help="data_3d_h36m.npz, h36m.zip, or a folder; see data/README.md")
-    parser.add_argument("--output", type=Path, default=Path("data/h36m.h5"), help="store to write (%(default)s)")
+    parser.add_argument("--output", type=Path, help="file to write (data/h36m.h5; data/h36m_images.h5 of pictures)")
     parser.add_argument("--fps", type=float, default=h36m.FRAME_RATE, help="frame rate of the source (%(default)s)")
-    return parser.parse_args()
+    pictures = parser.add_argument_group("an index of pictures", "from PoseNet's annotations or RLE's")
+    pictures.add_argument("--images", type=Path, metavar="DIR", help="folder of the pictures")
+    pictures.add_argument("--pack", action="store_true", help="put the pictures into the file, cut around the people")
+    for name, whose in (("--train-every", "training subjects"), ("--test-every", "S9 and S11")):
+        text = f"of {whose} only frames whose number is a multiple of this (%(default)s)"
+        pictures.add_argument(name, type=int, default=1, metavar="N", help=text)
+    arguments = parser.parse_args()
+    if arguments.images is None and (arguments.pack or arguments.train_every != 1 or arguments.test_every != 1):
+        raise InputError("--pack, --train-every and --test-every need --images")
+    if min(arguments.train_every, arguments.test_every) < 1:
+        raise InputError("--train-every and --test-every: expected 1 or more")
+    arguments.output = arguments.output or Path("data/h36m.h5" if arguments.images is None else "data/h36m_images.h5")
+    return arguments
+
+
+def prepare_images(arguments: argparse.Namespace) -> None:
+    found = read_h36m_images(arguments.source, arguments.images)
+    every = np.where(np.isin(found.images.part, h36m.TEST_SUBJECTS), arguments.test_every, arguments.train_every)
+    images = select(found.images, found.images.frame % every == 0)
+    print(f"Human3.6M, {found.layout} layout")
+    for line in table(images):
+        print(line)
+    check_pictures(images)
+    write = pack if arguments.pack else write_index
+    source = f"Human3.6M, {found.layout} layout, {arguments.source.name}"
+    write(arguments.output, images, source=source, checksum=checksum_of(found.files))
+    for note in found.notes:
+        logging.info(note)
+    print(f"wrote {arguments.output}")
 
 
 def check_subjects(recordings: Recordings) -> None:

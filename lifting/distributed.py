@@ -1,6 +1,8 @@
 """Devices, ranks and seeds. Without ``torchrun`` there is one rank and every function here is trivial."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -41,6 +43,16 @@ def rank() -> int:
 
 def world() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+@contextmanager
+def first_rank_first() -> Iterator[None]:
+    """What is inside is done by the first rank, and by the others when it is through: files made on first use."""
+    if world() > 1 and rank() > 0:
+        dist.barrier()
+    yield
+    if world() > 1 and rank() == 0:
+        dist.barrier()
 
 
 def gather_rows(rows: Tensor, total: int) -> Tensor:

@@ -35,23 +35,25 @@ class DrawnPose:
         title: what the row shows, "S9 Walking, frame 120".
         keypoints: (J, 2) pixels, the input; NaN where a joint is missing.
         size: width and height of the image in pixels.
-        target: (J, 3) metres, camera axes, root-relative.
+        target: (J, 3) metres, camera axes, root-relative, or None where the truth is not known.
         mu: (J, 3) metres, the prediction.
         sigma: (J, 3) metres, its standard deviation in each coordinate, or None.
+        picture: (H, W, 3) uint8 RGB, what the keypoints lie in, or None.
     """
 
     title: str
     keypoints: np.ndarray
     size: tuple[int, int]
-    target: np.ndarray
+    target: np.ndarray | None
     mu: np.ndarray
     sigma: np.ndarray | None = None
+    picture: np.ndarray | None = None
 
 
 def draw_poses(path: str | Path, poses: Sequence[DrawnPose], joint_set: JointSet = H36M17) -> None:
     """A row for each pose: the keypoints, the truth, the prediction with its sigma over the truth in grey.
 
-    The format follows the name's ending (.png, .pdf, .svg, ...).
+    Where the first pose has no truth, none has its panel. The format follows the name's ending (.png, .pdf, .svg, ...).
 
     Raises:
         InputError: no poses, or an ending that matplotlib does not write.
@@ -59,24 +61,37 @@ def draw_poses(path: str | Path, poses: Sequence[DrawnPose], joint_set: JointSet
     """
     if not poses:
         raise InputError(f"{path}: no poses to draw")
-    figure = new_figure(9, 3.55 * len(poses) + 0.4)
-    panels = figure.subplots(len(poses), 3, squeeze=False, width_ratios=(1, _NARROW, _NARROW))
+    with_truth = poses[0].target is not None
+    ratios = (1, _NARROW, _NARROW) if with_truth else (1, _NARROW)
+    figure = new_figure(9 if with_truth else 6.4, 3.55 * len(poses) + 0.4)
+    panels = figure.subplots(len(poses), len(ratios), squeeze=False, width_ratios=ratios)
     for row, pose in zip(panels, poses, strict=True):
         _check(pose, len(joint_set))
-        error = 1000 * np.linalg.norm(pose.mu - pose.target, axis=-1).mean()
-        for panel, title in zip(row, (pose.title, "ground truth", f"prediction, MPJPE {error:.0f} mm"), strict=True):
-            panel.set_title(title, fontsize=11, color=TEXT)
+        row[0].set_title(pose.title, fontsize=11, color=TEXT)
+        row[-1].set_title("prediction", fontsize=11, color=TEXT)
         _draw_input(row[0], pose, joint_set)
-        _draw_space(row[1], pose, pose.target, joint_set)
-        _draw_space(row[2], pose, pose.mu, joint_set)
-        _draw_skeleton(row[2], pose.target @ _view().T, joint_set, [TRUTH] * len(joint_set), width=1.6, zorder=2)
+        _draw_space(row[-1], pose, pose.mu, joint_set)
         if pose.sigma is not None:
-            _draw_sigma(row[2], pose.mu, pose.sigma, _colours(joint_set))
-    named = (("left", LEFT), ("right", RIGHT), ("ground truth", TRUTH))
+            _draw_sigma(row[-1], pose.mu, pose.sigma, _colours(joint_set))
+        if pose.target is not None:
+            row[1].set_title("ground truth", fontsize=11, color=TEXT)
+            _draw_space(row[1], pose, pose.target, joint_set)
+            truth = pose.target @ _view().T
+            _draw_skeleton(row[-1], truth, joint_set, [TRUTH] * len(joint_set), width=1.6, zorder=2)
+            error = 1000 * np.linalg.norm(pose.mu - pose.target, axis=-1).mean()
+            row[-1].set_title(f"prediction, MPJPE {error:.0f} mm", fontsize=11, color=TEXT)
+    named = (("left", LEFT), ("right", RIGHT), *([("ground truth", TRUTH)] if with_truth else []))
     key: list[Line2D | Patch] = [Line2D([], [], color=colour, linewidth=2.5, label=name) for name, colour in named]
     if any(pose.sigma is not None for pose in poses):
         key.append(Patch(facecolor=MIDDLE, alpha=0.25, label=f"prediction ± {_SIGMAS} standard deviations"))
-    figure.legend(handles=key, loc="outside lower center", ncols=4, frameon=False, fontsize=10, labelcolor=TEXT)
+    figure.legend(
+        handles=key,
+        loc="outside lower center",
+        ncols=4 if with_truth else 2,
+        frameon=False,
+        fontsize=10,
+        labelcolor=TEXT,
+    )
     save_figure(figure, path)
 
 
@@ -95,7 +110,10 @@ def _draw_input(axes: Axes, pose: DrawnPose, joint_set: JointSet) -> None:
     seen = pose.keypoints[np.isfinite(pose.keypoints).all(1)]
     low, high = (seen.min(0), seen.max(0)) if len(seen) else (np.zeros(2), np.array(pose.size))
     middle, half = (low + high) / 2, 0.62 * max((high - low).max(), 0.1 * max(pose.size))
-    axes.add_patch(Rectangle((0, 0), *pose.size, facecolor="#f4f4f4", edgecolor="none"))
+    if pose.picture is None:
+        axes.add_patch(Rectangle((0, 0), *pose.size, facecolor="#f4f4f4", edgecolor="none"))
+    else:
+        axes.imshow(pose.picture)
     axes.set(xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] + half, middle[1] - half), aspect="equal")
     axes.locator_params(nbins=4)
     axes.tick_params(labelsize=8, labelcolor=QUIET, color="#c8c8c8")
@@ -106,8 +124,9 @@ def _draw_input(axes: Axes, pose: DrawnPose, joint_set: JointSet) -> None:
 
 def _draw_space(axes: Axes, pose: DrawnPose, joints: np.ndarray, joint_set: JointSet) -> None:
     """A skeleton on a disc at the height of the truth's lowest joint, with its shadow straight below."""
-    view, floor = _view(), pose.target[:, 1].max()
-    x, _, z = pose.target.mean(0)
+    known = pose.mu if pose.target is None else pose.target
+    view, floor = _view(), known[:, 1].max()
+    x, _, z = known.mean(0)
     turn = np.linspace(0, 2 * np.pi, 100)
     rim = np.stack([x + _STAGE * np.cos(turn), np.full(100, floor), z + _STAGE * np.sin(turn)], -1)
     axes.add_patch(Polygon((rim @ view.T)[:, :2], facecolor="#f1f1f1", edgecolor="none", zorder=0))
@@ -120,7 +139,7 @@ def _draw_space(axes: Axes, pose: DrawnPose, joints: np.ndarray, joint_set: Join
     axes.add_collection(LineCollection([shadow[[a, b], :2] for a, b in joint_set.bones], colors="#d2d2d2",
                                        linewidths=2.6, capstyle="round", zorder=1))  # fmt: skip
     _draw_skeleton(axes, joints @ view.T, joint_set, _colours(joint_set), width=2.4, zorder=3)
-    shown = (np.concatenate([rim, pose.target, pose.mu]) @ view.T)[:, :2]
+    shown = (np.concatenate([rim, known, pose.mu]) @ view.T)[:, :2]
     low, high = shown.min(0), shown.max(0)
     middle = (low + high) / 2
     half = max(0.515 * ((high - low) / (_NARROW, 1)).max(), 0.95) * np.array([_NARROW, 1])

@@ -1,7 +1,8 @@
 """Pictures of people with their labels: what every reader returns and every index file holds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,3 +45,11 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.files)
+
+
+def select(images: ImageSet, rows: NDArray[np.int64] | NDArray[np.bool_]) -> ImageSet:
+    """The set of these rows, given by their numbers or as a mask."""
+    arrays: dict[str, Any] = {
+        f.name: v[rows] for f in fields(images) if isinstance(v := getattr(images, f.name), np.ndarray)
+    }
+    return replace(images, **arrays)

@@ -3,11 +3,11 @@
 import json
 from pathlib import Path
 
-from tests.benchmarks import bench_metrics, bench_step
+from tests.benchmarks import bench_image_step, bench_metrics, bench_step
 
 
 def main() -> None:
-    results = [*bench_step.benchmarks(), *bench_metrics.benchmarks()]
+    results = [*bench_step.benchmarks(), *bench_image_step.benchmarks(), *bench_metrics.benchmarks()]
     Path("bench.json").write_text(json.dumps(results, indent=2) + "\n")
     width = max(len(result["name"]) for result in results)
     print(f"{'':{width}}  {'ratio':>7}  {'target':>7}")

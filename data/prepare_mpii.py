@@ -1,0 +1,41 @@
+"""MPII, in HRNet's files or in RLE's, -> one index of pictures. See data/README.md.
+
+python data/prepare_mpii.py SOURCE --output data/mpii.h5
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+from lifting.command import run_command
+from lifting.datasets.image_index import pack, write_index
+from lifting.datasets.image_sources import check_pictures, read_mpii, table
+from lifting.datasets.store import checksum_of
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    found = read_mpii(arguments.source, arguments.images)
+    print(f"MPII, {found.layout} layout")
+    for line in table(found.images):
+        print(line)
+    check_pictures(found.images)
+    write = pack if arguments.pack else write_index
+    source = f"MPII, {found.layout} layout, {arguments.source.name}"
+    write(arguments.output, found.images, source=source, checksum=checksum_of(found.files))
+    for note in found.notes:
+        logging.info(note)
+    print(f"wrote {arguments.output}")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Prepare MPII: one index of pictures with 2D labels.")
+    parser.add_argument("source", type=Path, help="train.json, annot_mpii.json, or a folder; see data/README.md")
+    parser.add_argument("--output", type=Path, default=Path("data/mpii.h5"), help="file to write (%(default)s)")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the pictures, if it is not beside")
+    parser.add_argument("--pack", action="store_true", help="put the pictures into the file, cut around the people")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run_command(main)

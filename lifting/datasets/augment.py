@@ -1,0 +1,195 @@
+"""One sample: a crop of a picture with its labels, and what training changes about them.
+
+Scale, turn and mirror image are one affine map, `crops.crop_matrix`'s, which pixels and labels go through alike.
+Colours and the noisy rectangle are put on the crop afterwards and change no label.
+"""
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lifting.command import InputError
+from lifting.config import AugmentConfig, SingleStageConfig
+from lifting.crops import crop_labels, crop_matrix
+from lifting.datasets.decode import SHRINKS, BrokenPictureError, decode, reduce
+from lifting.datasets.image_index import read_encoded
+from lifting.datasets.image_store import ImageSet
+from lifting.skeleton import H36M18, mirror_joints
+
+ROOT = H36M18.joints.index("pelvis")
+
+OUTSIDE = (128, 128, 128)  # what a crop shows where there is no picture
+TURNED = 0.6  # probability; the others stay upright, as most people at test are
+HIDDEN = (0.05, 0.4)  # area of the noisy rectangle over that of the box
+ASPECT = 3.0  # of the rectangle, at most, either way
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to one sample; the defaults do nothing.
+
+    Attributes:
+        scale: factor on the crop's side.
+        angle: radians.
+        mirrored: left and right exchanged.
+        colour: factor on each channel.
+        rectangle: of noise, or None: its middle (x, y) from the box's, in widths and heights of the box; its area over
+            the box's; its width over its height.
+    """
+
+    scale: float = 1.0
+    angle: float = 0.0
+    mirrored: bool = False
+    colour: tuple[float, ...] = (1.0, 1.0, 1.0)
+    rectangle: tuple[float, float, float, float] | None = None
+
+
+UNCHANGED = Augmentation()
+
+
+def training_crop(
+    image_set: ImageSet, row: int, config: SingleStageConfig, rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], Tensor, bool]:
+    """A row's crop, augmented at random: (S, S, 3) RGB; with what `labels_of` asks for, its map and whether mirrored.
+
+    Raises:
+        BrokenPictureError: the picture cannot be read.
+        InputError: the box is not in the picture.
+    """
+    size, augmentation = config.data.size, draw(config.data.augment, rng, flip=config.train.flip)
+    crop, matrix = crop_of(image_set, row, image_set.box[row], size, augmentation)
+    crop = tint(crop, augmentation.colour)
+    if augmentation.rectangle is not None:
+        width, height = (image_set.box[row, 2:] / shrinkage(matrix.numpy())).tolist()
+        hide(crop, augmentation.rectangle, (width, height), rng)
+    return crop, matrix, augmentation.mirrored
+
+
+def crop_of(
+    image_set: ImageSet, row: int, box: NDArray[np.float32], size: int, augmentation: Augmentation = UNCHANGED
+) -> tuple[NDArray[np.uint8], Tensor]:
+    """The crop around a box, (S, S, 3), and its map, (2, 3); of an augmentation its affine part. Raises as above."""
+    a = augmentation
+    matrix = crop_matrix(torch.from_numpy(box), size, a.scale, a.angle, a.mirrored)
+    shrunk, name = decodable_shrink(matrix.numpy()), str(image_set.files[row])
+    try:
+        encoded = read_encoded(image_set, row)
+    except InputError as error:
+        raise BrokenPictureError(str(error)) from None
+    picture = decode(encoded, name, shrink=shrunk)
+    height, width = (shrunk * side for side in picture.shape[:2])
+    x, y, w, h = box.tolist()
+    if x + w <= 0 or y + h <= 0 or x >= width or y >= height:
+        raise InputError(
+            f"{name}: expected a box in the picture of {width} x {height}, got x {x:g}, y {y:g}, {w:g} x {h:g}"
+        )
+    return warp(picture, matrix.numpy(), size, shrunk=shrunk), matrix
+
+
+def labels_of(
+    image_set: ImageSet, rows: NDArray[np.int64], matrix: Tensor, size: int, mirrored: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the joints of crops are trained on.
+
+    Args:
+        rows: (B,).
+        matrix: (B, 2, 3) of `crops.crop_matrix`.
+        size: S.
+        mirrored: (B,) bool, whether the crop is, so that left and right joints change places.
+
+    Returns:
+        target: (B, 18, 3) float32, u, v, d of `crops`; zero where there is no label.
+        weight: (B, 18) float32, one where there is a label.
+        has_depth: (B, 18) bool, whether d is one; never of the root, from which it counts.
+    """
+    labelled = torch.from_numpy(image_set.labelled[rows])
+    has_depth = labelled & (image_set.points is not None)
+    has_depth[:, ROOT] = False
+    depth = torch.zeros(labelled.shape, dtype=torch.float64)
+    if image_set.points is not None:
+        z = torch.from_numpy(image_set.points[rows, :, 2]).double()
+        depth = z - z[:, ROOT : ROOT + 1]
+    target = crop_labels(torch.from_numpy(image_set.keypoints[rows]).double(), depth, matrix, size).float()
+    target = torch.where(labelled[..., None], target, 0.0)  # what stands there may be NaN
+    labels = torch.cat([target, labelled[..., None], has_depth[..., None]], -1)
+    labels = torch.where(mirrored[:, None, None], mirror_joints(labels, H36M18), labels)
+    return labels[..., :3], labels[..., 3], labels[..., 4].bool()
+
+
+def draw(config: AugmentConfig, rng: np.random.Generator, *, flip: bool) -> Augmentation:
+    """A random one, uniform within the configured bounds; half of them mirrored if ``flip``.
+
+    The RLE reference has clipped normal distributions, which heap samples onto the bounds.
+    """
+    scale = 1 + rng.uniform(-config.scale, config.scale)
+    angle = math.radians(rng.uniform(-config.rotation, config.rotation))
+    turned, mirrored, hidden = rng.random(3) < (TURNED, 0.5 if flip else 0.0, config.occlude)
+    colour = tuple((1 + rng.uniform(-config.colour, config.colour, 3)).tolist())
+    x, y = rng.uniform(-0.5, 0.5, 2)
+    rectangle = (float(x), float(y), rng.uniform(*HIDDEN), ASPECT ** rng.uniform(-1, 1))
+    return Augmentation(scale, angle if turned else 0.0, bool(mirrored), colour, rectangle if hidden else None)
+
+
+def shrinkage(matrix: NDArray[np.float64]) -> float:
+    """How many pixels of the picture, along a line, come to one of the crop."""
+    return float(1 / math.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+
+
+def decodable_shrink(matrix: NDArray[np.float64]) -> int:
+    """The largest ``shrink`` of `decode.decode` that takes nothing from the crop's sharpness."""
+    most = max(1.0, shrinkage(matrix))
+    return max(k for k in SHRINKS if k <= most)
+
+
+def warp(picture: NDArray[np.uint8], matrix: NDArray[np.float64], size: int, *, shrunk: int = 1) -> NDArray[np.uint8]:
+    """The crop, by bilinear interpolation, `OUTSIDE` where it leaves the picture.
+
+    A picture of which more than two pixels come to one of the crop is `reduce`d first, which averages over them all:
+    bilinear interpolation alone would take four and leave the others out.
+
+    Args:
+        picture: (H, W, 3) RGB.
+        matrix: (2, 3) of `crops.crop_matrix`, for the picture in its full size.
+        size: S.
+        shrunk: what the picture was decoded with.
+
+    Returns:
+        (S, S, 3).
+    """
+    further = max(1, min(int(shrinkage(matrix) / shrunk), *picture.shape[:2]))
+    picture, factor = reduce(picture, further), shrunk * further
+    linear = matrix[:, :2]
+    shift = matrix[:, 2] + linear.sum(1) * (factor - 1) / 2
+    from_reduced = np.column_stack([factor * linear, shift])
+    crop = cv2.warpAffine(picture, from_reduced, (size, size), flags=cv2.INTER_LINEAR, borderValue=OUTSIDE)
+    return np.asarray(crop, dtype=np.uint8)
+
+
+def tint(crop: NDArray[np.uint8], colour: tuple[float, ...]) -> NDArray[np.uint8]:
+    """Each channel times its factor, rounded, at most 255."""
+    return np.asarray(cv2.transform(crop, np.diag(colour)), dtype=np.uint8)
+
+
+def hide(
+    crop: NDArray[np.uint8],
+    rectangle: tuple[float, float, float, float],
+    extent: tuple[float, float],
+    rng: np.random.Generator,
+) -> None:
+    """Paints `Augmentation.rectangle`, as far as it is in the crop, with noise.
+
+    Args:
+        crop: (S, S, 3), changed in place.
+        extent: width and height of the box in the crop, pixels.
+    """
+    x, y, area, aspect = rectangle
+    pixels = area * extent[0] * extent[1]
+    half = np.sqrt([pixels * aspect, pixels / aspect]) / 2
+    middle = len(crop) / 2 + np.array([x, y]) * extent
+    (left, top), (right, bottom) = (np.rint(np.clip(middle + s * half, 0, len(crop))).astype(int) for s in (-1, 1))
+    crop[top:bottom, left:right] = rng.integers(0, 256, (bottom - top, right - left, 3), dtype=np.uint8)

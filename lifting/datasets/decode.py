@@ -1,0 +1,103 @@
+"""Encoded pictures to pixels: whatever the file, eight bits of red, green and blue; what is broken is refused."""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from lifting.command import InputError
+
+SHRINKS = (1, 2, 4, 8)  # what libjpeg can leave out while it decodes
+_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+_JPEG_END, _PNG_END = b"\xff\xd9", b"IEND\xaeB`\x82"
+_FLAGS = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+
+
+class BrokenPictureError(InputError):
+    """A picture that is not there or cannot be decoded."""
+
+
+def decode(encoded: bytes, name: str, *, shrink: int = 1, upright: bool = False) -> NDArray[np.uint8]:
+    """The picture in a file's contents.
+
+    Grey becomes three equal channels, of sixteen bits the upper eight stay, transparency is dropped. A file that ends
+    too early is refused; one with damage inside that the decoder can pass over is not.
+
+    Args:
+        encoded: JPEG, PNG, TIFF, or what else opencv reads.
+        name: what an error calls it.
+        shrink: of `SHRINKS`; as `reduce` does, which a JPEG has almost for nothing.
+        upright: turn the picture as its EXIF says. The labels of data sets refer to the pixels as they are stored.
+
+    Returns:
+        (ceil(H / shrink), ceil(W / shrink), 3) RGB.
+
+    Raises:
+        BrokenPictureError: not a picture, or not a whole one.
+    """
+    if not encoded:
+        raise BrokenPictureError(f"{name}: expected a picture, got an empty file")
+    if not _is_whole(encoded):
+        raise BrokenPictureError(f"{name}: expected a whole picture, got a file that ends before its picture does")
+    early = shrink if encoded.startswith(_JPEG) else 1
+    flags = _FLAGS[early] | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
+    try:
+        picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
+    except cv2.error:
+        picture = None
+    if picture is None:
+        raise BrokenPictureError(
+            f"{name}: expected a picture, got {len(encoded):,} bytes that cannot be decoded as one"
+        )
+    rgb = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+    return reduce(rgb, shrink // early)
+
+
+def reduce(picture: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
+    """Means of squares of ``factor`` pixels: what was at x comes to (x + 1/2) / factor - 1/2.
+
+    Args:
+        picture: (H, W, 3).
+
+    Returns:
+        (ceil(H / factor), ceil(W / factor), 3); squares that reach over the border repeat its pixels.
+    """
+    if factor == 1:
+        return picture
+    height, width = (-(-side // factor) for side in picture.shape[:2])
+    below, right = height * factor - picture.shape[0], width * factor - picture.shape[1]
+    if below or right:
+        picture = np.pad(picture, ((0, below), (0, right), (0, 0)), "edge")
+    return np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+def _is_whole(encoded: bytes) -> bool:
+    """Whether a JPEG or a PNG has its end; other formats are the decoder's to judge.
+
+    The decoders themselves may return what there is and leave the rest grey.
+    """
+    if encoded.startswith(_PNG):
+        return encoded.rfind(_PNG_END) >= 0
+    if encoded.startswith(_JPEG):
+        return encoded.rfind(_JPEG_END, _scan_start(encoded)) >= 0
+    return True
+
+
+def _scan_start(encoded: bytes) -> int:
+    """Where a JPEG's pixels begin: an end before it is that of a thumbnail within the header."""
+    at = 2
+    while 0 <= at < len(encoded) - 3:
+        marker = encoded[at + 1]
+        if encoded[at] != 0xFF:
+            at = encoded.find(b"\xff", at)
+        elif marker == 0xDA:
+            return at
+        elif marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD9:  # has no length
+            at += 1 if marker == 0xFF else 2
+        else:
+            at += 2 + int.from_bytes(encoded[at + 2 : at + 4], "big")
+    return len(encoded)

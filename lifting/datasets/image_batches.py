@@ -1,0 +1,256 @@
+"""Batches of crops with their labels, read from picture files by as many processes as configured.
+
+What is done to a sample is a function of the epoch's seed and of its place in the epoch alone, so a batch is the same
+whichever process makes it, and a resumed run sees what an uninterrupted one does.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, TypeVar
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lifting.command import InputError
+from lifting.config import SingleStageConfig
+from lifting.datasets.augment import ROOT, crop_of, labels_of, training_crop
+from lifting.datasets.decode import BrokenPictureError
+from lifting.datasets.image_store import ImageSet
+from lifting.prediction import Batch
+from lifting.skeleton import H36M18
+
+BROKEN_IN_A_ROW = 100  # so many are not accidents: a folder is missing
+
+Made = TypeVar("Made", bound=tuple[object, ...])
+
+
+class Crops(NamedTuple):
+    """Crops as they are, for a network at test.
+
+    Attributes:
+        image: (B, 3, S, S) uint8 RGB, its channels last in memory.
+        matrix: (B, 2, 3) float64 of `crops.crop_matrix`.
+        rows: (B,) int64 of the set.
+    """
+
+    image: Tensor
+    matrix: Tensor
+    rows: Tensor
+
+
+class _Training(NamedTuple):
+    images: Tensor  # (B, S, S, 3)
+    target: Tensor
+    weight: Tensor
+    has_depth: Tensor
+    skipped: list[str]
+
+
+class ImageBatches:
+    """Shuffled batches for training: of pictures with 3D labels and, half and half, of those with 2D labels alone.
+
+    An epoch is every picture of ``deep`` once, but for those of an incomplete last batch, and as many of ``flat``,
+    which is shuffled again when it has run out. Every rank draws the same order and takes its own part of each half.
+    One epoch at a time: a new one ends the one before.
+
+    Args:
+        deep: pictures with 3D labels.
+        flat: pictures with 2D labels, or None.
+        config: crops, augmentation, size of the batches, workers, what to do about broken pictures.
+        device: where batches go.
+        rank, world: which part is ours.
+
+    Attributes:
+        skipped: names of the pictures of our part that could not be read and were replaced by the next of their set.
+
+    Raises:
+        InputError: an empty box, a label that is not finite, fewer samples in a batch than ranks. From an epoch also: a
+            box outside its picture, and with ``on_broken: stop`` a picture that cannot be read.
+    """
+
+    def __init__(
+        self,
+        deep: ImageSet,
+        flat: ImageSet | None,
+        config: SingleStageConfig,
+        device: torch.device,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.sets = (deep,) if flat is None else (deep, flat)
+        for image_set in self.sets:
+            check_labels(image_set)
+        self.each = min(config.train.batch_size // len(self.sets), len(deep))
+        if self.each < world:
+            raise InputError(
+                f"train.batch_size: expected a sample of each set for each of {world} ranks, got {self.each} in a batch"
+            )
+        self.device, self.channels_last = device, config.train.channels_last
+        self.rank, self.world = rank, world
+        self.skipped: set[str] = set()
+        self._order: list[NDArray[np.int64]] = []
+        pinned = device.type == "cuda"
+        self._loader = _loader(_TrainingCrops(self.sets, config), self._order, config.data.workers, pinned=pinned)
+
+    def __len__(self) -> int:
+        return len(self.sets[0]) // self.each
+
+    def epoch(self, seed: int) -> Iterator[Batch]:
+        """One pass in an order, and with augmentations, that ``seed`` fixes."""
+        self._order[:] = self._plan(seed)
+        for made in _read(self._loader):
+            self.skipped.update(made.skipped)
+            images, *labels = (part.to(self.device, non_blocking=True) for part in made[:4])
+            images = images.permute(0, 3, 1, 2)
+            yield Batch(images if self.channels_last else images.contiguous(), *labels)
+
+    def _plan(self, seed: int) -> list[NDArray[np.int64]]:
+        """For each batch the samples of our rank: (sets, n, 3), rows of (seed, row of the set, place in the epoch)."""
+        rng = np.random.default_rng(seed)
+        total = len(self) * self.each
+        parts = []
+        for image_set in self.sets:
+            passes = -(-total // len(image_set))
+            rows = np.concatenate([rng.permutation(len(image_set)) for _ in range(passes)])[:total]
+            keys = np.stack([np.full(total, seed), rows, np.arange(total)], 1)
+            parts.append(keys.reshape(len(self), self.each, 3)[:, self.rank :: self.world])
+        return list(np.stack(parts, 1))
+
+
+def crop_batches(
+    image_set: ImageSet,
+    size: int,
+    batch_size: int,
+    workers: int,
+    rank: int,
+    world: int,
+    *,
+    box: NDArray[np.float32] | None = None,
+    paint: Callable[[NDArray[np.uint8], int], None] | None = None,
+) -> Iterator[Crops]:
+    """Crops of the rows rank, rank + world, ... in their order; the last batch may be smaller.
+
+    Args:
+        size: S.
+        box: (N, 4) in place of the set's own.
+        paint: changes a crop (S, S, 3) of a row.
+
+    Raises:
+        InputError: a picture that cannot be read, a box that is empty or outside its picture.
+    """
+    boxes = image_set.box if box is None else box
+    check_boxes(image_set, boxes)
+    rows = np.arange(rank, len(image_set), world)
+    order = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    for crops in _read(_loader(_TestCrops(image_set, boxes, size), order, workers)):
+        if paint is not None:
+            for crop, row in zip(crops.image.numpy(), crops.rows.tolist(), strict=True):
+                paint(crop, row)
+        yield crops._replace(image=crops.image.permute(0, 3, 1, 2))
+
+
+def check_boxes(image_set: ImageSet, boxes: NDArray[np.float32]) -> None:
+    """Raises `InputError` for the first box that is empty or not finite."""
+    bad = ~(np.isfinite(boxes).all(1) & (boxes[:, 2:] > 0).all(1))
+    for row in np.flatnonzero(bad)[:1]:
+        _, _, width, height = boxes[row].tolist()
+        raise InputError(f"{image_set.files[row]}: expected a box with an extent, got {width:g} x {height:g}")
+
+
+def check_labels(image_set: ImageSet) -> None:
+    """`check_boxes`, and that what is said to be labelled is finite."""
+    check_boxes(image_set, image_set.box)
+    finite = np.isfinite(image_set.keypoints).all(-1)
+    if image_set.points is not None:
+        finite &= np.isfinite(image_set.points).all(-1)
+        finite &= np.isfinite(image_set.points[:, ROOT : ROOT + 1, 2])  # what every depth counts from
+    for row, joint in np.argwhere(image_set.labelled & ~finite)[:1]:
+        raise InputError(f"{image_set.files[row]}: expected finite labels, got others of {H36M18.joints[joint]}")
+
+
+class _TrainingCrops(Dataset["_Training | str"]):
+    """Batches by their keys; an error is returned, for of one that is raised a process makes a traceback."""
+
+    def __init__(self, sets: tuple[ImageSet, ...], config: SingleStageConfig) -> None:
+        self.sets, self.config = sets, config
+
+    def __getitem__(self, keys: NDArray[np.int64]) -> _Training | str:
+        skipped: list[str] = []
+        images: list[NDArray[np.uint8]] = []
+        labels = []
+        size = self.config.data.size
+        try:
+            for which, image_set in enumerate(self.sets):
+                made = [self._crop(which, key, skipped) for key in keys[which].tolist()]
+                rows, crops, matrices, mirrored = zip(*made, strict=True)
+                images += crops
+                labels.append(labels_of(image_set, np.array(rows), torch.stack(matrices), size, torch.tensor(mirrored)))
+        except InputError as error:
+            return str(error)
+        target, weight, has_depth = (torch.cat(parts) for parts in zip(*labels, strict=True))
+        return _Training(torch.from_numpy(np.stack(images)), target, weight, has_depth, skipped)
+
+    def _crop(self, which: int, key: list[int], skipped: list[str]) -> tuple[int, NDArray[np.uint8], Tensor, bool]:
+        """`training_crop` of a row, or of the next one of its set that can be read, after the number of that row."""
+        image_set, (seed, row, place) = self.sets[which], key
+        for later in range(min(BROKEN_IN_A_ROW, len(image_set))):
+            one = (row + later) % len(image_set)
+            try:
+                rng = np.random.default_rng((seed, which, place))
+                return one, *training_crop(image_set, one, self.config, rng)
+            except BrokenPictureError as error:
+                if self.config.data.on_broken == "stop":
+                    raise
+                skipped.append(str(image_set.files[one]))
+                last = error
+        raise InputError(f"{last}; and the {later} before it cannot be read either")
+
+
+class _TestCrops(Dataset["Crops | str"]):
+    """Batches by their rows, (B, S, S, 3); errors as above."""
+
+    def __init__(self, image_set: ImageSet, boxes: NDArray[np.float32], size: int) -> None:
+        self.image_set, self.boxes, self.size = image_set, boxes, size
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> Crops | str:
+        try:
+            made = [crop_of(self.image_set, int(row), self.boxes[row], self.size) for row in rows]
+        except InputError as error:
+            return str(error)
+        images, matrices = zip(*made, strict=True)
+        return Crops(torch.from_numpy(np.stack(images)), torch.stack(matrices), torch.from_numpy(rows))
+
+
+def _loader(
+    dataset: "Dataset[Made | str]", order: list[NDArray[np.int64]], workers: int, *, pinned: bool = False
+) -> "DataLoader[Made | str]":
+    """Reads what ``order`` says when it is iterated over; its processes stay for the next time."""
+    return DataLoader(
+        dataset,
+        batch_size=None,  # the dataset makes whole batches
+        sampler=order,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        worker_init_fn=_start_worker,
+        persistent_workers=workers > 0,
+        pin_memory=pinned,
+        generator=torch.Generator(),  # its own, so that the global one is as it was
+    )
+
+
+def _read(made: "Iterable[Made | str]") -> Iterator[Made]:
+    for batch in made:
+        if isinstance(batch, str):
+            raise InputError(batch)
+        yield batch
+
+
+def _as_it_is(batch: Made) -> Made:
+    return batch
+
+
+def _start_worker(_: int) -> None:
+    cv2.setNumThreads(0)  # one process, one thread; torch's own is seen to by the loader

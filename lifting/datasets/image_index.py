@@ -1,0 +1,269 @@
+"""Index files: an `ImageSet` in HDF5, its pictures left where they are or packed into the file as cuts around people.
+
+Layout, with the arrays of `ImageSet` under their names::
+
+    /           attributes format, version, joint_set, source, checksum, and root unless packed
+    /files      (N,) str: paths below root, or "picture.jpg#row" of packed pictures
+    /box, ...   (N, ...); points, focal and center only with 3D labels
+    /encoded    (bytes,) uint8, JPEGs one after the other, and
+    /offsets    (N + 1,) int64, where each begins: both in packed files only
+
+``root`` is relative to the folder of the index if it is in there, so that both can move together, and else absolute.
+"""
+
+import errno
+import io
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from lifting.command import InputError, existing_file, whole_file
+from lifting.datasets.decode import decode
+from lifting.datasets.image_store import ImageSet
+from lifting.skeleton import H36M18
+
+FORMAT = "lifting-images"
+VERSION = 1
+
+SIDE = 320  # pixels, the longer side of a packed box at most
+MARGIN = 1.3 * (math.cos(math.pi / 6) + math.sin(math.pi / 6))  # the augmented crop, 1.3 boxes turned by 30 degrees
+QUALITY = 95  # of packed JPEGs
+
+_BLOCK = 256  # pictures that are packed before their bytes are written
+_ROW = 1 << 10  # bytes of a row's labels, or less
+_CHUNK = 1 << 22  # bytes; above HDF5's cache, so that one picture is read and not its chunk
+
+_J = len(H36M18)
+_WORDS = ("files", "part", "sequence", "camera")
+_NUMBERS: dict[str, tuple[tuple[int, ...], Any]] = {
+    "box": ((4,), np.float32),
+    "keypoints": ((_J, 2), np.float32),
+    "labelled": ((_J,), np.bool_),
+    "frame": ((), np.int64),
+    "head_size": ((), np.float32),
+}
+_DEEP: dict[str, tuple[tuple[int, ...], Any]] = {
+    "points": ((_J, 3), np.float32),
+    "focal": ((2,), np.float32),
+    "center": ((2,), np.float32),
+}
+
+
+def write_index(path: Path, image_set: ImageSet, *, source: str, checksum: str) -> None:
+    """Writes an index, whole or not at all; the pictures stay where they are.
+
+    Args:
+        image_set: its pictures are files.
+        source: what the labels were read from, for people.
+        checksum: of the source, see `store.checksum_of`.
+
+    Raises:
+        InputError: nothing to write.
+        OSError: the file could not be written.
+    """
+    _check_any(path, image_set)
+    files = [os.path.abspath(file) for file in image_set.files.tolist()]
+    root = os.path.commonpath({os.path.dirname(file) for file in files})
+    names = [os.path.relpath(file, root) for file in files]
+    home = os.path.abspath(path.parent)
+    inside = os.path.commonpath([root, home]) == home
+    image = io.BytesIO()  # in memory first, as in store.py
+    with h5py.File(image, "w") as file:
+        file.attrs["root"] = os.path.relpath(root, home) if inside else root
+        _write(file, replace(image_set, files=np.array(names)), source, checksum)
+    with whole_file(path) as temporary:
+        temporary.write_bytes(image.getbuffer())
+
+
+def _check_any(path: Path, image_set: ImageSet) -> None:
+    if not len(image_set):
+        raise InputError(f"nothing to write to {path}: no picture was given")
+
+
+def _write(file: h5py.File, image_set: ImageSet, source: str, checksum: str) -> None:
+    file.attrs.update(format=FORMAT, version=VERSION, joint_set=H36M18.name, source=source, checksum=checksum)
+    for name in _WORDS:
+        file.create_dataset(name, data=getattr(image_set, name).tolist(), dtype=h5py.string_dtype())
+    for name, (_, dtype) in (_NUMBERS if image_set.points is None else _NUMBERS | _DEEP).items():
+        file.create_dataset(name, data=getattr(image_set, name).astype(dtype))
+
+
+def read_index(path: Path) -> ImageSet:
+    """The set in an index file, with paths that can be opened from here, or ``packed``.
+
+    Raises:
+        InputError: the file is absent, empty, broken, no index, or one of another version.
+    """
+    path = existing_file(path, "image index")
+    try:
+        with h5py.File(path, "r") as file:
+            return _read(file, path)
+    except OSError as error:
+        raise InputError(f"{path} is no readable HDF5 file ({error})") from error
+
+
+def _read(file: h5py.File, path: Path) -> ImageSet:
+    for name, expected in {"format": FORMAT, "version": VERSION, "joint_set": H36M18.name}.items():
+        found = file.attrs.get(name)
+        if found != expected:
+            raise InputError(f"{path}: expected a file of {name} {expected!r}, got {found!r}; prepare it again")
+    packed = "encoded" in file
+    numbers = _NUMBERS | _DEEP if _DEEP.keys() & file.keys() else _NUMBERS
+    missing = [name for name in (*_WORDS, *numbers, *(["offsets"] if packed else [])) if name not in file]
+    missing += [] if packed or "root" in file.attrs else ["root"]
+    if missing:
+        raise InputError(f"{path}: broken index, {', '.join(missing)} missing")
+    count = len(file["files"])
+    shapes = dict.fromkeys(_WORDS, ()) | {name: shape for name, (shape, _) in numbers.items()}
+    for name, shape in shapes.items():
+        if file[name].shape != (count, *shape):
+            raise InputError(f"{path}: {name}: expected {(count, *shape)}, got {file[name].shape}")
+    words = {name: file[name].asstr()[()].tolist() for name in _WORDS}
+    if not packed:
+        root = os.path.normpath(os.path.join(path.parent, file.attrs["root"]))
+        words["files"] = [os.path.join(root, name) for name in words["files"]]
+    arrays: dict[str, Any] = {name: np.array(found, dtype=np.str_) for name, found in words.items()}
+    arrays |= {name: np.asarray(file[name][()], dtype=dtype) for name, (_, dtype) in numbers.items()}
+    return ImageSet(**arrays, packed=path if packed else None)
+
+
+def read_encoded(image_set: ImageSet, row: int) -> bytes:
+    """The encoded picture of a row, from its file or from the packed index; may be called from several processes.
+
+    Raises:
+        InputError: the picture cannot be read, with its name.
+    """
+    name = str(image_set.files[row])
+    if image_set.packed is None:
+        try:
+            return Path(name).read_bytes()
+        except OSError as error:
+            raise InputError(f"{name}: expected a picture, cannot be read ({error.strerror})") from error
+    encoded, offsets = _packed(image_set.packed, os.getpid())
+    at = int(name.rpartition("#")[2])
+    try:
+        return bytes(encoded[offsets[at] : offsets[at + 1]])
+    except OSError as error:
+        raise InputError(f"{image_set.packed}: {name} cannot be read, the file is broken ({error})") from error
+
+
+@lru_cache(maxsize=8)
+def _packed(path: Path, process: int) -> tuple[h5py.Dataset, NDArray[np.int64]]:
+    """``encoded`` and ``offsets``, opened once in each process.
+
+    Through a file object: opened by its name, HDF5 would find the file open in what a fork has left it of its parent,
+    and share the handle.
+    """
+    try:
+        file = h5py.File(existing_file(path, "image index").open("rb"), "r")
+        return file["encoded"], file["offsets"][()]
+    except (OSError, KeyError) as error:
+        raise InputError(f"{path}: expected an index with packed pictures ({error})") from error
+
+
+def pack(
+    path: Path, image_set: ImageSet, *, source: str, checksum: str, side: int = SIDE, margin: float = MARGIN
+) -> None:
+    """Writes an index that holds the pictures: for each row a JPEG of what is around its box, and its labels in there.
+
+    The cut is the square around the middle of the box with ``margin`` times its longer side, as far as it is in the
+    picture, and shrunk if that side is longer than ``side`` pixels.
+
+    Args:
+        source, checksum: as in `write_index`.
+
+    Raises:
+        InputError: nothing to write, a picture that cannot be read, a box outside its picture.
+        OSError: the file could not be written.
+    """
+    _check_any(path, image_set)
+    origins: list[NDArray[np.int64]] = []
+    zooms: list[NDArray[np.float64]] = []
+    sizes = [0]
+    cut = partial(_cut, image_set, side=side, margin=margin)
+    with whole_file(path) as temporary, h5py.File(temporary, "w") as file, ThreadPoolExecutor() as pool:
+        encoded = file.create_dataset("encoded", (0,), np.uint8, maxshape=(None,), chunks=(_CHUNK,))
+        for rows in _blocks(len(image_set)):
+            jpegs, block_origins, block_zooms = zip(*pool.map(cut, rows), strict=True)
+            _append(encoded, b"".join(jpegs), path.parent)
+            origins += block_origins
+            zooms += block_zooms
+            sizes += map(len, jpegs)
+        file["offsets"] = np.cumsum(sizes, dtype=np.int64)
+        moved = _moved(image_set, np.array(origins), np.array(zooms))
+        _check_room(path.parent, _ROW * len(moved))
+        _write(file, moved, source, checksum)
+
+
+def _blocks(count: int) -> Iterator[range]:
+    with tqdm(total=count, desc="packing", disable=None) as bar:
+        for start in range(0, count, _BLOCK):
+            rows = range(start, min(start + _BLOCK, count))
+            yield rows
+            bar.update(len(rows))
+
+
+def _append(encoded: h5py.Dataset, block: bytes, folder: Path) -> None:
+    _check_room(folder, len(block))
+    start = len(encoded)
+    encoded.resize((start + len(block),))
+    encoded[start:] = np.frombuffer(block, np.uint8)
+
+
+def _check_room(folder: Path, size: int) -> None:
+    """OSError where the disk has not that many bytes and some: HDF5 would bring the whole process down."""
+    if shutil.disk_usage(folder).free < size + 2 * _CHUNK:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _cut(
+    image_set: ImageSet, row: int, *, side: int, margin: float
+) -> tuple[bytes, NDArray[np.int64], NDArray[np.float64]]:
+    """A JPEG, the pixel of the picture that is its first, and its pixels over the picture's, both (x, y)."""
+    name = str(image_set.files[row])
+    picture = decode(read_encoded(image_set, row), name)
+    box, extent = image_set.box[row].astype(np.float64), np.array(picture.shape[1::-1])
+    longer = box[2:].max()
+    middle, reach = box[:2] + box[2:] / 2, margin * longer / 2
+    low = np.maximum(np.floor(middle - reach), 0).astype(np.int64)
+    high = np.minimum(np.ceil(middle + reach) + 1, extent).astype(np.int64)
+    if not longer > 0 or (high <= low).any():
+        raise InputError(f"{name}: expected a box in the picture of {extent.tolist()}, got {box.tolist()}")
+    cut: cv2.typing.MatLike = picture[low[1] : high[1], low[0] : high[0]]
+    size = np.maximum((high - low) * min(1.0, side / longer), 1).astype(np.int64)  # rounded down
+    if (size < high - low).any():
+        cut = cv2.resize(cut, size.tolist(), interpolation=cv2.INTER_AREA)
+    _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(cut, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    return jpeg.tobytes(), low, size / (high - low)
+
+
+def _moved(image_set: ImageSet, origin: NDArray[np.int64], zoom: NDArray[np.float64]) -> ImageSet:
+    """The labels in the pixels of the cuts, and the names of these."""
+
+    def placed(points: NDArray[np.float32]) -> NDArray[np.float32]:
+        low, factor = (a.reshape(len(a), *[1] * (points.ndim - 2), 2) for a in (origin, zoom))
+        return np.asarray((points - low + 0.5) * factor - 0.5, dtype=np.float32)
+
+    box = np.concatenate([placed(image_set.box[:, :2]), image_set.box[:, 2:] * zoom], 1)
+    moved = replace(
+        image_set,
+        files=np.array([f"{os.path.basename(file)}#{row}" for row, file in enumerate(image_set.files.tolist())]),
+        box=box.astype(np.float32),
+        keypoints=placed(image_set.keypoints),
+        head_size=(image_set.head_size * np.sqrt(zoom.prod(1))).astype(np.float32),
+    )
+    if image_set.focal is None or image_set.center is None:
+        return moved
+    return replace(moved, focal=(image_set.focal * zoom).astype(np.float32), center=placed(image_set.center))

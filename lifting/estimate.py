@@ -1,0 +1,223 @@
+"""Pictures to joints: what a person does with a trained single-stage network on pictures of their own."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from torch import Tensor
+from tqdm import tqdm
+
+from lifting.command import InputError, existing_file, whole_file, write_json
+from lifting.config import SingleStageConfig
+from lifting.crops import DEPTH, camera_points, crop_matrix, picture_points
+from lifting.datasets.augment import warp
+from lifting.datasets.decode import decode
+from lifting.datasets.motion import RATIOS
+from lifting.image_evaluation import ROOT, deviation_of, predict_crops
+from lifting.objective import ImageObjective
+from lifting.skeleton import H36M18
+from lifting.visualise import DrawnPose, draw_poses
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+STATURE = 1.7  # metres
+Box = tuple[float, float, float, float]  # x, y, width, height in pixels
+# All bones of `motion.Body` over the stature.
+_BONES = sum(RATIOS[name] for name in ("lumbar", "thorax", "neck", "head")) + 2 * sum(
+    RATIOS[name] for name in ("hip", "thigh", "shank", "shoulder", "upper_arm", "forearm")
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One person in one picture.
+
+    Attributes:
+        name: of the picture.
+        box: x, y, width, height in pixels.
+        pixels: (18, 2) joints in the picture.
+        metres: (18, 3) joints in space, camera axes, relative to the pelvis.
+        deviation: (18, 3) metres, the standard deviation of each coordinate, or None from a network without sigma.
+    """
+
+    name: str
+    box: Box
+    pixels: NDArray[np.float64]
+    metres: NDArray[np.float64]
+    deviation: NDArray[np.float64] | None
+
+
+def pictures(source: Path, boxes: Path | None) -> Iterator[tuple[Path, Box | None]]:
+    """Each picture with each of its boxes, None for the whole picture where no boxes are given.
+
+    Raises:
+        InputError: no picture, a file of boxes of another kind, a picture without a box in it.
+    """
+    if source.is_dir():
+        files = sorted(path for path in source.iterdir() if path.suffix.lower() in ENDINGS)
+        if not files:
+            raise InputError(f"estimate: expected pictures ({', '.join(ENDINGS)}) in {source}, found none")
+    else:
+        files = [existing_file(source, "estimate: picture")]
+    if boxes is None:
+        yield from ((file, None) for file in files)
+        return
+    table = read_boxes(boxes)
+    for file in files:
+        if file.name not in table:
+            raise InputError(f"estimate: {boxes}: expected boxes of {file.name}, found none")
+        yield from ((file, box) for box in table[file.name])
+
+
+def read_boxes(path: Path) -> dict[str, list[Box]]:
+    """``{"name.jpg": [[x, y, width, height], ...]}``; a single box may stand without the outer list."""
+    try:
+        content = json.loads(existing_file(path, "estimate: boxes").read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"estimate: {path} is not JSON ({error})") from None
+    expected = '{"name.jpg": [[x, y, width, height], ...], ...}'
+    if not isinstance(content, dict):
+        raise InputError(f"estimate: {path}: expected {expected}, got a {type(content).__name__}")
+    table = {}
+    for name, value in content.items():
+        try:
+            rows = np.atleast_2d(np.asarray(value, dtype=np.float64))
+        except (TypeError, ValueError):
+            rows = np.empty((0, 0))
+        if rows.ndim != 2 or rows.shape[1] != 4 or not np.isfinite(rows).all() or (rows[:, 2:] <= 0).any():
+            raise InputError(f"estimate: {path}: {name}: expected [x, y, width, height] above zero, got {value!r:.60}")
+        table[name] = [(x, y, width, height) for x, y, width, height in rows.tolist()]
+    return table
+
+
+def estimate(
+    objective: ImageObjective,
+    config: SingleStageConfig,
+    picture: NDArray[np.uint8],
+    box: Box,
+    name: str,
+    *,
+    camera: tuple[float, float] | None = None,
+    stature: float = STATURE,
+) -> Estimate:
+    """Joints of the person in a box.
+
+    Args:
+        picture: (H, W, 3) RGB.
+        camera: focal length in pixels and depth of the pelvis in metres, where they are known: then ``metres`` are
+            exact, the optical axis being in the picture's middle. Without, perspective is left out and the scale across
+            is such that all bones together are as long as those of a person of this ``stature`` in metres.
+    """
+    size = config.data.size
+    matrix = crop_matrix(torch.tensor(box), size)
+    crop = torch.from_numpy(warp(picture, matrix.numpy(), size)).permute(2, 0, 1)[None]
+    device = next(objective.parameters()).device
+    has_depth = torch.arange(len(H36M18), device=device) != ROOT
+    prediction = predict_crops(objective, crop.to(device), has_depth, config)
+    uvd = prediction.mu[0].double().cpu()
+    if camera is None:
+        across = across_scale(uvd, stature)
+        metres = uvd * torch.tensor([across, across, DEPTH], dtype=torch.float64)
+    else:
+        focal, root_depth = (torch.tensor(value, dtype=torch.float64) for value in camera)
+        middle = torch.tensor([picture.shape[1] - 1, picture.shape[0] - 1], dtype=torch.float64) / 2
+        metres = camera_points(uvd, matrix, size, focal.expand(2), middle, root_depth)
+        across = max(box[2:]) / camera[0] * camera[1]
+    deviation = None
+    if prediction.log_sigma is not None:
+        units = torch.tensor([across, across, DEPTH], dtype=torch.float64)
+        spread = deviation_of(objective, prediction)[0].double()
+        deviation = (spread * units).numpy()
+    metres = metres - metres[ROOT]
+    return Estimate(name, box, picture_points(uvd, matrix, size).numpy(), metres.numpy(), deviation)
+
+
+def across_scale(uvd: Tensor, stature: float) -> float:
+    """Metres of the crop's side at which the bones of (18, 3) together are those of a person of this stature."""
+    bones = [(a, b) for a, b in H36M18.bones if b < 17]
+    parts = torch.stack([uvd[a] - uvd[b] for a, b in bones])
+    flat, deep = parts[:, :2].norm(dim=-1), DEPTH * parts[:, 2]
+
+    def excess(side: float) -> float:
+        return float(((side * flat).square() + deep.square()).sqrt().sum()) - _BONES * stature
+
+    low, high = 0.5 * stature, 4 * stature  # a person fills from twice to a quarter of the crop's side
+    if excess(low) > 0 or excess(high) < 0:
+        return low if excess(low) > 0 else high
+    return float(brentq(excess, low, high))
+
+
+def estimate_all(
+    objective: ImageObjective,
+    config: SingleStageConfig,
+    people: list[tuple[Path, Box | None]],
+    figures: Path | None,
+    camera: tuple[float, float] | None,
+    stature: float,
+) -> list[Estimate]:
+    """Every one of `pictures`, drawn into the folder ``figures`` if there is one."""
+    found: list[Estimate] = []
+    for file, box in tqdm(people, "estimating", unit="person", disable=None):
+        picture = decode(file.read_bytes(), str(file), upright=True)
+        height, width = picture.shape[:2]
+        whole = (-0.5, -0.5, float(width), float(height))
+        x, y, w, h = box or whole
+        if x + w <= 0 or y + h <= 0 or x >= width or y >= height:
+            raise InputError(f"estimate: {file}: expected a box in the picture of {width} x {height}, got {box}")
+        one = estimate(objective, config, picture, (x, y, w, h), file.name, camera=camera, stature=stature)
+        found.append(one)
+        if figures is not None:
+            number = sum(other.name == one.name for other in found)
+            name = f"{file.stem}.png" if box is None else f"{file.stem}_{number}.png"
+            draw_poses(figures / name, [_drawn(one, picture)])
+    return found
+
+
+def _drawn(one: Estimate, picture: NDArray[np.uint8]) -> DrawnPose:
+    return DrawnPose(
+        title=one.name,
+        keypoints=one.pixels[:17],
+        size=(picture.shape[1], picture.shape[0]),
+        target=None,
+        mu=one.metres[:17],
+        sigma=None if one.deviation is None else one.deviation[:17],
+        picture=picture,
+    )
+
+
+def save_estimates(path: Path, estimates: list[Estimate]) -> None:
+    """Writes .json or .npz; metres, pixels, joints by the names of `skeleton.H36M18`.
+
+    Raises:
+        InputError: another ending.
+    """
+    if path.suffix == ".json":
+        people: list[dict[str, Any]] = [
+            {
+                "picture": one.name,
+                "box": list(one.box),
+                "pixels": one.pixels.tolist(),
+                "metres": one.metres.tolist(),
+                "deviation": None if one.deviation is None else one.deviation.tolist(),
+            }
+            for one in estimates
+        ]
+        write_json(path, {"joints": list(H36M18.joints), "people": people})
+        return
+    arrays = {
+        "joints": np.array(H36M18.joints),
+        "picture": np.array([one.name for one in estimates]),
+        "box": np.array([one.box for one in estimates]),
+        "pixels": np.stack([one.pixels for one in estimates]),
+        "metres": np.stack([one.metres for one in estimates]),
+    }
+    deviations = [one.deviation for one in estimates if one.deviation is not None]
+    if deviations:
+        arrays["deviation"] = np.stack(deviations)
+    with whole_file(path) as temporary:
+        np.savez(temporary, **arrays)  # type: ignore[arg-type]

@@ -1,0 +1,205 @@
+"""What a person does with a single-stage network: train it, load it, evaluate it, look at it."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lifting import distributed
+from lifting.checkpoint import is_checkpoint, load_checkpoint, load_weights, save_checkpoint
+from lifting.command import InputError, write_json
+from lifting.config import SingleStageConfig, read_config
+from lifting.datasets.image_batches import ImageBatches
+from lifting.datasets.image_index import read_index, write_index
+from lifting.datasets.image_sources import read_h36m_images, read_mpii, wrong_s9
+from lifting.datasets.image_store import ImageSet, select
+from lifting.datasets.rendered import rendered_folder
+from lifting.datasets.store import checksum_of
+from lifting.engine import fit
+from lifting.image_evaluation import deep_report, draw, flat_report, mean_pose_error, predict
+from lifting.likelihood import Mixed, build_likelihood
+from lifting.models import build_image_model
+from lifting.models.cost import image_model_cost
+from lifting.models.reference_weights import load_reference, save_reference
+from lifting.models.regressor import Regressor
+from lifting.objective import ImageObjective
+from lifting.prediction import Prediction
+from lifting.skeleton import H36M18
+
+log = logging.getLogger(__name__)
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "single_stage"
+
+
+def build_objective(config: SingleStageConfig, *, start: bool = False) -> ImageObjective:
+    """Network and likelihoods as configured, new; with ``start`` the backbone begins with ``model.weights``."""
+    likelihood = Mixed(build_likelihood(config.loss, 3), build_likelihood(config.loss, 2))
+    network = build_image_model(
+        config.model if start else config.model.model_copy(update={"weights": None}),
+        joints=len(H36M18),
+        with_sigma=likelihood.with_depth.has_sigma,
+        heatmaps=config.loss.heatmap > 0,
+    )
+    if config.train.channels_last:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return ImageObjective(network, likelihood, config.loss.heatmap)
+
+
+def train(config: SingleStageConfig, folder: Path) -> None:
+    """Trains, or goes on training, in ``folder``, and draws some test pictures; every rank calls it."""
+    device = distributed.start(config.train.device)
+    try:
+        torch.manual_seed(config.seed)
+        with distributed.first_rank_first():
+            deep, flat = training_sets(config)
+            test = test_set(config)
+        objective = build_objective(config, start=not (folder / "last.pt").exists()).to(device)
+        batches = ImageBatches(deep, flat, config, device, rank=distributed.rank(), world=distributed.world())
+        if distributed.rank() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            log.info(
+                f"{len(deep):,} training pictures with 3D labels, {len(flat) if flat else 0:,} with 2D labels alone"
+            )
+            log.info(f"{len(test):,} test pictures")
+            weights = sum(p.numel() for p in objective.parameters())
+            log.info(f"{weights:,} parameters; on {device}; into {folder}")
+
+        def after_epoch() -> dict[str, Any]:
+            if batches.skipped:
+                some = ", ".join(sorted(batches.skipped)[:3])
+                log.warning(f"{len(batches.skipped):,} pictures could not be read and were skipped: {some}, ...")
+            return evaluate(objective, test, config)[0]
+
+        fit(objective, batches, after_epoch, config, folder)
+        report, prediction, matrix = evaluate_all(objective, test, config)
+        if distributed.rank() == 0:
+            write_json(folder / "report.json", report)
+            draw(folder / "poses.png", objective, test, prediction, matrix, config)
+    finally:
+        distributed.stop()
+
+
+def load(checkpoint: Path, overrides: list[str] | None = None) -> tuple[ImageObjective, SingleStageConfig]:
+    """A trained network on its device, and its configuration with ``overrides`` over it."""
+    content = load_checkpoint(checkpoint)
+    config = read_config(SingleStageConfig, overrides=overrides, base=content["config"])
+    device = distributed.start(config.train.device)
+    objective = build_objective(config)
+    load_weights(objective.network, content["network"], f"checkpoint: {checkpoint}: the network")
+    load_weights(objective.likelihood, content["likelihood"], f"checkpoint: {checkpoint}: the likelihood")
+    return objective.to(device).eval(), config
+
+
+def training_sets(config: SingleStageConfig) -> tuple[ImageSet, ImageSet | None]:
+    """The configured training pictures with 3D labels, and those with 2D labels alone."""
+    data = config.data
+    deep = chosen(load_index(data.path), data.train_parts, data.path, data.stride, data.drop_wrong_s9)
+    if deep.points is None:
+        raise InputError(f"data.path: {data.path}: expected pictures with 3D labels, got 2D labels alone")
+    if data.flat_path is None:
+        return deep, None
+    return deep, chosen(load_index(data.flat_path, flat=True), data.flat_train_parts, data.flat_path)
+
+
+def test_set(config: SingleStageConfig) -> ImageSet:
+    """The configured test pictures with 3D labels."""
+    data = config.data
+    images = chosen(load_index(data.path), data.test_parts, data.path, data.test_stride, data.drop_wrong_s9)
+    if images.points is None:
+        raise InputError(f"data.path: {data.path}: expected pictures with 3D labels, got 2D labels alone")
+    return images
+
+
+def load_index(path: str, *, flat: bool = False) -> ImageSet:
+    """An index file, or the embedded rendered set, made on first use."""
+    if path != "rendered":
+        return read_index(Path(path))
+    folder = rendered_folder()
+    index = folder / ("mpii.h5" if flat else "h36m.h5")
+    if not index.exists():
+        read = read_mpii(folder / "mpii") if flat else read_h36m_images(folder / "h36m")
+        write_index(index, read.images, source=read.layout, checksum=checksum_of(read.files))
+    return read_index(index)
+
+
+def chosen(
+    images: ImageSet, parts: tuple[str, ...], path: str, stride: int = 1, drop_wrong_s9: bool = False
+) -> ImageSet:
+    """The pictures of these parts, every ``stride``-th.
+
+    Raises:
+        InputError: a part that is not there.
+    """
+    there = np.unique(images.part)
+    for part in parts:
+        if part not in there:
+            raise InputError(f"{path}: expected parts of {', '.join(there)}, got {part!r}")
+    keep = np.isin(images.part, parts)
+    if drop_wrong_s9:
+        keep &= ~wrong_s9(images)
+    return select(images, np.flatnonzero(keep)[::stride])
+
+
+def evaluate(
+    objective: ImageObjective, images: ImageSet, config: SingleStageConfig
+) -> tuple[dict[str, Any], Prediction, Tensor]:
+    """`deep_report` of pictures with 3D labels, and what `predict` returned for them."""
+    prediction, matrix = predict(objective, images, config)
+    return deep_report(objective, images, prediction, matrix, config), prediction, matrix
+
+
+def evaluate_all(
+    objective: ImageObjective, images: ImageSet, config: SingleStageConfig
+) -> tuple[dict[str, Any], Prediction, Tensor]:
+    """`evaluate` with what it costs to know nothing, and `flat_report` under ``flat`` where there are such pictures."""
+    report, prediction, matrix = evaluate(objective, images, config)
+    report["mean_pose_mpjpe_mm"] = mean_pose_error(training_sets(config)[0], images)
+    if config.data.flat_path is not None:
+        path = config.data.flat_path
+        flat = chosen(load_index(path, flat=True), config.data.flat_test_parts, path)
+        report["flat"] = flat_report(objective, flat, config)
+    return report, prediction, matrix
+
+
+def convert(source: Path, output: Path) -> str:
+    """The authors' released weights into a checkpoint, or a checkpoint into their layout; says what it did.
+
+    Raises:
+        InputError: neither of the two.
+    """
+    if is_checkpoint(source):
+        objective, _ = load(source)
+        if not isinstance(objective.network, Regressor):
+            raise InputError(f"convert: {source}: expected a checkpoint of model.name regressor, got another")
+        save_reference(output, objective.network, objective.likelihood)
+        return f"{source}, in the layout of the authors' code: {output}"
+    network, likelihood = load_reference(source)
+    backbone = network.backbone
+    model = {"backbone": backbone.name, "width": backbone.width, "input": "reference"}
+    config = read_config(SingleStageConfig, base={"model": model, "loss": {"name": "rle_reference"}})
+    content = {"network": network.state_dict(), "likelihood": likelihood.state_dict()}
+    save_checkpoint(output, {"config": config.model_dump(mode="json"), **content})
+    return f"{source}, {backbone.name}, as a checkpoint: {output}"
+
+
+def cost_table(size: int) -> list[dict[str, Any]]:
+    """Parameters and multiply-adds of the paper's networks at this size of the crop, beside its own (Tab. 8, 9)."""
+    rows = []
+    for leaf, published in (("resnet50_l1", ""), ("resnet50_rle_paper", "23.8M, 5.4G"), ("integral", "34.3M, 14.1G")):
+        objective = build_objective(read_config(SingleStageConfig, CONFIGS / f"{leaf}.yaml"))
+        flows = sum(p.numel() for p in objective.likelihood.parameters())
+        cost = image_model_cost(objective.network, size)
+        rows.append({"config": leaf, **cost, "flow_parameters": flows, "paper": published})
+    return rows
+
+
+def format_cost(rows: list[dict[str, Any]]) -> str:
+    lines = [f"{'':<20}{'parameters':>12}{'of flows':>10}{'multiply-adds':>15}{'as published':>14}  RLE paper"]
+    for row in rows:
+        cells = f"{row['parameters'] / 1e6:>11.2f}M{row['flow_parameters'] / 1e6:>9.2f}M"
+        cells += f"{row['multiply_adds'] / 1e9:>14.2f}G{row['multiply_adds_as_published'] / 1e9:>13.2f}G"
+        lines.append(f"{row['config']:<20}{cells}  {row['paper']}")
+    return "\n".join(lines)

@@ -1,0 +1,62 @@
+"""A training step of ResNet-50 with RLE at 256 x 256, batch 32: bfloat16 and channels_last against plain float32."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from lifting.config import SingleStageConfig, read_config
+from lifting.engine import autocast
+from lifting.prediction import Batch
+from lifting.single_stage import build_objective
+from tests.benchmarks.bench_step import times
+
+BATCH, SIZE = 32, 256
+CASES = {
+    "fp32": ["train.precision=fp32", "train.channels_last=false"],
+    "fp32, channels_last": ["train.precision=fp32"],
+    "bf16": ["train.precision=bf16", "train.channels_last=false"],
+    "bf16, channels_last": ["train.precision=bf16"],
+}
+
+
+def step(overrides: list[str]) -> tuple[Callable[[], None], Callable[[], float]]:
+    """One optimiser step, as `lifting.engine` takes it, half of the batch with depth; and the loss before any step."""
+    config = read_config(SingleStageConfig, overrides=["loss.normalise=false", *overrides])
+    torch.manual_seed(0)
+    objective = build_objective(config)
+    parameters = list(objective.parameters())
+    optimizer = torch.optim.Adam(parameters, lr=1e-3, fused=True)
+    images = torch.randint(0, 256, (BATCH, 3, SIZE, SIZE), dtype=torch.uint8)
+    if config.train.channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    has_depth = (torch.arange(BATCH) < BATCH // 2)[:, None].expand(BATCH, 18)
+    batch = Batch(images, 0.3 * torch.randn(BATCH, 18, 3), torch.ones(BATCH, 18), has_depth)
+
+    def forward() -> torch.Tensor:
+        with autocast(torch.device("cpu"), config.train.precision):
+            loss: torch.Tensor = objective(batch)[0]
+        return loss
+
+    def run() -> None:
+        loss: torch.Tensor = forward()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+
+    return run, lambda: forward().item()
+
+
+def benchmarks() -> list[dict[str, Any]]:
+    steps = {name: step(overrides) for name, overrides in CASES.items()}
+    losses = {name: loss() for name, (_, loss) in steps.items()}
+    taken = times({name: run for name, (run, _) in steps.items()}, rounds=5, warm=1)
+    name = f"step of ResNet-50 + RLE, batch {BATCH}: fp32 to {{}}, times as fast"
+    target = {"bf16, channels_last": 2.8}
+    results = [
+        {"name": name.format(case), "ratio": taken["fp32"] / taken[case], "target": target.get(case)} for case in CASES
+    ]
+    difference = abs(losses["bf16, channels_last"] - losses["fp32"]) / abs(losses["fp32"])
+    return [*results, {"name": "its first loss in bf16, relative to fp32", "ratio": difference, "target": 0.01}]

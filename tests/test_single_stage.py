@@ -1,0 +1,405 @@
+"""The single-stage track from the command line down: trained on a few rendered people, evaluated, studied, used."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import run_single_stage
+from lifting import estimate, image_evaluation, robustness, single_stage
+from lifting.checkpoint import load_checkpoint
+from lifting.command import InputError
+from lifting.config import SingleStageConfig, read_config
+from lifting.crops import crop_labels, crop_matrix, picture_points
+from lifting.datasets.image_index import write_index
+from lifting.datasets.image_sources import read_h36m_images, read_mpii
+from lifting.datasets.image_store import ImageSet
+from lifting.datasets.rendered import make_rendered
+from lifting.image_evaluation import crop_labels_of, deep_report, in_metres, root_relative
+from lifting.likelihood import RLE, Mixed
+from lifting.models.reference_weights import to_reference
+from lifting.models.regressor import Regressor
+from lifting.objective import ImageObjective
+from lifting.prediction import Batch, Prediction
+from lifting.robustness import GROUPS, cut_box
+from lifting.skeleton import H36M18
+from tests.conftest import Shell, refused
+
+MAIN = run_single_stage.main
+
+
+@pytest.fixture(scope="session")
+def indices(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Index files of a small rendered set: with 3D labels, and with 2D labels alone."""
+    folder = tmp_path_factory.mktemp("rendered") / "set"
+    make_rendered(folder, train=40, test=8, flat_train=24, flat_valid=6, workers=1)
+    deep, flat = folder / "h36m.h5", folder / "mpii.h5"
+    write_index(deep, read_h36m_images(folder / "h36m")[0], source="test", checksum="")
+    write_index(flat, read_mpii(folder / "mpii")[0], source="test", checksum="")
+    return deep, flat
+
+
+@pytest.fixture
+def small(indices: tuple[Path, Path]) -> list[str]:
+    """Overrides for a run that takes seconds."""
+    return [
+        f"data.path={indices[0]}",
+        f"data.flat_path={indices[1]}",
+        "data.size=64",
+        "model.backbone=resnet18",
+        "model.width=8",
+        "train.batch_size=16",
+        "train.epochs=2",
+        "train.bn_batches=2",
+        "train.precision=fp32",
+    ]
+
+
+@pytest.fixture(scope="session")
+def trained(indices: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint."""
+    folder = tmp_path_factory.mktemp("run")
+    overrides = [f"data.path={indices[0]}", f"data.flat_path={indices[1]}", "data.size=64", "model.backbone=resnet18"]
+    overrides += [
+        "model.width=8",
+        "train.batch_size=16",
+        "train.epochs=1",
+        "train.bn_batches=2",
+        "train.precision=fp32",
+    ]
+    single_stage.train(read_config(SingleStageConfig, overrides=overrides), folder)
+    return folder / "last.pt"
+
+
+def held_out(indices: tuple[Path, Path]) -> tuple[ImageSet, SingleStageConfig]:
+    config = read_config(SingleStageConfig, overrides=[f"data.path={indices[0]}", "data.size=64"])
+    return single_stage.test_set(config), config
+
+
+# -- training ---------------------------------------------------------------------------------------------------------
+
+
+def test_train_evaluates_and_draws_and_two_epochs_are_one_and_one(
+    shell: Shell, small: list[str], tmp_path: Path
+) -> None:
+    code, out, err = shell("train", "--output", tmp_path / "two", *small, main=MAIN)
+    assert code == 0, err
+    assert "MPJPE (protocol #1)" in out
+    assert "PCKh@0.5" in out
+    assert "the mean training pose" in out
+    names = {path.name for path in (tmp_path / "two").iterdir()}
+    assert {"config.yaml", "last.pt", "best.pt", "metrics.jsonl", "report.json", "poses.png"} <= names
+    report = json.loads((tmp_path / "two" / "report.json").read_text())
+    assert {"mpjpe_mm", "pa_mpjpe_mm", "per_action", "nll", "sigma_error_r", "mean_pose_mpjpe_mm", "flat"} <= set(
+        report
+    )
+    assert report["n_poses"] == 8
+    assert report["flat"]["n_people"] == 6
+
+    assert shell("train", "--output", tmp_path / "one", *small, "train.epochs=1", main=MAIN)[0] == 0
+    assert shell("train", "--resume", tmp_path / "one", "train.epochs=2", main=MAIN)[0] == 0
+    one, two = (load_checkpoint(tmp_path / name / "last.pt") for name in ("one", "two"))
+    for part in ("network", "likelihood"):
+        for name, weight in two[part].items():
+            assert torch.equal(weight, one[part][name]), name
+    lines = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["loss.name=l1", "data.flat_path=null"],
+        ["model.name=integral", "loss.name=mpjpe"],
+        ["loss.name=dle", "loss.heatmap=1", "model.sigma=joint"],
+        ["loss.name=rle_reference", "train.precision=bf16", "train.channels_last=false"],
+    ],
+    ids=lambda overrides: overrides[0],
+)
+def test_every_kind_of_network_and_loss_trains(small: list[str], overrides: list[str], tmp_path: Path) -> None:
+    config = read_config(SingleStageConfig, overrides=[*small, "train.epochs=1", *overrides])
+    single_stage.train(config, tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert np.isfinite(report["mpjpe_mm"])
+    assert ("sigma_error_r" in report) == (config.loss.name not in ("l1", "mpjpe"))
+    objective, loaded = single_stage.load(tmp_path / "last.pt")
+    assert loaded == config
+    again = single_stage.evaluate(objective, single_stage.test_set(config), config)[0]
+    assert again["mpjpe_mm"] == pytest.approx(report["mpjpe_mm"], rel=1e-6)
+
+
+def test_labels_without_depth_move_nothing_of_the_depth() -> None:
+    """Through network and likelihood: the rows of the mu layer that make d get no gradient from a picture of MPII."""
+    network = Regressor("resnet18", width=8)
+    objective = ImageObjective(network, Mixed(RLE(3), RLE(2)))
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    target = torch.full((2, 18, 3), torch.nan)
+    target[..., :2] = 0.1
+    weight = torch.ones(2, 18)
+    weight[0, 5] = 0
+    target[0, 5] = torch.nan
+    loss, sigma = objective(Batch(images, target, weight, torch.zeros(2, 18, dtype=torch.bool)))
+    loss.backward()
+    gradient = network.mu_head.weight.grad
+    assert gradient is not None
+    gradient = gradient.view(18, 3, -1)
+    assert loss.isfinite()
+    assert sigma.isfinite()
+    assert (gradient[:, 2] == 0).all()
+    assert (gradient[:, :2] != 0).any(-1).all()
+
+
+def test_a_network_starts_from_given_weights_and_goes_on_without_the_file(
+    small: list[str], trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(trained.read_bytes())
+    caplog.set_level("INFO")
+    overrides = [*small, "train.epochs=1", f"model.weights={weights}"]
+    single_stage.train(read_config(SingleStageConfig, overrides=overrides), tmp_path / "run")
+    assert "backbone weights from" in caplog.text
+    weights.unlink()
+    single_stage.train(read_config(SingleStageConfig, overrides=[*overrides, "train.epochs=2"]), tmp_path / "run")
+    single_stage.load(tmp_path / "run" / "last.pt")
+
+
+# -- evaluation -------------------------------------------------------------------------------------------------------
+
+
+def test_true_labels_have_no_error(indices: tuple[Path, Path]) -> None:
+    images, config = held_out(indices)
+    matrix = crop_matrix(torch.from_numpy(images.box), 64)
+    labels = crop_labels_of(images, matrix, 64)
+    objective = ImageObjective(nn.Identity(), Mixed(RLE(3), RLE(2)))
+    noise = 0.05 * torch.randn(labels.shape, generator=torch.Generator().manual_seed(0))
+    noise[:, 0] = 0
+    report = deep_report(objective, images, Prediction(labels, torch.full_like(labels, -2)), matrix, config)
+    assert report["mpjpe_mm"] < 1e-2
+    assert report["pa_mpjpe_mm"] < 1e-2
+    wrong = deep_report(objective, images, Prediction(labels + noise, noise.abs().log()), matrix, config)
+    assert wrong["mpjpe_mm"] > 50
+    assert wrong["sigma_error_r"] > 0.8  # sigma is the error itself
+
+
+def test_sigma_in_metres_is_how_far_a_sigma_moves_the_joint(indices: tuple[Path, Path]) -> None:
+    images, _ = held_out(indices)
+    matrix = crop_matrix(torch.from_numpy(images.box), 64)
+    labels = crop_labels_of(images, matrix, 64)
+    labels[..., 2] = 0  # at the depth of the root
+    step = 1e-3
+    mu, sigma = in_metres(Prediction(labels, torch.full_like(labels, step).log()), matrix, images, 64)
+    assert sigma is not None
+    for axis in range(3):
+        moved = labels.clone()
+        moved[:, 1:, axis] += step
+        far = in_metres(Prediction(moved), matrix, images, 64)[0] - mu
+        torch.testing.assert_close(far[:, 1:, axis], sigma[:, 1:, axis], rtol=2e-3, atol=1e-7)
+
+
+def test_the_mean_pose_by_hand(indices: tuple[Path, Path]) -> None:
+    images, _ = held_out(indices)
+    poses = root_relative(images)[:, :17]
+    assert image_evaluation.mean_pose_error(images, images) == pytest.approx(
+        1000 * float((poses - poses.mean(0)).norm(dim=-1).mean())
+    )
+
+
+def test_evaluate_with_studies(shell: Shell, trained: Path, tmp_path: Path) -> None:
+    files = {name: tmp_path / f"{name}.png" for name in ("figure", "occlusion", "truncation")}
+    options = [word for name, path in files.items() for word in (f"--{name}", path)]
+    code, out, err = shell("evaluate", "--checkpoint", trained, "--json", tmp_path / "r.json", *options, main=MAIN)
+    assert code == 0, err
+    report = json.loads((tmp_path / "r.json").read_text())
+    for path in files.values():
+        assert path.stat().st_size > 10_000
+    table = report["occlusion"]["occluded"]
+    assert list(table) == list(GROUPS)
+    assert all(list(row) == list(GROUPS) for row in table.values())
+    assert table["head"] != report["occlusion"]["clean"]
+    cuts = report["truncation"]
+    assert "outside_mm" not in cuts[0] or cuts[0]["share_outside"] > 0
+    assert cuts[-1]["share_outside"] > 20
+    assert cuts[0]["mpjpe_mm"] == pytest.approx(report["mpjpe_frame_mm"], rel=1e-5)
+    assert "under a grey square" in out
+    assert "leaves a part of the person out" in out
+
+
+def test_the_square_lies_over_the_joints_and_nowhere_else(
+    indices: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, config = held_out(indices)
+    matrix = crop_matrix(torch.from_numpy(images.box), 64)
+    labels = crop_labels(torch.from_numpy(images.keypoints), torch.zeros(len(images), 18), matrix, 64)
+    painted: list[np.ndarray] = []
+
+    def predict(objective: object, images: ImageSet, config: object, paint: object = None) -> tuple[Prediction, object]:
+        if callable(paint):
+            crop = np.zeros((64, 64, 3), np.uint8)
+            paint(crop, 3)
+            painted.append(crop)
+        return Prediction(torch.zeros(len(images), 18, 3)), matrix
+
+    monkeypatch.setattr(robustness, "predict", predict)
+    robustness.occlusion_report(None, images, config)  # type: ignore[arg-type]
+    assert len(painted) == len(GROUPS)
+    for crop, joints in zip(painted, GROUPS.values(), strict=True):
+        grey = torch.from_numpy(crop[..., 0]).nonzero().flip(-1)  # x, y
+        centres = (labels[3, list(joints), :2] + 0.5) * 64 - 0.5
+        reach = robustness.SQUARE * 32 + 1
+        assert ((grey[:, None] - centres).abs() <= reach).all(-1).any(1).all()
+        inside = ((centres > reach) & (centres < 63 - reach)).all(1)
+        for x, y in centres[inside].round().int().tolist():
+            assert (crop[y, x] == robustness.GREY).all()
+
+
+def test_a_cut_box_keeps_its_upper_edge_and_its_middle() -> None:
+    box = np.array([[10, 20, 100, 200], [0, 0, 50, 40]], np.float32)
+    cut = cut_box(box, 0.25)
+    assert cut[:, 2:].tolist() == [[150, 150], [37.5, 37.5]]
+    assert (cut[:, 0] + cut[:, 2] / 2).tolist() == [60, 25]
+    assert cut[:, 1].tolist() == [20, -5]  # the square about a wide box starts above it
+    whole, same = (crop_matrix(torch.from_numpy(b), 64) for b in (box, cut_box(box, 0)))
+    torch.testing.assert_close(same, whole, rtol=0, atol=1e-5)
+
+
+# -- use --------------------------------------------------------------------------------------------------------------
+
+
+def test_estimate_a_picture_and_a_folder(
+    shell: Shell, trained: Path, indices: tuple[Path, Path], tmp_path: Path
+) -> None:
+    images, _ = held_out(indices)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    boxes = {}
+    for row in range(3):
+        (folder / f"{row}.jpg").write_bytes(Path(images.files[row]).read_bytes())
+        boxes[f"{row}.jpg"] = [images.box[row].tolist()] * (row + 1)
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    command = ["estimate", "--checkpoint", trained, "--input"]
+    one = [*command, folder / "0.jpg", "--output", tmp_path / "one.json", "--figures", tmp_path / "drawn"]
+    code, out, err = shell(*one, main=MAIN)
+    assert code == 0, err
+    assert "1 people in 1 pictures" in out
+    assert (tmp_path / "drawn" / "0.png").stat().st_size > 10_000
+    person = json.loads((tmp_path / "one.json").read_text())["people"][0]
+    assert np.shape(person["metres"]) == np.shape(person["deviation"]) == (18, 3)
+    assert person["metres"][0] == [0, 0, 0]
+
+    many = [*command, folder, "--boxes", tmp_path / "boxes.json", "--output", tmp_path / "many.npz"]
+    code, out, err = shell(*many, "--camera", 300, 4, main=MAIN)
+    assert code == 0, err
+    found = np.load(tmp_path / "many.npz")
+    assert found["picture"].tolist() == ["0.jpg", "1.jpg", "1.jpg", "2.jpg", "2.jpg", "2.jpg"]
+    assert found["pixels"].shape == (6, 18, 2)
+    assert found["deviation"].min() > 0
+    np.testing.assert_allclose(found["metres"][1], found["metres"][2])
+    # the pixels are those of the evaluation, for which JPEG's decoder shrinks the picture
+    objective, config = single_stage.load(trained)
+    prediction, matrix = image_evaluation.predict(objective, images, config)
+    pixels = picture_points(prediction.mu, matrix, config.data.size)
+    np.testing.assert_allclose(found["pixels"][0], pixels[0], atol=0.5)
+
+
+def test_the_scale_across_is_found_from_the_bones() -> None:
+    generator = torch.Generator().manual_seed(0)
+    metres = 0.3 * torch.randn(18, 3, generator=generator, dtype=torch.float64)
+    bones = [(a, b) for a, b in H36M18.bones if b < 17]
+    length = float(torch.stack([metres[a] - metres[b] for a, b in bones]).norm(dim=-1).sum())
+    stature = length / estimate._BONES
+    uvd = metres / torch.tensor([0.9 * stature, 0.9 * stature, 2.0], dtype=torch.float64)
+    assert estimate.across_scale(uvd, stature) == pytest.approx(0.9 * stature, rel=1e-6)
+
+
+def test_the_references_weights_become_a_checkpoint_and_go_back(
+    shell: Shell, indices: tuple[Path, Path], tmp_path: Path
+) -> None:
+    config = read_config(
+        SingleStageConfig,
+        overrides=["model.backbone=resnet18", "model.width=8", "model.input=reference", "loss.name=rle_reference"],
+    )
+    objective = single_stage.build_objective(config)
+    assert isinstance(objective.network, Regressor)
+    state = to_reference(objective.network, objective.likelihood)
+    torch.save(state, tmp_path / "h36m-laplace-rle.pth")
+    command = ["convert", "--input", tmp_path / "h36m-laplace-rle.pth", "--output", tmp_path / "reference.pt"]
+    code, out, err = shell(*command, main=MAIN)
+    assert code == 0, err
+    assert "resnet18" in out
+    code, out, err = shell("evaluate", "--checkpoint", tmp_path / "reference.pt", "--data", indices[0], main=MAIN)
+    assert code == 0, err
+    assert "MPJPE" in out
+    back = ["convert", "--input", tmp_path / "reference.pt", "--output", tmp_path / "back.pth"]
+    assert shell(*back, main=MAIN)[0] == 0
+    again = torch.load(tmp_path / "back.pth", weights_only=True)
+    assert again.keys() == state.keys()
+    assert all(torch.equal(again[name], weight) for name, weight in state.items())
+
+
+def test_the_cost_table_has_the_papers_figures(shell: Shell) -> None:
+    code, out, err = shell("cost", main=MAIN)
+    assert code == 0, err
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines()[1:]}
+    rle, integral = rows["resnet50_rle_paper"], rows["integral"]
+    assert round(float(rle[0][:-1]) + float(rle[1][:-1]), 1) == 23.8
+    assert round(float(rle[3][:-1]), 1) == 5.4
+    assert round(float(integral[0][:-1]), 1) == 34.3
+    assert round(float(integral[3][:-1]), 1) == 14.1
+
+
+def test_a_broken_picture_stops_or_is_skipped(
+    shell: Shell, small: list[str], indices: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = single_stage.load_index(str(indices[0]))
+    files = images.files.copy()
+    (tmp_path / "broken.jpg").write_bytes(Path(files[3]).read_bytes()[:2000])
+    files[3] = str(tmp_path / "broken.jpg")
+    write_index(tmp_path / "spoilt.h5", replace(images, files=files), source="test", checksum="")
+    run = ["train", "--output", tmp_path / "run", *small, f"data.path={tmp_path / 'spoilt.h5'}", "train.epochs=1"]
+    code, _, err = shell(*run, main=MAIN)
+    assert code == 2
+    assert "broken.jpg" in err.splitlines()[-1]
+    assert "Traceback" not in err
+    code, _, err = shell(*run, "data.on_broken=skip", main=MAIN)
+    assert code == 0, err
+    assert "1 pictures could not be read" in caplog.text
+    assert "broken.jpg" in caplog.text
+
+
+def test_bad_input_is_one_line(
+    shell: Shell, small: list[str], trained: Path, indices: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run = ["train", "--output", tmp_path / "run", *small]
+    refused(shell(*run, "data.siz=3", main=MAIN), "data.siz", "data.size")
+    refused(shell(*run, "data.test_parts=[S4]", main=MAIN), "S4", "S9")
+    refused(shell(*run, f"data.path={indices[1]}", "data.train_parts=[train]", main=MAIN), "3D labels")
+    refused(shell(*run, "data.path=nowhere.h5", main=MAIN), "nowhere.h5")
+    integral = ["--config", single_stage.CONFIGS / "integral.yaml", "loss.name=rle"]
+    refused(shell(*run, *integral, main=MAIN), "integral", "l1")
+    refused(shell(*run, f"model.weights={trained}", "model.width=16", main=MAIN), "expected", "conv1")
+    refused(shell("cost", "train.epochs=3", main=MAIN), "train.epochs=3")
+    picture = tmp_path / "a.png"
+    cv2.imwrite(str(picture), np.zeros((40, 30, 3), np.uint8))
+    base = ["estimate", "--checkpoint", trained, "--input", picture, "--output"]
+    refused(shell(*base, tmp_path / "out.txt", main=MAIN), ".npz", "out.txt")
+    boxes = tmp_path / "boxes.json"
+    for content, words in (
+        ("[1, 2]", ("expected", "list")),
+        ("{", ("not JSON",)),
+        ('{"b.png": [0, 0, 5, 5]}', ("a.png", "found none")),
+        ('{"a.png": [0, 0, 0, 5]}', ("a.png", "above zero")),
+        ('{"a.png": [50, 0, 5, 5]}', ("a.png", "30 x 40")),
+    ):
+        boxes.write_text(content)
+        refused(shell(*base, tmp_path / "out.json", "--boxes", boxes, main=MAIN), *words)
+    (tmp_path / "none").mkdir()
+    empty = ["estimate", "--checkpoint", trained, "--input", tmp_path / "none", "--output", tmp_path / "o.json"]
+    refused(shell(*empty, main=MAIN), "found none")
+    with pytest.raises(InputError, match="expected a file"):
+        single_stage.convert(tmp_path / "no.pth", tmp_path / "x.pt")
+    assert not (tmp_path / "run" / "last.pt").exists()
