@@ -1,7 +1,6 @@
 """Estimate 3D joints, with a sigma each, from pictures of a person."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +63,9 @@ def main() -> None:
 
 def run_train(options: argparse.Namespace) -> None:
     config, folder = configured_run(SingleStageConfig, options, single_stage.CONFIGS / "demo.yaml")
-    train_or_stop(single_stage.train, config, folder, "run_single_stage.py")
-    print(f"\n{format_all(json.loads((folder / 'report.json').read_text()))}\n\npictures: {folder / 'poses.png'}")
+    report = train_or_stop(single_stage.train, config, folder, "run_single_stage.py")
+    if report is not None:
+        print(f"\n{format_all(report)}\n\npictures: {folder / 'poses.png'}")
 
 
 def run_evaluate(options: argparse.Namespace) -> None:

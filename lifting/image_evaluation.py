@@ -53,7 +53,8 @@ def predict(
     device = next(objective.parameters()).device
     has_depth = torch.full((len(H36M18),), images.points is not None, device=device)
     has_depth[ROOT] = False
-    mu, sigma, matrices = [], [], []
+    none = torch.empty(0, len(H36M18), 3, device=device)  # a rank may have no pictures
+    mu, sigma, matrices = [none], [none], [torch.empty(0, 2, 3, dtype=torch.float64)]
     for batch in crop_batches(
         images,
         config.data.size,
@@ -73,7 +74,8 @@ def predict(
     def whole(parts: list[Tensor]) -> Tensor:
         return distributed.gather_rows(torch.cat(parts).to(device), len(images)).cpu()
 
-    return Prediction(whole(mu).float(), whole(sigma).float() if sigma else None), whole(matrices)
+    with_sigma = objective.likelihood.with_depth.has_sigma
+    return Prediction(whole(mu), whole(sigma) if with_sigma else None), whole(matrices)
 
 
 @torch.no_grad()

@@ -4,10 +4,12 @@ import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lifting.command import InputError, Parser
 from lifting.config import Schema, read_config
+
+Report = TypeVar("Report")
 
 OVERRIDES: dict[str, Any] = {
     "nargs": "*",
@@ -58,10 +60,10 @@ def configured_run(schema: type[Schema], options: argparse.Namespace, default: P
     return config, folder
 
 
-def train_or_stop(train: Callable[[Schema, Path], None], config: Schema, folder: Path, script: str) -> None:
-    """Trains; Ctrl-C says how to go on."""
+def train_or_stop(train: Callable[[Schema, Path], Report], config: Schema, folder: Path, script: str) -> Report:
+    """What ``train`` returns; Ctrl-C says how to go on."""
     try:
-        train(config, folder)
+        return train(config, folder)
     except KeyboardInterrupt:
         if (folder / "last.pt").exists():
             hint = f"go on with: python {script} train --resume {folder}"

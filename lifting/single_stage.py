@@ -48,8 +48,12 @@ def build_objective(config: SingleStageConfig, *, start: bool = False) -> ImageO
     return ImageObjective(network, likelihood, config.loss.heatmap)
 
 
-def train(config: SingleStageConfig, folder: Path) -> None:
-    """Trains, or goes on training, in ``folder``, and draws some test pictures; every rank calls it."""
+def train(config: SingleStageConfig, folder: Path) -> dict[str, Any] | None:
+    """Trains, or goes on training, in ``folder``, evaluates, and draws some test pictures; every rank calls it.
+
+    Returns:
+        the report, which is in ``report.json`` too; None on all ranks but the first.
+    """
     device = distributed.start(config.train.device)
     try:
         torch.manual_seed(config.seed)
@@ -78,6 +82,8 @@ def train(config: SingleStageConfig, folder: Path) -> None:
         if distributed.rank() == 0:
             write_json(folder / "report.json", report)
             draw(folder / "poses.png", objective, test, prediction, matrix, config)
+            return report
+        return None
     finally:
         distributed.stop()
 
