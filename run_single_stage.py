@@ -1,15 +1,17 @@
 """Estimate 3D joints, with a sigma each, from pictures of a person."""
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
-from lifting import image_evaluation, robustness, single_stage
+from lifting import distributed, image_evaluation, robustness, single_stage
 from lifting.command import InputError, Parser, run_command, write_json
 from lifting.config import SingleStageConfig
 from lifting.estimate import STATURE, estimate_all, pictures, save_estimates
 from lifting.metrics import format_pckh, format_report
 from lifting.runs import OVERRIDES, add_train, configured_run, parse_options, train_or_stop
+from lifting.visualise import check_ending
 
 
 def main() -> None:
@@ -69,18 +71,26 @@ def run_train(options: argparse.Namespace) -> None:
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
+    for figure in filter(None, (options.figure, options.occlusion, options.truncation)):
+        check_ending(figure)
     data = [] if options.data is None else [f"data.path={options.data}"]
     objective, config = single_stage.load(options.checkpoint, [*data, *options.overrides])
-    images = single_stage.test_set(config)
-    report, prediction, matrix = single_stage.evaluate_all(objective, images, config)
+    images, flat = single_stage.test_set(config), single_stage.flat_test_set(config)
+    report, prediction, matrix = single_stage.evaluate_all(objective, images, flat, config)
     if options.occlusion:
         report["occlusion"] = robustness.occlusion_report(objective, images, config)
-        robustness.draw_occlusion(options.occlusion, report["occlusion"])
     if options.truncation:
         report["truncation"] = robustness.truncation_report(objective, images, config)
-        robustness.draw_truncation(options.truncation, report["truncation"])
+    first = distributed.rank() == 0
+    distributed.stop()
+    if not first:
+        return
     if options.json:
         write_json(options.json, report)
+    if options.occlusion:
+        robustness.draw_occlusion(options.occlusion, report["occlusion"])
+    if options.truncation:
+        robustness.draw_truncation(options.truncation, report["truncation"])
     if options.figure:
         image_evaluation.draw(options.figure, objective, images, prediction, matrix, config)
     print(format_all(report))
@@ -88,9 +98,11 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 def format_all(report: dict[str, Any]) -> str:
     """Every part of a report that is there, for the screen."""
-    texts = [format_report(report), f"the mean training pose: {report['mean_pose_mpjpe_mm']:.1f} mm over all frames"]
+    texts = [format_report(report)]
+    if "mean_pose_mpjpe_mm" in report:
+        texts.append(f"the mean training pose: {report['mean_pose_mpjpe_mm']:.1f} mm over all frames")
     if "sigma_error_r" in report:
-        texts[-1] += f"; r(sigma, error) {report['sigma_error_r']:.2f}"
+        texts.append(f"r(sigma, error) {report['sigma_error_r']:.2f}")
     if "flat" in report:
         texts.append(format_pckh(report["flat"]))
     if "occlusion" in report:
@@ -103,17 +115,23 @@ def format_all(report: dict[str, Any]) -> str:
 def run_estimate(options: argparse.Namespace) -> None:
     if options.output.suffix not in (".json", ".npz"):
         raise InputError(f"estimate: --output: expected .json or .npz, got {options.output}")
-    if not options.stature > 0 or (options.camera and min(options.camera) <= 0):
-        raise InputError("estimate: --stature and --camera: expected numbers above zero")
+    if not 0.3 <= options.stature <= 3:
+        raise InputError(f"estimate: --stature: expected metres from 0.3 to 3, got {options.stature:g}")
+    if options.camera and not all(0 < value < math.inf for value in options.camera):
+        raise InputError(f"estimate: --camera: expected numbers above zero, got {options.camera}")
     objective, config = single_stage.load(options.checkpoint, options.overrides)
     people = list(pictures(options.input, options.boxes))
     camera = None if options.camera is None else (options.camera[0], options.camera[1])
+    if not people:
+        raise InputError(f"estimate: expected people, found no box in {options.boxes}")
     found = estimate_all(objective, config, people, options.figures, camera, options.stature)
     save_estimates(options.output, found)
     print(f"{len(found)} people in {len({one.name for one in found})} pictures: {options.output}")
 
 
 def run_cost(options: argparse.Namespace) -> None:
+    if options.size < 64 or options.size % 32:
+        raise InputError(f"cost: --size: expected a multiple of 32 from 64 on, got {options.size}")
     print(single_stage.format_cost(single_stage.cost_table(options.size)))
 
 

@@ -69,6 +69,8 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.images is None and (arguments.pack or arguments.train_every != 1 or arguments.test_every != 1):
         raise InputError("--pack, --train-every and --test-every need --images")
+    if arguments.images is not None and arguments.fps != h36m.FRAME_RATE:
+        raise InputError("--fps is of poses: an index of pictures has no frame rate")
     if min(arguments.train_every, arguments.test_every) < 1:
         raise InputError("--train-every and --test-every: expected 1 or more")
     arguments.output = arguments.output or Path("data/h36m.h5" if arguments.images is None else "data/h36m_images.h5")

@@ -75,7 +75,7 @@ def pictures(source: Path, boxes: Path | None) -> Iterator[tuple[Path, Box | Non
 
 
 def read_boxes(path: Path) -> dict[str, list[Box]]:
-    """``{"name.jpg": [[x, y, width, height], ...]}``; a single box may stand without the outer list."""
+    """``{"name.jpg": [[x, y, width, height], ...]}``; no box is nobody, one may stand without the outer list."""
     try:
         content = json.loads(existing_file(path, "estimate: boxes").read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -86,7 +86,7 @@ def read_boxes(path: Path) -> dict[str, list[Box]]:
     table = {}
     for name, value in content.items():
         try:
-            rows = np.atleast_2d(np.asarray(value, dtype=np.float64))
+            rows = np.atleast_2d(np.asarray(value, dtype=np.float64)) if value != [] else np.empty((0, 4))
         except (TypeError, ValueError):
             rows = np.empty((0, 0))
         if rows.ndim != 2 or rows.shape[1] != 4 or not np.isfinite(rows).all() or (rows[:, 2:] <= 0).any():
@@ -131,8 +131,10 @@ def estimate(
     deviation = None
     if prediction.log_sigma is not None:
         units = torch.tensor([across, across, DEPTH], dtype=torch.float64)
+        torch.manual_seed(config.seed)  # it is taken from draws: the same picture, the same numbers
         spread = deviation_of(objective, prediction)[0].double()
         deviation = (spread * units).numpy()
+        deviation[ROOT] = 0  # like its place, which is the origin
     metres = metres - metres[ROOT]
     return Estimate(name, box, picture_points(uvd, matrix, size).numpy(), metres.numpy(), deviation)
 
@@ -173,7 +175,7 @@ def estimate_all(
         found.append(one)
         if figures is not None:
             number = sum(other.name == one.name for other in found)
-            name = f"{file.stem}.png" if box is None else f"{file.stem}_{number}.png"
+            name = f"{file.name}.png" if box is None else f"{file.name}_{number}.png"
             draw_poses(figures / name, [_drawn(one, picture)])
     return found
 

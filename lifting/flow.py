@@ -68,6 +68,7 @@ class RealNVP(Bijection):
             masks = torch.zeros(couplings, 1, dtype=torch.bool)
         self.register_buffer("masks", masks)
         self.dim = dim
+        self.sizes = {"couplings": couplings, "layers": layers, "width": width}
         sizes = [dim, *[width] * (layers - 1), dim]
         self.nets = nn.ModuleList(_ScaleAndShift(sizes) for _ in range(couplings))
 

@@ -77,4 +77,6 @@ class ImageObjective(nn.Module):
             images: (B, 3, S, S) uint8.
             has_depth: (J,) bool, the joints whose depth is asked for.
         """
-        return self.likelihood.point(self.network(images), has_depth)
+        straight = self.network(images)
+        with torch.autocast(images.device.type, enabled=False):  # millimetres do not survive bfloat16
+            return self.likelihood.point(straight, has_depth)

@@ -1,6 +1,7 @@
 """What a person does with a single-stage network: train it, load it, evaluate it, look at it."""
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ from lifting import distributed
 from lifting.checkpoint import is_checkpoint, load_checkpoint, load_weights, save_checkpoint
 from lifting.command import InputError, write_json
 from lifting.config import SingleStageConfig, read_config
+from lifting.datasets.decode import decode
 from lifting.datasets.image_batches import ImageBatches
-from lifting.datasets.image_index import read_index, write_index
+from lifting.datasets.image_index import read_encoded, read_index, write_index
 from lifting.datasets.image_sources import read_h36m_images, read_mpii, wrong_s9
 from lifting.datasets.image_store import ImageSet, select
 from lifting.datasets.rendered import rendered_folder
 from lifting.datasets.store import checksum_of
 from lifting.engine import fit
+from lifting.flow import RealNVP
 from lifting.image_evaluation import deep_report, draw, flat_report, mean_pose_error, predict
 from lifting.likelihood import Mixed, build_likelihood
 from lifting.models import build_image_model
@@ -59,7 +62,7 @@ def train(config: SingleStageConfig, folder: Path) -> dict[str, Any] | None:
         torch.manual_seed(config.seed)
         with distributed.first_rank_first():
             deep, flat = training_sets(config)
-            test = test_set(config)
+            test, flat_test = test_set(config), flat_test_set(config)
         objective = build_objective(config, start=not (folder / "last.pt").exists()).to(device)
         batches = ImageBatches(deep, flat, config, device, rank=distributed.rank(), world=distributed.world())
         if distributed.rank() == 0:
@@ -78,7 +81,7 @@ def train(config: SingleStageConfig, folder: Path) -> dict[str, Any] | None:
             return evaluate(objective, test, config)[0]
 
         fit(objective, batches, after_epoch, config, folder)
-        report, prediction, matrix = evaluate_all(objective, test, config)
+        report, prediction, matrix = evaluate_all(objective, test, flat_test, config)
         if distributed.rank() == 0:
             write_json(folder / "report.json", report)
             draw(folder / "poses.png", objective, test, prediction, matrix, config)
@@ -107,16 +110,61 @@ def training_sets(config: SingleStageConfig) -> tuple[ImageSet, ImageSet | None]
         raise InputError(f"data.path: {data.path}: expected pictures with 3D labels, got 2D labels alone")
     if data.flat_path is None:
         return deep, None
+    if data.flat_path == "rendered" != data.path:
+        raise InputError(f"data.flat_path: expected MPII's index or null beside {data.path}, got the rendered set")
     return deep, chosen(load_index(data.flat_path, flat=True), data.flat_train_parts, data.flat_path)
 
 
 def test_set(config: SingleStageConfig) -> ImageSet:
-    """The configured test pictures with 3D labels."""
+    """The configured test pictures with 3D labels, each of which can be read.
+
+    Raises:
+        InputError: one cannot be, unless ``data.on_broken`` is skip: then it is left out, and said.
+    """
     data = config.data
     images = chosen(load_index(data.path), data.test_parts, data.path, data.test_stride, data.drop_wrong_s9)
     if images.points is None:
         raise InputError(f"data.path: {data.path}: expected pictures with 3D labels, got 2D labels alone")
-    return images
+    return readable(images, skip=data.on_broken == "skip")
+
+
+def flat_test_set(config: SingleStageConfig) -> ImageSet | None:
+    """The configured test pictures with 2D labels, if there are any with a known size of the head."""
+    data = config.data
+    if data.flat_path is None:
+        return None
+    images = load_index(data.flat_path, flat=True)
+    images = select(images, np.isin(images.part, data.flat_test_parts) & np.isfinite(images.head_size))
+    if not len(images):
+        log.info(f"no PCKh: {data.flat_path} has nobody of {', '.join(data.flat_test_parts)} with a known head's size")
+        return None
+    return readable(images, skip=data.on_broken == "skip")
+
+
+def readable(images: ImageSet, *, skip: bool) -> ImageSet:
+    """The pictures that can be read; if not ``skip``, all of them or an `InputError`.
+
+    Known before hours are spent on training, for every epoch ends with a look at them.
+    """
+
+    def problem(row: int) -> str:
+        name = str(images.files[row])
+        try:
+            decode(read_encoded(images, row), name, shrink=8)
+        except InputError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor() as pool:
+        problems = list(pool.map(problem, range(len(images))))
+    good = np.array([not text for text in problems], dtype=np.bool_)
+    if good.all():
+        return images
+    first = next(filter(None, problems))
+    if not skip or not good.any():
+        raise InputError(first)
+    log.warning(f"{(~good).sum():,} of {len(images):,} test pictures cannot be read and are left out: {first}, ...")
+    return select(images, good)
 
 
 def load_index(path: str, *, flat: bool = False) -> ImageSet:
@@ -158,14 +206,15 @@ def evaluate(
 
 
 def evaluate_all(
-    objective: ImageObjective, images: ImageSet, config: SingleStageConfig
+    objective: ImageObjective, images: ImageSet, flat: ImageSet | None, config: SingleStageConfig
 ) -> tuple[dict[str, Any], Prediction, Tensor]:
-    """`evaluate` with what it costs to know nothing, and `flat_report` under ``flat`` where there are such pictures."""
+    """`evaluate`, with ``mean_pose_mpjpe_mm`` if the training poses are there, and `flat_report` under ``flat``."""
     report, prediction, matrix = evaluate(objective, images, config)
-    report["mean_pose_mpjpe_mm"] = mean_pose_error(training_sets(config)[0], images)
-    if config.data.flat_path is not None:
-        path = config.data.flat_path
-        flat = chosen(load_index(path, flat=True), config.data.flat_test_parts, path)
+    known = load_index(config.data.path)
+    training = select(known, np.isin(known.part, config.data.train_parts))
+    if len(training):
+        report["mean_pose_mpjpe_mm"] = mean_pose_error(training, images)
+    if flat is not None:
         report["flat"] = flat_report(objective, flat, config)
     return report, prediction, matrix
 
@@ -177,15 +226,19 @@ def convert(source: Path, output: Path) -> str:
         InputError: neither of the two.
     """
     if is_checkpoint(source):
-        objective, _ = load(source)
+        objective, _ = load(source, ["train.device=cpu"])
         if not isinstance(objective.network, Regressor):
             raise InputError(f"convert: {source}: expected a checkpoint of model.name regressor, got another")
         save_reference(output, objective.network, objective.likelihood)
         return f"{source}, in the layout of the authors' code: {output}"
     network, likelihood = load_reference(source)
-    backbone = network.backbone
+    backbone, flow = network.backbone, likelihood.with_depth.flow
+    assert isinstance(flow, RealNVP)
+    if network.joints != len(H36M18):
+        raise InputError(f"convert: {source}: expected weights of {len(H36M18)} joints, got {network.joints}")
     model = {"backbone": backbone.name, "width": backbone.width, "input": "reference"}
-    config = read_config(SingleStageConfig, base={"model": model, "loss": {"name": "rle_reference"}})
+    loss = {"name": "rle_reference", "flow": flow.sizes}
+    config = read_config(SingleStageConfig, base={"model": model, "loss": loss})
     content = {"network": network.state_dict(), "likelihood": likelihood.state_dict()}
     save_checkpoint(output, {"config": config.model_dump(mode="json"), **content})
     return f"{source}, {backbone.name}, as a checkpoint: {output}"

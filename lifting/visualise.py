@@ -87,7 +87,7 @@ def draw_poses(path: str | Path, poses: Sequence[DrawnPose], joint_set: JointSet
     figure.legend(
         handles=key,
         loc="outside lower center",
-        ncols=4 if with_truth else 2,
+        ncols=4 if with_truth else 3,
         frameon=False,
         fontsize=10,
         labelcolor=TEXT,
@@ -172,9 +172,11 @@ def _draw_sigma(axes: Axes, mu: np.ndarray, sigma: np.ndarray, colours: list[str
     squares, directions = np.linalg.eigh(np.einsum("ai,ji,bi->jab", view, (_SIGMAS * sigma) ** 2, view))
     diameters = 2 * np.sqrt(squares)
     angles = np.degrees(np.arctan2(directions[:, 1, 1], directions[:, 0, 1]))
-    axes.add_collection(EllipseCollection(diameters[:, 1], diameters[:, 0], angles, units="xy", offsets=mu @ view.T,
-                                          offset_transform=axes.transData, facecolors=colours, alpha=0.25,
-                                          linewidths=0, zorder=4, clip_on=False))  # fmt: skip
+    ellipses = EllipseCollection(diameters[:, 1], diameters[:, 0], angles, units="xy", offsets=mu @ view.T,
+                                 offset_transform=axes.transData, facecolors=colours, alpha=0.25,
+                                 linewidths=0, zorder=4, clip_on=False)  # fmt: skip
+    ellipses.set_in_layout(False)  # large ones would push titles out of the figure
+    axes.add_collection(ellipses)
 
 
 def _view() -> np.ndarray:
@@ -197,9 +199,14 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def save_figure(figure: Figure, path: str | Path) -> None:
-    known = figure.canvas.get_supported_filetypes()
+def check_ending(path: str | Path) -> None:
+    """Raises `InputError` for a name that matplotlib writes no picture under: to be known before the work is done."""
+    known = FigureCanvasAgg.filetypes
     if Path(path).suffix[1:].lower() not in known:
         raise InputError(f"{path}: expected a picture's ending, one of {', '.join(sorted(known))}")
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    check_ending(path)
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=200)

@@ -21,7 +21,7 @@ from lifting.config import SingleStageConfig, read_config
 from lifting.crops import crop_labels, crop_matrix, picture_points
 from lifting.datasets.image_index import write_index
 from lifting.datasets.image_sources import read_h36m_images, read_mpii
-from lifting.datasets.image_store import ImageSet
+from lifting.datasets.image_store import ImageSet, select
 from lifting.datasets.rendered import make_rendered
 from lifting.image_evaluation import crop_labels_of, deep_report, in_metres, root_relative
 from lifting.likelihood import RLE, Mixed
@@ -123,7 +123,9 @@ def test_ranks_train_together_and_evaluate_as_one(small: list[str], tmp_path: Pa
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "report.json").read_text())
     objective, config = single_stage.load(tmp_path / "last.pt")
-    again = single_stage.evaluate_all(objective, single_stage.test_set(config), config)[0]
+    again = single_stage.evaluate_all(
+        objective, single_stage.test_set(config), single_stage.flat_test_set(config), config
+    )[0]
     for name in ("mpjpe_mm", "nll", "sigma_error_r"):
         assert report[name] == pytest.approx(again[name], rel=1e-4)
     assert report["flat"]["pckh_auc"] == pytest.approx(again["flat"]["pckh_auc"], abs=0.1)
@@ -305,10 +307,13 @@ def test_estimate_a_picture_and_a_folder(
     code, out, err = shell(*one, main=MAIN)
     assert code == 0, err
     assert "1 people in 1 pictures" in out
-    assert (tmp_path / "drawn" / "0.png").stat().st_size > 10_000
+    assert (tmp_path / "drawn" / "0.jpg.png").stat().st_size > 10_000
     person = json.loads((tmp_path / "one.json").read_text())["people"][0]
     assert np.shape(person["metres"]) == np.shape(person["deviation"]) == (18, 3)
-    assert person["metres"][0] == [0, 0, 0]
+    assert person["metres"][0] == person["deviation"][0] == [0, 0, 0]
+    again = [*command, folder / "0.jpg", "--output", tmp_path / "again.json"]
+    assert shell(*again, main=MAIN)[0] == 0
+    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "one.json").read_bytes()
 
     many = [*command, folder, "--boxes", tmp_path / "boxes.json", "--output", tmp_path / "many.npz"]
     code, out, err = shell(*many, "--camera", 300, 4, main=MAIN)
@@ -316,7 +321,7 @@ def test_estimate_a_picture_and_a_folder(
     found = np.load(tmp_path / "many.npz")
     assert found["picture"].tolist() == ["0.jpg", "1.jpg", "1.jpg", "2.jpg", "2.jpg", "2.jpg"]
     assert found["pixels"].shape == (6, 18, 2)
-    assert found["deviation"].min() > 0
+    assert found["deviation"][:, 1:].min() > 0
     np.testing.assert_allclose(found["metres"][1], found["metres"][2])
     # the pixels are those of the evaluation, for which JPEG's decoder shrinks the picture
     objective, config = single_stage.load(trained)
@@ -340,7 +345,10 @@ def test_the_references_weights_become_a_checkpoint_and_go_back(
 ) -> None:
     config = read_config(
         SingleStageConfig,
-        overrides=["model.backbone=resnet18", "model.width=8", "model.input=reference", "loss.name=rle_reference"],
+        overrides=[
+            *("model.backbone=resnet18", "model.width=8", "model.input=reference"),
+            *("loss.name=rle_reference", "loss.flow.width=32", "loss.flow.couplings=4"),
+        ],
     )
     objective = single_stage.build_objective(config)
     assert isinstance(objective.network, Regressor)
@@ -388,6 +396,36 @@ def test_a_broken_picture_stops_or_is_skipped(
     assert code == 0, err
     assert "1 pictures could not be read" in caplog.text
     assert "broken.jpg" in caplog.text
+    # a test picture: known before the first epoch, or left out
+    files[3], row = images.files[3], int(np.flatnonzero(images.part == "S9")[0])
+    files[row] = str(tmp_path / "broken.jpg")
+    write_index(tmp_path / "spoilt.h5", replace(images, files=files), source="test", checksum="")
+    run[2] = tmp_path / "again"
+    refused(shell(*run, main=MAIN), "broken.jpg")
+    assert shell(*run, "data.on_broken=skip", main=MAIN)[0] == 0
+    assert "1 of 8 test pictures cannot be read" in caplog.text
+    assert json.loads((tmp_path / "again" / "report.json").read_text())["n_poses"] == 7
+
+
+def test_what_is_not_there_is_left_out_of_the_report(
+    shell: Shell, small: list[str], trained: Path, indices: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """MPII without sizes of heads, or without a part to test on; an index of test subjects alone."""
+    images = single_stage.load_index(str(indices[1]))
+    heads = np.full(len(images), np.nan, np.float32)
+    write_index(tmp_path / "flat.h5", replace(images, head_size=heads), source="test", checksum="")
+    run = ["train", "--output", tmp_path / "run", *small, f"data.flat_path={tmp_path / 'flat.h5'}", "train.epochs=1"]
+    code, out, err = shell(*run, main=MAIN)
+    assert code == 0, err
+    assert "PCKh" not in out
+    images = single_stage.load_index(str(indices[0]))
+    test = select(images, np.isin(images.part, ("S9", "S11")))
+    write_index(tmp_path / "test.h5", test, source="test", checksum="")
+    options = ["--data", tmp_path / "test.h5", "data.flat_test_parts=[nobody]"]
+    code, out, err = shell("evaluate", "--checkpoint", trained, *options, main=MAIN)
+    assert code == 0, err
+    assert "MPJPE" in out
+    assert "mean training pose" not in out
 
 
 def test_bad_input_is_one_line(
@@ -401,11 +439,17 @@ def test_bad_input_is_one_line(
     integral = ["--config", single_stage.CONFIGS / "integral.yaml", "loss.name=rle"]
     refused(shell(*run, *integral, main=MAIN), "integral", "l1")
     refused(shell(*run, f"model.weights={trained}", "model.width=16", main=MAIN), "expected", "conv1")
+    refused(shell(*run, "data.flat_path=rendered", main=MAIN), "flat_path", "rendered")
     refused(shell("cost", "train.epochs=3", main=MAIN), "train.epochs=3")
+    refused(shell("cost", "--size", 0, main=MAIN), "multiple of 32")
+    evaluate = ["evaluate", "--checkpoint", trained, "--occlusion", tmp_path / "o.foo", "--json", tmp_path / "r.json"]
+    refused(shell(*evaluate, main=MAIN), "o.foo", "png")
     picture = tmp_path / "a.png"
     cv2.imwrite(str(picture), np.zeros((40, 30, 3), np.uint8))
     base = ["estimate", "--checkpoint", trained, "--input", picture, "--output"]
     refused(shell(*base, tmp_path / "out.txt", main=MAIN), ".npz", "out.txt")
+    refused(shell(*base, tmp_path / "out.json", "--stature", "inf", main=MAIN), "--stature", "inf")
+    refused(shell(*base, tmp_path / "out.json", "--camera", "nan", 5, main=MAIN), "--camera", "nan")
     boxes = tmp_path / "boxes.json"
     for content, words in (
         ("[1, 2]", ("expected", "list")),
@@ -413,6 +457,7 @@ def test_bad_input_is_one_line(
         ('{"b.png": [0, 0, 5, 5]}', ("a.png", "found none")),
         ('{"a.png": [0, 0, 0, 5]}', ("a.png", "above zero")),
         ('{"a.png": [50, 0, 5, 5]}', ("a.png", "30 x 40")),
+        ('{"a.png": []}', ("found no box",)),
     ):
         boxes.write_text(content)
         refused(shell(*base, tmp_path / "out.json", "--boxes", boxes, main=MAIN), *words)
