@@ -75,7 +75,7 @@ class ImageDataConfig(_Section):
     stride: PositiveInt = Field(1, description="every how many images of path to train on")
     test_stride: PositiveInt = Field(1, description="every how many images of path to test on")
     drop_wrong_s9: bool = Field(False, description="leave out S9's recordings of wrong 3D: h36m.WRONG_S9")
-    size: int = Field(256, ge=64, le=1024, multiple_of=32, description="side of the crop that the network sees, pixels")
+    size: int = Field(256, ge=32, le=1024, multiple_of=32, description="side of the crop that the network sees, pixels")
     augment: AugmentConfig = AugmentConfig()
     on_broken: Literal["stop", "skip"] = Field("stop", description="what to do about an image that cannot be read")
     workers: int = Field(0, ge=0, description="processes that read images, for each rank; 0 reads in the main one")

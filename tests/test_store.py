@@ -165,7 +165,7 @@ def spoil(path: Path, change: Callable[[h5py.File], object]) -> None:
         (lambda f: f.attrs.__delitem__("format"), "expected a file of format 'lifting-poses', got None"),
         (lambda f: f.attrs.update(format="other"), r"expected a file of format .* got 'other'"),
         (lambda f: f.attrs.update(version=99), "expected version 1 .* got 99"),
-        (lambda f: f.attrs.update(joint_set="h36m99"), "joint set of h36m17, coco17, got 'h36m99'"),
+        (lambda f: f.attrs.update(joint_set="h36m99"), "joint set of h36m17, h36m18, coco17, mpii16, got 'h36m99'"),
         (lambda f: f.attrs.__delitem__("frame_rate"), "frame_rate missing"),
         (lambda f: f.__delitem__("poses"), "poses missing"),
     ],
