@@ -8,7 +8,7 @@ from lifting.command import InputError, Parser, run_command, write_json
 from lifting.config import Config, load_config
 from lifting.diagrams import draw_density
 from lifting.metrics import format_report
-from lifting.runs import OVERRIDES, add_train, configured_run, parse_options, train_or_stop
+from lifting.runs import OVERRIDES, add_evaluate, add_train, configured_run, parse_options, train_or_stop
 
 DEMO = Path(__file__).parent / "configs" / "lifting" / "demo.yaml"
 
@@ -20,14 +20,11 @@ def main() -> None:
     add_train(train, "configs/lifting/fc_rle.yaml")
 
     evaluate = verbs.add_parser("evaluate", help="both protocols on the test subjects")
-    evaluate.add_argument("--checkpoint", type=Path, required=True)
-    evaluate.add_argument("--data", type=Path, help="a prepared file other than the one of the training")
-    evaluate.add_argument("--json", type=Path, help="write all numbers to this file too")
+    add_evaluate(evaluate)
     evaluate.add_argument("--save", type=Path, metavar="PREDICTIONS.h5", help="write the predicted poses")
     evaluate.add_argument(
         "--rare", action="store_true", help="also the rarest test poses, those farthest from training"
     )
-    evaluate.add_argument("--figure", type=Path, help="draw some of the poses, .png, .pdf or .svg")
     evaluate.add_argument("--uncertainty", action="store_true", help="what sigma is worth: NLL, coverage, AUSE, r")
     evaluate.add_argument(
         "--calibrate",
@@ -41,7 +38,6 @@ def main() -> None:
         "--diagrams", type=Path, help="with --uncertainty: density, reliability and more as a picture"
     )
     evaluate.add_argument("--hypotheses", type=int, metavar="N", help="draw N poses each from the density: best of N")
-    evaluate.add_argument("overrides", **OVERRIDES)
 
     density = verbs.add_parser("density", help="draw the density that a likelihood has learned; needs no data")
     density.add_argument("--checkpoint", type=Path, required=True)
@@ -67,8 +63,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
         raise InputError("evaluate: --calibrate and --diagrams go with --uncertainty")
     if options.hypotheses is not None and options.hypotheses < 1:
         raise InputError(f"evaluate: --hypotheses: expected at least 1, got {options.hypotheses}")
-    data = [] if options.data is None else [f"data.path={options.data}"]
-    objective, config = lifter.load(options.checkpoint, [*data, *options.overrides])
+    objective, config = lifter.load(options.checkpoint, options.overrides)
     poses = lifter.load_test(config, objective)
     report, prediction = lifter.evaluate(objective, poses, config)
     report["cost"] = lifter.cost(objective, len(poses.joint_set))

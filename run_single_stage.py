@@ -10,7 +10,7 @@ from lifting.command import InputError, Parser, run_command, write_json
 from lifting.config import SingleStageConfig
 from lifting.estimate import STATURE, estimate_all, pictures, save_estimates
 from lifting.metrics import format_pckh, format_report
-from lifting.runs import OVERRIDES, add_train, configured_run, parse_options, train_or_stop
+from lifting.runs import OVERRIDES, add_evaluate, add_train, configured_run, parse_options, train_or_stop
 from lifting.visualise import check_ending
 
 
@@ -21,13 +21,9 @@ def main() -> None:
     add_train(train, "configs/single_stage/resnet50_rle.yaml")
 
     evaluate = verbs.add_parser("evaluate", help="both protocols on the test pictures, PCKh where there are 2D ones")
-    evaluate.add_argument("--checkpoint", type=Path, required=True)
-    evaluate.add_argument("--data", type=Path, help="a prepared index other than the one of the training")
-    evaluate.add_argument("--json", type=Path, help="write all numbers to this file too")
-    evaluate.add_argument("--figure", type=Path, help="draw some of the pictures, .png, .pdf or .svg")
+    add_evaluate(evaluate)
     evaluate.add_argument("--occlusion", type=Path, metavar="FIGURE", help="a grey square over each group of joints")
     evaluate.add_argument("--truncation", type=Path, metavar="FIGURE", help="boxes that leave a part of the person out")
-    evaluate.add_argument("overrides", **OVERRIDES)
 
     estimate = verbs.add_parser("estimate", help="joints with sigma of a picture, or of a folder of them")
     estimate.add_argument("--checkpoint", type=Path, required=True)
@@ -73,12 +69,11 @@ def run_train(options: argparse.Namespace) -> None:
 def run_evaluate(options: argparse.Namespace) -> None:
     for figure in filter(None, (options.figure, options.occlusion, options.truncation)):
         check_ending(figure)
-    data = [] if options.data is None else [f"data.path={options.data}"]
-    objective, config = single_stage.load(options.checkpoint, [*data, *options.overrides])
+    objective, config = single_stage.load(options.checkpoint, options.overrides)
     images, flat = single_stage.test_set(config), single_stage.flat_test_set(config)
     report, prediction, matrix = single_stage.evaluate_all(objective, images, flat, config)
     if options.occlusion:
-        report["occlusion"] = robustness.occlusion_report(objective, images, config)
+        report["occlusion"] = robustness.occlusion_report(objective, images, prediction, matrix, config)
     if options.truncation:
         report["truncation"] = robustness.truncation_report(objective, images, config)
     first = distributed.rank() == 0

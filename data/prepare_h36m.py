@@ -19,8 +19,7 @@ from lifting import h36m
 from lifting.command import InputError, run_command
 from lifting.datasets.checks import check_person, reprojection_errors, share_in_picture, thigh_lengths
 from lifting.datasets.h36m_sources import Recordings, read_source
-from lifting.datasets.image_index import pack, write_index
-from lifting.datasets.image_sources import check_pictures, read_h36m_images, table
+from lifting.datasets.image_sources import read_h36m_images, table, write_source
 from lifting.datasets.image_store import select
 from lifting.datasets.store import GROUND_TRUTH, Sequence, checksum_of, write_store
 
@@ -80,16 +79,11 @@ def parse_arguments() -> argparse.Namespace:
 def prepare_images(arguments: argparse.Namespace) -> None:
     found = read_h36m_images(arguments.source, arguments.images)
     every = np.where(np.isin(found.images.part, h36m.TEST_SUBJECTS), arguments.test_every, arguments.train_every)
-    images = select(found.images, found.images.frame % every == 0)
+    found = found._replace(images=select(found.images, found.images.frame % every == 0))
     print(f"Human3.6M, {found.layout} layout")
-    for line in table(images):
+    for line in table(found.images):
         print(line)
-    check_pictures(images)
-    write = pack if arguments.pack else write_index
-    source = f"Human3.6M, {found.layout} layout, {arguments.source.name}"
-    write(arguments.output, images, source=source, checksum=checksum_of(found.files))
-    for note in found.notes:
-        logging.info(note)
+    write_source(arguments.output, found, f"Human3.6M, {found.layout} layout, {arguments.source.name}", arguments.pack)
     print(f"wrote {arguments.output}")
 
 

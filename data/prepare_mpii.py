@@ -4,13 +4,10 @@ python data/prepare_mpii.py SOURCE --output data/mpii.h5
 """
 
 import argparse
-import logging
 from pathlib import Path
 
 from lifting.command import run_command
-from lifting.datasets.image_index import pack, write_index
-from lifting.datasets.image_sources import check_pictures, read_mpii, table
-from lifting.datasets.store import checksum_of
+from lifting.datasets.image_sources import read_mpii, table, write_source
 
 
 def main() -> None:
@@ -19,12 +16,7 @@ def main() -> None:
     print(f"MPII, {found.layout} layout")
     for line in table(found.images):
         print(line)
-    check_pictures(found.images)
-    write = pack if arguments.pack else write_index
-    source = f"MPII, {found.layout} layout, {arguments.source.name}"
-    write(arguments.output, found.images, source=source, checksum=checksum_of(found.files))
-    for note in found.notes:
-        logging.info(note)
+    write_source(arguments.output, found, f"MPII, {found.layout} layout, {arguments.source.name}", arguments.pack)
     print(f"wrote {arguments.output}")
 
 

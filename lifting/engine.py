@@ -22,7 +22,7 @@ from lifting.command import RunError, whole_file
 from lifting.config import RunConfig, TrainConfig, dump_config
 from lifting.datasets.poses import PoseSet
 from lifting.metrics import joint_errors, pearson, pose_report
-from lifting.objective import ImageObjective, Objective
+from lifting.objective import AnyObjective, Objective
 from lifting.prediction import Batch, Prediction
 from lifting.skeleton import JointSet, flip, mirror_joints
 
@@ -40,7 +40,7 @@ class Batches(Protocol):
 
 
 def fit(
-    objective: Objective | ImageObjective,
+    objective: AnyObjective,
     batches: Batches,
     evaluate: Callable[[], dict[str, Any]],
     config: RunConfig,
@@ -88,7 +88,7 @@ def fit(
 
 def _epoch(
     model: nn.Module,
-    objective: Objective | ImageObjective,
+    objective: AnyObjective,
     batches: Batches,
     optimizer: torch.optim.Optimizer,
     config: RunConfig,
@@ -145,7 +145,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
 
 
-def _wrapped(objective: Objective | ImageObjective, compiled: bool) -> nn.Module:
+def _wrapped(objective: AnyObjective, compiled: bool) -> nn.Module:
     model: nn.Module = objective
     if distributed.world() > 1:
         model = DistributedDataParallel(model)
@@ -155,7 +155,7 @@ def _wrapped(objective: Objective | ImageObjective, compiled: bool) -> nn.Module
 
 
 @torch.no_grad()
-def take_statistics(objective: Objective | ImageObjective, batches: Batches, config: RunConfig, epoch: int) -> None:
+def take_statistics(objective: AnyObjective, batches: Batches, config: RunConfig, epoch: int) -> None:
     """Batch norm's statistics of the weights as they are now: plain means over a few training batches.
 
     Running means lag behind weights that still move, and a momentum that decays, as lifters of this family have it,
@@ -181,7 +181,7 @@ def take_statistics(objective: Objective | ImageObjective, batches: Batches, con
 
 
 def _state(
-    objective: Objective | ImageObjective,
+    objective: AnyObjective,
     optimizer: torch.optim.Optimizer,
     config: RunConfig,
     epoch: int,
@@ -197,7 +197,7 @@ def _state(
     }
 
 
-def resume(objective: Objective | ImageObjective, optimizer: torch.optim.Optimizer, folder: Path) -> tuple[int, float]:
+def resume(objective: AnyObjective, optimizer: torch.optim.Optimizer, folder: Path) -> tuple[int, float]:
     """Loads ``last.pt`` of a run's folder; epochs done and the best MPJPE so far, (0, inf) for a new run."""
     path = folder / "last.pt"
     if not path.exists():

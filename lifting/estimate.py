@@ -1,6 +1,5 @@
 """Pictures to joints: what a person does with a trained single-stage network on pictures of their own."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,11 @@ from tqdm import tqdm
 from lifting.command import InputError, existing_file, whole_file, write_json
 from lifting.config import SingleStageConfig
 from lifting.crops import DEPTH, camera_points, crop_matrix, picture_points
-from lifting.datasets.augment import warp
+from lifting.datasets.annotations import load_json
+from lifting.datasets.augment import ROOT, warp
 from lifting.datasets.decode import decode
 from lifting.datasets.motion import RATIOS
-from lifting.image_evaluation import ROOT, deviation_of, predict_crops
+from lifting.image_evaluation import deviation_of, predict_crops
 from lifting.objective import ImageObjective
 from lifting.skeleton import H36M18
 from lifting.visualise import DrawnPose, draw_poses
@@ -76,10 +76,7 @@ def pictures(source: Path, boxes: Path | None) -> Iterator[tuple[Path, Box | Non
 
 def read_boxes(path: Path) -> dict[str, list[Box]]:
     """``{"name.jpg": [[x, y, width, height], ...]}``; no box is nobody, one may stand without the outer list."""
-    try:
-        content = json.loads(existing_file(path, "estimate: boxes").read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"estimate: {path} is not JSON ({error})") from None
+    content = load_json(path, "estimate: boxes")
     expected = '{"name.jpg": [[x, y, width, height], ...], ...}'
     if not isinstance(content, dict):
         raise InputError(f"estimate: {path}: expected {expected}, got a {type(content).__name__}")
@@ -131,7 +128,6 @@ def estimate(
     deviation = None
     if prediction.log_sigma is not None:
         units = torch.tensor([across, across, DEPTH], dtype=torch.float64)
-        torch.manual_seed(config.seed)  # it is taken from draws: the same picture, the same numbers
         spread = deviation_of(objective, prediction)[0].double()
         deviation = (spread * units).numpy()
         deviation[ROOT] = 0  # like its place, which is the origin

@@ -22,6 +22,13 @@ KEEP_17_OF_32 = (0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 15, 17, 18, 19, 25, 26, 27)
 # Names that the official files and the usual ones spell differently.
 RENAMED_ACTIONS = {"TakingPhoto": "Photo", "WalkingDog": "WalkDog"}
 
+# In the order of the release, which counts its acts from 2.
+FIRST_ACTION = 2
+ACTIONS = (
+    *("Directions", "Discussion", "Eating", "Greeting", "Phoning", "Posing", "Purchases", "Sitting", "SittingDown"),
+    *("Smoking", "Photo", "Waiting", "Walking", "WalkDog", "WalkTogether"),
+)
+
 # Sequences of S9 whose 3D is wrong: shifted against the pictures. Act 5 sub-action 2, act 10 sub 2 and act 13 sub 1 in
 # the official count; under the usual names they are Greeting (1447 frames), SittingDown 1 (1554) and Waiting 1 (1612),
 # which public code that goes by names leaves out for the same reason. The number in a name is not the sub-action's.

@@ -13,6 +13,7 @@ from lifting import distributed
 from lifting.command import InputError
 from lifting.config import SingleStageConfig
 from lifting.crops import DEPTH, camera_points, crop_labels, picture_points
+from lifting.datasets.augment import ROOT
 from lifting.datasets.decode import decode
 from lifting.datasets.image_batches import crop_batches
 from lifting.datasets.image_index import read_encoded
@@ -25,7 +26,6 @@ from lifting.prediction import Prediction
 from lifting.skeleton import H36M17, H36M18, MPII16, h36m18_to_mpii16
 from lifting.visualise import DrawnPose, draw_poses
 
-ROOT = 0
 BATCH = 64  # pictures at a time
 
 

@@ -1,13 +1,11 @@
 """What a person does with a lifter: train it, load it, evaluate it, look at it."""
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor
 
 from lifting import distributed
 from lifting.cameras import denormalise_screen
@@ -22,6 +20,7 @@ from lifting.flow import Density
 from lifting.likelihood import build_likelihood
 from lifting.metrics import joint_errors, rare_report, rareness
 from lifting.models import build_lifter
+from lifting.models.cost import cost_of
 from lifting.objective import Objective
 from lifting.prediction import Prediction
 from lifting.skeleton import H36M17, JointSet
@@ -101,21 +100,12 @@ def evaluate(objective: Objective, poses: PoseSet, config: Config) -> tuple[dict
 def cost(objective: Objective, joints: int) -> dict[str, int]:
     """Parameters and multiply-adds, for one pose, of the network and of the flow that training has beside it."""
     device = next(objective.parameters()).device
-    found = _cost(objective.network, objective.network, torch.zeros(1, joints, 2, device=device))
+    found = cost_of(objective.network, objective.network, torch.zeros(1, joints, 2, device=device))
     flow = getattr(objective.likelihood, "flow", None)
     if isinstance(flow, Density):
-        of_flow = _cost(flow, flow.log_prob, torch.zeros(joints, objective.likelihood.dim, device=device))
+        of_flow = cost_of(flow, flow.log_prob, torch.zeros(joints, objective.likelihood.dim, device=device))
         found |= {f"flow_{name}": count for name, count in of_flow.items()}
     return found
-
-
-@torch.no_grad()
-def _cost(module: nn.Module, call: Callable[[Tensor], Any], x: Tensor) -> dict[str, int]:
-    module.eval()  # one pose has no batch statistics
-    with FlopCounterMode(display=False) as counter:
-        call(x)
-    parameters = sum(p.numel() for p in module.parameters())
-    return {"parameters": parameters, "multiply_adds": counter.get_total_flops() // 2}
 
 
 def evaluate_rare(poses: PoseSet, prediction: Prediction, config: Config) -> dict[str, Any]:

@@ -80,3 +80,6 @@ class ImageObjective(nn.Module):
         straight = self.network(images)
         with torch.autocast(images.device.type, enabled=False):  # millimetres do not survive bfloat16
             return self.likelihood.point(straight, has_depth)
+
+
+AnyObjective = Objective | ImageObjective

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lifting.config import SingleStageConfig
-from lifting.crops import crop_matrix, transform
+from lifting.crops import transform
 from lifting.datasets.image_store import ImageSet
 from lifting.image_evaluation import in_metres, predict, root_relative
 from lifting.metrics import joint_errors
@@ -33,14 +33,19 @@ GREY = 128
 CUTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 
 
-def occlusion_report(objective: ImageObjective, images: ImageSet, config: SingleStageConfig) -> dict[str, Any]:
+def occlusion_report(
+    objective: ImageObjective, images: ImageSet, prediction: Prediction, matrix: Tensor, config: SingleStageConfig
+) -> dict[str, Any]:
     """The error of every group of joints with a grey square over each joint of one group, for each group.
+
+    Args:
+        prediction, matrix: what `image_evaluation.predict` returned for the pictures as they are.
 
     Returns:
         ``clean``: group -> mm; ``occluded``: hidden group -> group -> mm; ``square``: its side over the crop's.
     """
     size = config.data.size
-    at = transform(crop_matrix(torch.from_numpy(images.box), size), torch.from_numpy(images.keypoints).double())
+    at = transform(matrix, torch.from_numpy(images.keypoints).double())
     half = SQUARE * size / 2
 
     def hide(joints: tuple[int, ...]) -> dict[str, float]:
@@ -51,7 +56,7 @@ def occlusion_report(objective: ImageObjective, images: ImageSet, config: Single
 
         return _by_group(_errors(images, *predict(objective, images, config, paint=paint), config))
 
-    clean = _by_group(_errors(images, *predict(objective, images, config), config))
+    clean = _by_group(_errors(images, prediction, matrix, config))
     return {"square": SQUARE, "clean": clean, "occluded": {name: hide(joints) for name, joints in GROUPS.items()}}
 
 

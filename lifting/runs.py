@@ -26,14 +26,25 @@ def add_train(parser: argparse.ArgumentParser, example: str) -> None:
     parser.add_argument("overrides", **OVERRIDES)
 
 
+def add_evaluate(parser: argparse.ArgumentParser) -> None:
+    """The options of ``evaluate`` that both tracks have."""
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--data", type=Path, help="a prepared file other than the one of the training")
+    parser.add_argument("--json", type=Path, help="write all numbers to this file too")
+    parser.add_argument("--figure", type=Path, help="draw some of the test poses, .png, .pdf or .svg")
+    parser.add_argument("overrides", **OVERRIDES)
+
+
 def parse_options(parser: Parser) -> argparse.Namespace:
-    """The command line; overrides may stand anywhere, where argparse takes those of one place only."""
+    """The command line; overrides may stand anywhere, where argparse takes those of one place only; --data is one."""
     options, more = parser.parse_known_args()
     for argument in more:
         if argument.startswith("-") or "=" not in argument or "overrides" not in options:
             parser.error(f"unrecognized argument {argument}")
     if more:
         options.overrides += more
+    if getattr(options, "data", None) is not None:
+        options.overrides.insert(0, f"data.path={options.data}")
     return options
 
 

@@ -24,11 +24,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lifting.command import InputError, Parser, RunError, run_command, whole_file, write_json
-from lifting.config import RunConfig, SingleStageConfig, load_config, read_config
+from lifting.config import Config, RunConfig, SingleStageConfig, read_config
 
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parents[1]
+SCHEMAS = {"lifting": Config, "single_stage": SingleStageConfig}
 COST = {
     "parameters": "parameters",
     "multiply_adds": "multiply-adds",
@@ -91,9 +92,9 @@ class Run:
 
     def read(self, file: Path, overrides: list[str] | None = None) -> RunConfig:
         """A file of configuration, as this run's track has it."""
-        if self.track == "lifting":
-            return load_config(file, overrides)
-        return read_config(SingleStageConfig, file, overrides)
+        schema: type[Any] = SCHEMAS[self.track]
+        found: RunConfig = read_config(schema, file, overrides)
+        return found
 
 
 def load_series(path: Path) -> Series:
@@ -105,12 +106,13 @@ def load_series(path: Path) -> Series:
         raise InputError(f"series: {path}: expected configs, variants and overrides: {error}") from None
 
 
-def runs_of(series: Series, data: str, output: Path, seeds: int, *, short: bool = False) -> Iterator[Run]:
+def runs_of(series: Series, data: str | None, output: Path, seeds: int, *, short: bool = False) -> Iterator[Run]:
     """Every run, seed by seed, so that a series that is cut short has whole rows of fewer seeds."""
     for seed in range(seeds):
         for variant, extra in series.variants.items():
             for config in series.configs:
-                overrides = [f"data.path={data}", f"seed={seed}", *series.overrides, *extra]
+                overrides = [f"data.path={data}"] if data else []
+                overrides += [f"seed={seed}", *series.overrides, *extra]
                 overrides += series.short if short else []
                 folder = output / variant / config / f"seed{seed}"
                 yield Run(variant, config, seed, folder, overrides, series.track)
@@ -195,8 +197,7 @@ def main() -> None:
     if options.seeds < 1 or options.jobs < 1:
         raise InputError(f"series: expected --seeds and --jobs of at least 1, got {options.seeds}, {options.jobs}")
     series = load_series(options.series)
-    data = options.data or {"lifting": "synthetic", "single_stage": "rendered"}[series.track]
-    runs = list(runs_of(series, data, options.output, options.seeds, short=options.short))
+    runs = list(runs_of(series, options.data, options.output, options.seeds, short=options.short))
     for run in runs:
         check_folder(run)
     threads = max(1, (os.cpu_count() or 1) // options.jobs)

@@ -105,9 +105,7 @@ def load(checkpoint: Path, overrides: list[str] | None = None) -> tuple[ImageObj
 def training_sets(config: SingleStageConfig) -> tuple[ImageSet, ImageSet | None]:
     """The configured training pictures with 3D labels, and those with 2D labels alone."""
     data = config.data
-    deep = chosen(load_index(data.path), data.train_parts, data.path, data.stride, data.drop_wrong_s9)
-    if deep.points is None:
-        raise InputError(f"data.path: {data.path}: expected pictures with 3D labels, got 2D labels alone")
+    deep = deep_pictures(config, data.train_parts, data.stride)
     if data.flat_path is None:
         return deep, None
     if data.flat_path == "rendered" != data.path:
@@ -121,11 +119,23 @@ def test_set(config: SingleStageConfig) -> ImageSet:
     Raises:
         InputError: one cannot be, unless ``data.on_broken`` is skip: then it is left out, and said.
     """
-    data = config.data
-    images = chosen(load_index(data.path), data.test_parts, data.path, data.test_stride, data.drop_wrong_s9)
+    images = deep_pictures(config, config.data.test_parts, config.data.test_stride)
+    return readable(images, skip=config.data.on_broken == "skip")
+
+
+def deep_pictures(config: SingleStageConfig, parts: tuple[str, ...], stride: int) -> ImageSet:
+    """Every ``stride``-th picture of these parts of the set with 3D labels.
+
+    Raises:
+        InputError: a part that is not there, no 3D labels.
+    """
+    path = config.data.path
+    images = chosen(load_index(path), parts, path)
     if images.points is None:
-        raise InputError(f"data.path: {data.path}: expected pictures with 3D labels, got 2D labels alone")
-    return readable(images, skip=data.on_broken == "skip")
+        raise InputError(f"data.path: {path}: expected pictures with 3D labels, got 2D labels alone")
+    if config.data.drop_wrong_s9:
+        images = select(images, ~wrong_s9(images))
+    return select(images, np.arange(0, len(images), stride))
 
 
 def flat_test_set(config: SingleStageConfig) -> ImageSet | None:
@@ -179,10 +189,8 @@ def load_index(path: str, *, flat: bool = False) -> ImageSet:
     return read_index(index)
 
 
-def chosen(
-    images: ImageSet, parts: tuple[str, ...], path: str, stride: int = 1, drop_wrong_s9: bool = False
-) -> ImageSet:
-    """The pictures of these parts, every ``stride``-th.
+def chosen(images: ImageSet, parts: tuple[str, ...], path: str) -> ImageSet:
+    """The pictures of these parts.
 
     Raises:
         InputError: a part that is not there.
@@ -191,10 +199,7 @@ def chosen(
     for part in parts:
         if part not in there:
             raise InputError(f"{path}: expected parts of {', '.join(there)}, got {part!r}")
-    keep = np.isin(images.part, parts)
-    if drop_wrong_s9:
-        keep &= ~wrong_s9(images)
-    return select(images, np.flatnonzero(keep)[::stride])
+    return select(images, np.isin(images.part, parts))
 
 
 def evaluate(

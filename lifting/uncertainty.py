@@ -1,8 +1,7 @@
 """What the density that a lifter predicts is worth on test poses: calibration, sparsification, hypotheses."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from lifting.engine import predict
 from lifting.metrics import pearson
 from lifting.objective import Objective
 from lifting.prediction import Prediction
+from lifting.unit import fixed_draws
 
 AXES = ("x", "y", "z")
 _DRAWS = 2**16  # of a unit density, for its quantiles
@@ -41,7 +41,7 @@ def deviations(objective: Objective, poses: PoseSet, prediction: Prediction) -> 
     """Standardised deviations of the joints whose place is not known, and draws of the unit density."""
     free, target = objective.free(prediction, poses.target)
     likelihood = objective.likelihood
-    with _seeded():
+    with fixed_draws():
         draws = likelihood.draw_unit((_DRAWS,), target)
     return Deviations(likelihood.standardise(free, target), draws)
 
@@ -139,13 +139,14 @@ def hypotheses_report(objective: Objective, poses: PoseSet, prediction: Predicti
     Joints are drawn independently, as the likelihood has them. ``min_mpjpe_mm`` is the mean over test poses of the
     lowest MPJPE among the n; ``min_joint_mm`` takes each joint's nearest draw; ``mean_mpjpe_mm`` is a draw's own. The
     ``bins`` are tenths of all joints by the spread of their draws: root mean square spread and error, in millimetres.
+    Of few draws the spread is itself uncertain, and the outer tenths are apart for that reason alone (a quarter at 20).
     """
     free, target = objective.free(prediction, poses.target)
     share = free.mu.shape[1] / prediction.mu.shape[1]  # known joints have no error, and count
     rows = max(1, _AT_ONCE // (n * free.mu[0].numel()))
     spreads, errors = [], []
     sums: dict[str, dict[str, float]] = {"learned": {}, "gaussian": {}}
-    with _seeded(), tqdm(total=len(target), unit="pose", desc="hypotheses", leave=False, disable=None) as bar:
+    with fixed_draws(), tqdm(total=len(target), unit="pose", desc="hypotheses", leave=False, disable=None) as bar:
         deviation = objective.likelihood.deviation(free)
         for start in range(0, len(target), rows):
             part = slice(start, start + rows)
@@ -175,14 +176,6 @@ def hypotheses_report(objective: Objective, poses: PoseSet, prediction: Predicti
     ]
     mpjpe = 1000 * share * float(error.mean())
     return {"n": n, "mpjpe_frame_mm": mpjpe, **sums, "spread_error_r": pearson(spread, error), "bins": bins}
-
-
-@contextmanager
-def _seeded() -> Iterator[None]:
-    """The same draws every time, and nobody else's changed."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
 
 
 def format_uncertainty(report: Mapping[str, Any]) -> str:

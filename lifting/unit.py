@@ -1,7 +1,8 @@
 """Unit densities on R^D that need no learning: their logarithm, (..., D) -> (...,), and how to draw from them."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -45,6 +46,14 @@ def draw_radial(shape: tuple[int, ...], like: Tensor) -> Tensor:
     direction = torch.nn.functional.normalize(draw_gaussian(shape, like), dim=-1)
     length = -torch.log1p(-torch.rand(shape, dtype=like.dtype, device=like.device)).sum(-1, keepdim=True)
     return direction * length
+
+
+@contextmanager
+def fixed_draws() -> Iterator[None]:
+    """What is drawn inside is the same every time, and nobody else's draws are changed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
 
 
 BASES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[tuple[int, ...], Tensor], Tensor]]] = {

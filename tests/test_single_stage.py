@@ -48,7 +48,7 @@ def indices(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return deep, flat
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small(indices: tuple[Path, Path]) -> list[str]:
     """Overrides for a run that takes seconds."""
     return [
@@ -65,18 +65,10 @@ def small(indices: tuple[Path, Path]) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def trained(indices: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint."""
     folder = tmp_path_factory.mktemp("run")
-    overrides = [f"data.path={indices[0]}", f"data.flat_path={indices[1]}", "data.size=64", "model.backbone=resnet18"]
-    overrides += [
-        "model.width=8",
-        "train.batch_size=16",
-        "train.epochs=1",
-        "train.bn_batches=2",
-        "train.precision=fp32",
-    ]
-    single_stage.train(read_config(SingleStageConfig, overrides=overrides), folder)
+    single_stage.train(read_config(SingleStageConfig, overrides=[*small, "train.epochs=1"]), folder)
     return folder / "last.pt"
 
 
@@ -266,7 +258,7 @@ def test_the_square_lies_over_the_joints_and_nowhere_else(
         return Prediction(torch.zeros(len(images), 18, 3)), matrix
 
     monkeypatch.setattr(robustness, "predict", predict)
-    robustness.occlusion_report(None, images, config)  # type: ignore[arg-type]
+    robustness.occlusion_report(None, images, Prediction(torch.zeros(len(images), 18, 3)), matrix, config)  # type: ignore[arg-type]
     assert len(painted) == len(GROUPS)
     for crop, joints in zip(painted, GROUPS.values(), strict=True):
         grey = torch.from_numpy(crop[..., 0]).nonzero().flip(-1)  # x, y

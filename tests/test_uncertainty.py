@@ -50,7 +50,7 @@ def test_a_density_that_is_right_is_found_right(small: list[str], loss: str) -> 
     assert report["calibration_error"] < 2
     assert set(report["ranking"]) == (set() if loss == "l1" else {"joint", "pose"})
     assert len(report["coverage_per_joint"]) == 16
-    found = uncertainty.hypotheses_report(*what, 20)
+    found = uncertainty.hypotheses_report(*what, 100)  # of 20, the outer tenths are a quarter off: chosen by noise
     for row in found["bins"]:
         assert row["spread_mm"] == pytest.approx(row["error_mm"], rel=0.25)
 

@@ -28,10 +28,10 @@ class Source(NamedTuple):
     files: list[Path]
 
 
-def load_json(path: Path) -> Any:
-    """The content of a file; InputError where it is absent or no JSON."""
+def load_json(path: Path, what: str = "annotations") -> Any:
+    """The content of a file; InputError where it is absent, which says ``what`` it was to be, or no JSON."""
     try:
-        return json.loads(existing_file(path, "annotations").read_bytes())
+        return json.loads(existing_file(path, what).read_bytes())
     except ValueError as error:
         raise InputError(f"{path} is not JSON, or only a part of it ({error})") from error
 

@@ -25,12 +25,6 @@ from lifting.skeleton import h36m17_to_h36m18
 
 Numbers = NDArray[np.float64]
 
-FIRST_ACTION = 2  # in the official count
-ACTIONS = (
-    *("Directions", "Discussion", "Eating", "Greeting", "Phoning", "Posing", "Purchases", "Sitting", "SittingDown"),
-    *("Smoking", "Photo", "Waiting", "Walking", "WalkDog", "WalkTogether"),
-)
-
 # The recordings of `h36m.WRONG_S9`: act 5 sub-action 2, act 10 sub-action 2, act 13 sub-action 1.
 WRONG_S9 = ("Greeting 2", "SittingDown 2", "Waiting 1")
 
@@ -163,7 +157,7 @@ def _source(parts: list[_Frames], layout: str, files: list[Path], images: Path |
         keypoints=_projected(points, frames).astype(np.float32),
         labelled=np.ones(points.shape[:2], dtype=np.bool_),
         part=np.array([f"S{number}" for number in subject]),
-        sequence=np.array([f"{ACTIONS[a - FIRST_ACTION]} {s}" for a, s in zip(action, sub, strict=True)]),
+        sequence=np.array([f"{h36m.ACTIONS[a - h36m.FIRST_ACTION]} {s}" for a, s in zip(action, sub, strict=True)]),
         camera=np.array(h36m.CAMERA_NAMES)[camera - 1],
         frame=frame,
         head_size=np.full(len(frame), np.nan, dtype=np.float32),
@@ -184,7 +178,7 @@ def _check_entries(frames: _Frames, box: Numbers) -> None:
     for row in np.flatnonzero((box[:, 2:] <= 0).any(1))[:1]:
         got = ", ".join(f"{value:g}" for value in frames.box[row])
         raise InputError(f"{frames.name[row]}: expected a box in the picture, got one of x, y, width, height {got}")
-    cameras, actions = len(h36m.CAMERA_NAMES), range(FIRST_ACTION, FIRST_ACTION + len(ACTIONS))
+    cameras, actions = len(h36m.CAMERA_NAMES), range(h36m.FIRST_ACTION, h36m.FIRST_ACTION + len(h36m.ACTIONS))
     known = {"an action": actions, "a sub-action": range(1, 3), "a camera": range(1, cameras + 1)}
     for at, (what, numbers) in enumerate(known.items(), start=1):
         for row in np.flatnonzero(~np.isin(frames.number[:, at], numbers))[:1]:

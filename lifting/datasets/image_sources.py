@@ -1,13 +1,18 @@
 """Human3.6M and MPII with their pictures, in whichever files people hold them."""
 
+import logging
 from pathlib import Path
 
 from lifting.command import InputError
 from lifting.datasets.annotations import Source, check_pictures, table
 from lifting.datasets.h36m_images import read_posenet, read_rle, wrong_s9
+from lifting.datasets.image_index import pack, write_index
 from lifting.datasets.mpii_sources import read_persons
+from lifting.datasets.store import checksum_of
 
-__all__ = ["Source", "check_pictures", "read_h36m_images", "read_mpii", "table", "wrong_s9"]
+__all__ = ["Source", "check_pictures", "read_h36m_images", "read_mpii", "table", "write_source", "wrong_s9"]
+
+log = logging.getLogger(__name__)
 
 POSENET_FILES = "Human36M_subject*_data.json"
 RLE_FILES = "Sample_*Human36M*.json"
@@ -49,6 +54,19 @@ def read_mpii(source: Path, images: Path | None = None) -> Source:
     if len(paths) > 1 and any(path.name == MPII_FILES[-1] for path in paths):
         raise InputError(f"{source}: expected one layout, got {paths[0].name} and {paths[-1].name}; name one of them")
     return read_persons(paths, images)
+
+
+def write_source(path: Path, found: Source, title: str, packed: bool) -> None:
+    """Writes what a reader found, with its pictures (`image_index.pack`) or without, and says what it noted.
+
+    Raises:
+        InputError: a picture is missing, and what `image_index.pack` and `image_index.write_index` raise.
+    """
+    check_pictures(found.images)
+    write = pack if packed else write_index
+    write(path, found.images, source=title, checksum=checksum_of(found.files))
+    for note in found.notes:
+        log.info(note)
 
 
 def _find(folder: Path, pattern: str) -> list[Path]:

@@ -38,11 +38,6 @@ from lifting.skeleton import h36m17_to_h36m18, h36m18_to_mpii16
 
 log = logging.getLogger(__name__)
 
-# The order of the official release, whose acts are counted from 2; the second sequence of each is sub-action 2.
-ACTS = (
-    "Directions", "Discussion", "Eating", "Greeting", "Phoning", "Posing", "Purchases", "Sitting", "SittingDown",
-    "Smoking", "Photo", "Waiting", "Walking", "WalkDog", "WalkTogether",
-)  # fmt: skip
 MPII_JOINTS = (
     "rank", "rkne", "rhip", "lhip", "lkne", "lank", "pelv", "thor",
     "neck", "head", "rwri", "relb", "rsho", "lsho", "lelb", "lwri",
@@ -230,7 +225,8 @@ def _write_solid(folder: Path, poses: list[Pose], seed: int, takes: Callable[[li
     cameras = np.random.default_rng([seed, 0]).integers(1, 5, len(poses)).tolist()
     shots, images = [], []
     for i, (pose, ca) in enumerate(zip(poses, cameras, strict=True)):
-        act, again = ACTS.index(h36m.action_of(pose.sequence)) + 2, int(pose.sequence not in ACTS) + 1
+        act = h36m.ACTIONS.index(h36m.action_of(pose.sequence)) + h36m.FIRST_ACTION
+        again = 1 if pose.sequence in h36m.ACTIONS else 2  # the second sequence of an action is sub-action 2
         name = f"s_{int(pose.subject[1:]):02}_act_{act:02}_subact_{again:02}_ca_{ca:02}"
         file = f"{name}/{name}_{pose.frame + 1:06}.jpg"
         (folder / "images" / name).mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ from torch import Tensor
 from lifting.flow import Bijection, Density, RealNVP
 from lifting.likelihood.scale import Likelihood
 from lifting.prediction import Prediction
+from lifting.unit import fixed_draws
 
 
 class WithFlow(Likelihood):
@@ -79,8 +80,7 @@ class WithFlow(Likelihood):
 
     def _estimate(self, draws: int = 2**16) -> Tensor:
         """The integral of the shape as a mean over draws that are always the same, within about half a percent."""
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
+        with fixed_draws():
             x, log_density = self.draw_near(draws, next(self.flow.parameters()))
         return torch.exp(self.log_shape(x) - log_density).mean()
 
@@ -222,7 +222,8 @@ class BasicFlow(Likelihood):
         """As of any likelihood; each joint has a shape of its own, so the draws are of each."""
         parts = zip(*(torch.split(x, 512) for x in self._scaled(prediction)), strict=True)
         errors = (self.sample(Prediction(mu, log_sigma), draws) - mu for mu, log_sigma in parts)
-        return torch.cat([error.square().mean(0).sqrt() for error in errors])
+        with fixed_draws():
+            return torch.cat([error.square().mean(0).sqrt() for error in errors])
 
     def _before(self, prediction: Prediction) -> Prediction:
         return Prediction(self.flow.inverse(prediction.mu)[0], prediction.log_sigma)

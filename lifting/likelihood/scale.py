@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lifting.prediction import Prediction
-from lifting.unit import BASES
+from lifting.unit import BASES, fixed_draws
 
 
 class Likelihood(nn.Module):
@@ -95,7 +95,8 @@ class Likelihood(nn.Module):
     def deviation(self, prediction: Prediction, draws: int = 2**15) -> Tensor:
         """Root mean square distance from mu in each coordinate, (B, J, D): sigma times that of U, from draws of it."""
         mu, log_sigma = self._scaled(prediction)
-        return log_sigma.exp() * self.draw_unit((draws,), mu).square().mean(0).sqrt()
+        with fixed_draws():
+            return log_sigma.exp() * self.draw_unit((draws,), mu).square().mean(0).sqrt()
 
     def draw_unit(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """Draws of U, (*shape, D), with the dtype and device of ``like``."""

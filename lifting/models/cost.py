@@ -1,6 +1,8 @@
-"""What an image model costs: its parameters and multiply-adds, as they are and as papers count them."""
+"""What a network costs: its parameters and multiply-adds, as they are and as papers count them."""
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,15 +10,24 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 @torch.no_grad()
+def cost_of(module: nn.Module, call: Callable[[Tensor], Any], x: Tensor) -> dict[str, int]:
+    """Parameters, and the multiply-adds of convolutions and linear layers in ``call(x)``, in eval mode."""
+    module.eval()  # one pose has no batch statistics
+    with FlopCounterMode(display=False) as counter:
+        call(x)
+    parameters = sum(p.numel() for p in module.parameters())
+    return {"parameters": parameters, "multiply_adds": counter.get_total_flops() // 2}
+
+
 def image_model_cost(network: nn.Module, size: int) -> dict[str, int]:
     """The cost of one image of ``size`` x ``size`` pixels, without its flip and without a flow.
 
-    ``multiply_adds`` are those of convolutions and linear layers. ``multiply_adds_as_published`` are what gives the
-    5.4 G and 14.1 G of the RLE paper (Tab. 8, 9; 256 pixels, ResNet-50): batch norm counts as two an element, and a
-    transposed convolution as if its kernel met every pixel of its output, though with a stride of two only one in four
-    of its weights does. So Integral Pose is counted at 14.1 G and does 8.4 G.
+    ``multiply_adds`` are those of `cost_of`. ``multiply_adds_as_published`` are what gives the 5.4 G and 14.1 G of the
+    RLE paper (Tab. 8, 9; 256 pixels, ResNet-50): batch norm counts as two an element, and a transposed convolution as
+    if its kernel met every pixel of its output, though with a stride of two only one in four of its weights does. So
+    Integral Pose is counted at 14.1 G and does 8.4 G.
     """
-    network = copy.deepcopy(network).eval()  # its hooks go with it
+    network = copy.deepcopy(network)  # its hooks go with it
     published = [0]
 
     def count(module: nn.Module, _: object, output: Tensor) -> None:
@@ -25,13 +36,8 @@ def image_model_cost(network: nn.Module, size: int) -> dict[str, int]:
     for module in network.modules():
         if _published(module):
             module.register_forward_hook(count)
-    with FlopCounterMode(display=False) as counter:
-        network(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=next(network.parameters()).device))
-    return {
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "multiply_adds": counter.get_total_flops() // 2,
-        "multiply_adds_as_published": published[0],
-    }
+    image = torch.zeros(1, 3, size, size, dtype=torch.uint8, device=next(network.parameters()).device)
+    return {**cost_of(network, network, image), "multiply_adds_as_published": published[0]}
 
 
 def _published(module: nn.Module) -> int:
