@@ -26,6 +26,7 @@ tables: .venv/ready
 	for table in densities flows lifters; do \
 	  $(BIN)/python -m lifting.series configs/series/$$table.yaml --output checkpoints/tables/$(if $(findstring --short,$(TABLES)),short,long)/$$table $(TABLES) || exit; \
 	done
+	$(BIN)/python -m tests.benchmarks --only step --output checkpoints/tables/overhead.json
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -61,8 +61,8 @@ def run_train(options: argparse.Namespace) -> None:
 def run_evaluate(options: argparse.Namespace) -> None:
     if (options.calibrate or options.diagrams) and not options.uncertainty:
         raise InputError("evaluate: --calibrate and --diagrams go with --uncertainty")
-    if options.hypotheses is not None and options.hypotheses < 1:
-        raise InputError(f"evaluate: --hypotheses: expected at least 1, got {options.hypotheses}")
+    if options.hypotheses is not None and not 2 <= options.hypotheses <= 10_000:
+        raise InputError(f"evaluate: --hypotheses: expected 2 to 10,000, got {options.hypotheses:,}")
     objective, config = lifter.load(options.checkpoint, options.overrides)
     poses = lifter.load_test(config, objective)
     report, prediction = lifter.evaluate(objective, poses, config)
@@ -75,8 +75,6 @@ def run_evaluate(options: argparse.Namespace) -> None:
         found = uncertainty.uncertainty_report(objective, poses, prediction, held_out)
         report["uncertainty"] = found
         texts.append(uncertainty.format_uncertainty(found))
-        if options.diagrams:
-            uncertainty.draw(options.diagrams, objective, poses, prediction, found)
     if options.hypotheses:
         report["hypotheses"] = uncertainty.hypotheses_report(objective, poses, prediction, options.hypotheses)
         texts.append(uncertainty.format_hypotheses(report["hypotheses"]))
@@ -86,6 +84,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
         lifter.save_predictions(options.save, poses, prediction)
     if options.figure:
         lifter.draw(options.figure, objective, poses, prediction, config)
+    if options.diagrams:
+        uncertainty.draw(options.diagrams, objective, poses, prediction, report["uncertainty"])
     print("\n\n".join([format_report(report), *texts]))
 
 

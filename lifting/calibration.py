@@ -63,6 +63,20 @@ def calibration_error(central: Tensor) -> float:
     return float((coverage(central, levels).mean((1, 2)) - central.new_tensor(levels)).abs().mean())
 
 
+def tails(found: Deviations) -> list[dict[str, float]]:
+    """How heavy the tails are, for each coordinate: the 99th percentile over the median of |x_bar|.
+
+    Of the ``errors`` and of the learned ``density``. A Gaussian has 3.8, a Laplace density 6.6.
+    """
+
+    def of(x: Tensor) -> float:
+        median, end = np.percentile(x.abs().flatten().cpu().numpy(), (50, 99))
+        return float(end / median)
+
+    axes = range(found.draws.shape[-1])
+    return [{"errors": of(found.x_bar[..., d]), "density": of(found.draws[..., d])} for d in axes]
+
+
 def fit_scale(held_out: Sequence[Deviations]) -> float:
     """What to multiply sigma by, so that the mean coverage over `LEVELS` of people not trained on is what it should be.
 

@@ -243,6 +243,23 @@ def read_config(
         raise InputError(_first_line(error, schema)) from None
 
 
+def read_trained(schema: type[Schema], trained: dict[str, Any], overrides: list[str] | None, where: str) -> Schema:
+    """The configuration of a checkpoint, with overrides of anything but its model and its loss.
+
+    Weights often fit another loss too, whose numbers would then stand under this one's name.
+
+    Raises:
+        InputError: such an override, and what `read_config` raises; the former begins with ``where``.
+    """
+    before, config = read_config(schema, base=trained), read_config(schema, overrides=overrides, base=trained)
+    for section, old, new in (("model", before.model, config.model), ("loss", before.loss, config.loss)):
+        if old != new:
+            raise InputError(
+                f"{where}: expected the {section} that it was trained with, got other {section}.* settings"
+            )
+    return config
+
+
 def dump_config(config: RunConfig) -> str:
     """The whole configuration as YAML."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

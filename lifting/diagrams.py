@@ -12,21 +12,24 @@ from lifting.calibration import Deviations, centrality, coverage, sparsify
 from lifting.command import InputError
 from lifting.likelihood import BasicFlow, Likelihood
 from lifting.metrics import pearson
-from lifting.unit import log_gaussian, log_laplace
+from lifting.unit import fixed_draws, log_gaussian, log_laplace
 from lifting.visualise import LEFT, MIDDLE, QUIET, RIGHT, TEXT, TRUTH, new_figure, save_figure
 
-_REACH = 5.0  # of the pictures of a density, in its own standard deviations
+_REACH = 5.0  # of the pictures of a density, in its own standard deviations along each axis
 _CELLS = 120  # of their grid, along each axis
 _AXES = ("x", "y", "z (depth)")
 _COLOURS = (RIGHT, "#009e73", LEFT)
+_NO_UNIT = "the basic design (loss.name flow) has no unit density to draw: its shape depends on the place"
 
 
 def draw_density(path: str | Path, likelihood: Likelihood) -> None:
-    """The unit density that a likelihood has learned beside Laplace and Gaussian ones of the same deviation.
+    """The unit density that a likelihood has learned beside Laplace and Gaussian ones of the same deviations.
 
     Raises:
         InputError: the basic design, whose density depends on the place; an ending that matplotlib does not write.
     """
+    if isinstance(likelihood, BasicFlow):
+        raise InputError(f"density: {_NO_UNIT}")
     figure = new_figure(12.4, 4.1)
     _draw_density(figure.subplots(1, 3), likelihood)
     save_figure(figure, path)
@@ -39,7 +42,7 @@ def draw_uncertainty(
     doubts: dict[str, tuple[Tensor, Tensor]],
     scale: float | None = None,
 ) -> None:
-    """All in one look: `draw_density` above; below reliability, sparsification and sigma against error.
+    """All in one look: `draw_density` above, if there is one; below reliability, sparsification, sigma against error.
 
     Args:
         found: of the test poses.
@@ -48,86 +51,91 @@ def draw_uncertainty(
     """
     figure = new_figure(12.4, 8.2)
     panels = figure.subplots(2, 3)
-    _draw_density(panels[0], likelihood, found.x_bar)
+    if isinstance(likelihood, BasicFlow):
+        _say(panels[0], _NO_UNIT)
+    else:
+        _draw_density(panels[0], likelihood, found.x_bar)
     _draw_reliability(panels[1, 0], found, scale)
     if doubts:
         _draw_sparsification(panels[1, 1], doubts)
         _draw_sigma_error(panels[1, 2], *doubts["joint"])
     else:
-        for panel in panels[1, 1:]:
-            panel.set_axis_off()
-            panel.text(0.5, 0.5, "no sigma, no ranking", ha="center", color=QUIET, transform=panel.transAxes)
+        _say(panels[1, 1:], "no sigma, no ranking")
     save_figure(figure, path)
 
 
+def _say(panels: Sequence[Axes], words: str) -> None:
+    """Words in the place of diagrams."""
+    for panel in panels:
+        panel.set_axis_off()
+    middle = panels[len(panels) // 2]
+    middle.text(0.5, 0.5, words, ha="center", color=QUIET, transform=middle.transAxes)
+
+
 def _draw_density(panels: Sequence[Axes], likelihood: Likelihood, x_bar: Tensor | None = None) -> None:
-    if isinstance(likelihood, BasicFlow):
-        raise InputError("density: the basic design (loss.name flow) has no unit density to draw")
-    grid, density, deviation = _on_a_grid(likelihood)
-    marginals = [density.sum(tuple(a for a in range(density.ndim) if a != d)) for d in range(density.ndim)]
-    width = float(deviation.mean())
-    step = grid[1] - grid[0]
-    peer = torch.from_numpy(grid)[:, None] / width
-    peers = {
-        "Gaussian": np.exp(log_gaussian(peer).numpy()) / width,
-        "Laplace": np.exp(log_laplace(peer * 2**0.5).numpy()) * 2**0.5 / width,
-    }
+    """Marginals, each in units of its own standard deviation, so that what differs is their shape; regions in sigma."""
+    grids, density, deviation = _on_a_grid(likelihood)
+    last = density.ndim - 1
+    axis = torch.linspace(-_REACH, _REACH, 401)[:, None]
+    peers = {"Gaussian": log_gaussian(axis).exp(), "Laplace": log_laplace(axis * 2**0.5).exp() * 2**0.5}
     for panel, scale in zip(panels[:2], ("linear", "log"), strict=True):
         for (name, values), line in zip(peers.items(), (":", "--"), strict=True):
-            panel.plot(grid, values, line, color=QUIET, linewidth=1.4, label=f"{name}, same deviation")
-        for d, marginal in enumerate(marginals):
-            panel.plot(
-                grid, marginal / (marginal.sum() * step), color=_COLOURS[d], linewidth=2, label=f"learned, {_AXES[d]}"
-            )
+            panel.plot(axis[:, 0], values, line, color=QUIET, linewidth=1.4, label=name)
+        for d, (grid, width) in enumerate(zip(grids, deviation, strict=True)):
+            label = f"learned, {_AXES[d]}: {width:.2f} sigma"
+            panel.plot(grid / width, marginal(grids, density, d) * width, color=_COLOURS[d], linewidth=2, label=label)
         if x_bar is not None:
-            counts, edges = np.histogram(x_bar[..., -1].flatten().cpu().numpy(), bins=_CELLS, range=(grid[0], grid[-1]))
-            share = counts / (x_bar[..., -1].numel() * np.diff(edges))
-            panel.stairs(
-                share, edges, fill=True, color=TRUTH, alpha=0.35, label=f"test poses, {_AXES[len(marginals) - 1]}"
-            )
-        panel.set(xlim=(grid[0], grid[-1]), yscale=scale, xlabel="standardised deviation", ylabel="density")
+            errors = x_bar[..., last].flatten().cpu().numpy() / deviation[last]
+            counts, edges = np.histogram(errors, bins=_CELLS, range=(-_REACH, _REACH))
+            share = counts / (errors.size * np.diff(edges))
+            panel.stairs(share, edges, fill=True, color=TRUTH, alpha=0.35, label=f"test poses, {_AXES[last]}")
+        panel.set(xlim=(-_REACH, _REACH), yscale=scale, xlabel="deviation, in learned deviations", ylabel="density")
     panels[0].set(ylim=(0, None))
     panels[1].set(ylim=(1e-5, None))
     panels[0].set_title("learned density, marginals", fontsize=11, color=TEXT)
     panels[1].set_title("its tails", fontsize=11, color=TEXT)
     panels[1].legend(fontsize=8, frameon=False, labelcolor=TEXT, loc="lower center")
-    if density.ndim > 1:
-        _draw_contours(panels[2], grid, density, width)
+    if last:
+        _draw_contours(panels[2], grids, density, deviation)
     else:
         panels[2].set_axis_off()
 
 
-def _draw_contours(panel: Axes, grid: np.ndarray, density: np.ndarray, width: float) -> None:
+def marginal(grids: np.ndarray, density: np.ndarray, axis: int) -> np.ndarray:
+    """The density of one coordinate, from that in the cells of a grid: (C, ..., C) -> (C,)."""
+    others = tuple(d for d in range(density.ndim) if d != axis)
+    cell = np.prod([grids[d, 1] - grids[d, 0] for d in others])
+    found: np.ndarray = density.sum(others) * cell
+    return found
+
+
+def _draw_contours(panel: Axes, grids: np.ndarray, density: np.ndarray, deviation: np.ndarray) -> None:
     """Highest-density regions of the first and the last coordinate."""
     plane = density.sum(1) if density.ndim == 3 else density
-    x, z = np.meshgrid(grid / width, grid / width, indexing="ij")
+    ends = [0, density.ndim - 1]
+    x, z = np.meshgrid(*(grids[d] / deviation[d] for d in ends), indexing="ij")
     laplace, gaussian = np.exp(-(2**0.5) * (abs(x) + abs(z))), np.exp(-(x**2 + z**2) / 2)
     for values, line, colour in ((gaussian, ":", QUIET), (laplace, "--", QUIET), (plane, "-", LEFT)):
         ordered = np.sort(values.ravel())[::-1]
         shares = np.cumsum(ordered) / ordered.sum()
         levels = sorted({float(ordered[np.searchsorted(shares, share)]) for share in (0.5, 0.9, 0.99)})
-        panel.contour(grid, grid, values.T, levels=levels, colors=colour, linestyles=line, linewidths=1.5)
-    reach = 4.2 * width
-    panel.set(
-        xlim=(-reach, reach),
-        ylim=(-reach, reach),
-        aspect="equal",
-        xlabel="x",
-        ylabel=_AXES[density.ndim - 1] if density.ndim == 3 else "y",
-    )
+        panel.contour(*grids[ends], values.T, levels=levels, colors=colour, linestyles=line, linewidths=1.5)
+    reach = _REACH * max(deviation)
+    panel.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="x, in sigma")
+    panel.set_ylabel(f"{_AXES[ends[1]]}, in sigma")
     panel.set_title("its regions of 50, 90 and 99 %", fontsize=11, color=TEXT)
 
 
 @torch.no_grad()
 def _on_a_grid(likelihood: Likelihood) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Middles of the cells along each axis, the density in each cell (D axes), and its deviation in each coordinate."""
+    """Middles of the cells along each axis (D, C), the density in each cell (C, ..., C), the deviation of each axis."""
     like = next(likelihood.parameters(), torch.zeros(()))
-    dim = likelihood.dim
-    deviation = likelihood.draw_unit((2**16,), like).square().mean(0).sqrt().double().cpu().numpy()
-    reach = _REACH * float(deviation.mean())
-    axis = (torch.arange(_CELLS, dtype=like.dtype, device=like.device) + 0.5) * (2 * reach / _CELLS) - reach
-    density = likelihood.log_unit(torch.stack(torch.meshgrid(*[axis] * dim, indexing="ij"), -1)).exp()
-    return axis.double().cpu().numpy(), density.double().cpu().numpy(), deviation
+    with fixed_draws():
+        deviation = likelihood.draw_unit((2**16,), like).square().mean(0).sqrt()
+    steps = (torch.arange(_CELLS, dtype=like.dtype, device=like.device) + 0.5) * (2 / _CELLS) - 1
+    grids = _REACH * deviation[:, None] * steps
+    density = likelihood.log_unit(torch.stack(torch.meshgrid(*grids, indexing="ij"), -1)).exp()
+    return grids.double().cpu().numpy(), density.double().cpu().numpy(), deviation.double().cpu().numpy()
 
 
 def _draw_reliability(panel: Axes, found: Deviations, scale: float | None) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -9,10 +10,11 @@ from torch import Tensor, nn
 
 from lifting.command import InputError
 from lifting.config import FlowConfig
+from lifting.unit import fixed_draws
 
 
 class Density(nn.Module):
-    """What RLE and DLE take for a flow: anything with these two."""
+    """What RLE and DLE take for a flow: any module with parameters and these two."""
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density at x: (..., D) -> (...,)."""
@@ -61,6 +63,9 @@ class RealNVP(Bijection):
 
     def __init__(self, dim: int = 3, couplings: int = 6, layers: int = 3, width: int = 64) -> None:
         super().__init__()
+        if min(dim, couplings) < 1 or layers < 2 or width < 1:
+            got = f"dim {dim}, couplings {couplings}, layers {layers}, width {width}"
+            raise ValueError(f"RealNVP: expected dim, couplings and width of 1 or more, layers of 2 or more, got {got}")
         kept = torch.arange(dim) >= (dim + 1) // 2
         if dim > 1:
             masks = torch.stack([kept if k % 2 == 0 else ~kept for k in range(couplings)])
@@ -132,6 +137,8 @@ class ZukoFlow(Bijection):
 
     def __init__(self, kind: str, dim: int, couplings: int, layers: int, width: int) -> None:
         super().__init__()
+        if kind not in ("nsf", "maf"):
+            raise ValueError(f"kind: expected nsf or maf, got {kind!r}")
         try:
             import zuko
         except ModuleNotFoundError:
@@ -154,6 +161,32 @@ class ZukoFlow(Bijection):
     def sample(self, shape: tuple[int, ...]) -> Tensor:
         drawn: Tensor = self.flow().sample(shape)
         return drawn
+
+
+Flow = TypeVar("Flow", bound=Density)
+
+
+@torch.no_grad()
+def checked(flow: Flow, dim: int) -> Flow:
+    """The flow, if it is a density on R^dim.
+
+    Raises:
+        ValueError: it has no parameters, no `Density.log_prob` or `Density.sample`, or is on another space.
+    """
+    name = type(flow).__name__
+    missing = [what for what in ("log_prob", "sample", "parameters") if not hasattr(flow, what)]
+    like = None if missing else next(iter(flow.parameters()), None)
+    if like is None:
+        raise ValueError(f"flow: expected a module with log_prob, sample and parameters; {name} has no "
+                         f"{', '.join(missing) or 'parameters'}")  # fmt: skip
+    with fixed_draws():
+        drawn = flow.sample((2,))
+    found = tuple(drawn.shape), tuple(flow.log_prob(drawn).shape)
+    if found != ((2, dim), (2,)):
+        raise ValueError(
+            f"flow: expected a density on R^{dim}: sample((2,)) {(2, dim)}, log_prob of it (2,); {name} has {found}"
+        )
+    return flow
 
 
 def build_flow(config: FlowConfig, dim: int) -> Bijection:

@@ -10,7 +10,7 @@ from torch import Tensor
 from lifting import distributed
 from lifting.cameras import denormalise_screen
 from lifting.checkpoint import load_checkpoint, load_weights
-from lifting.config import Config, load_config
+from lifting.config import Config, read_trained
 from lifting.datasets.poses import PoseBatches, PoseSet, load_split
 from lifting.datasets.store import PoseStore
 from lifting.datasets.synthetic import synthetic_store
@@ -77,7 +77,7 @@ def train(config: Config, folder: Path) -> None:
 def load(checkpoint: Path, overrides: list[str] | None = None) -> tuple[Objective, Config]:
     """A trained lifter on its device, and its configuration with ``overrides`` over it."""
     content = load_checkpoint(checkpoint)
-    config = load_config(overrides=overrides, base=content["config"])
+    config = read_trained(Config, content["config"], overrides, f"checkpoint: {checkpoint}")
     device = distributed.start(config.train.device)
     objective = build_objective(config, H36M17)
     load_weights(objective.network, content["network"], f"checkpoint: {checkpoint}: the network")

@@ -21,7 +21,7 @@ from statistics import mean, stdev
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lifting.command import InputError, Parser, RunError, run_command, whole_file, write_json
 from lifting.config import Config, RunConfig, SingleStageConfig, read_config
@@ -58,14 +58,14 @@ class Series(BaseModel):
         variants: overrides of each.
         overrides: for all runs.
         short: more of them for ``--short``, a budget of minutes.
-        paper: what a publication has for a config on Human3.6M, as text, a column of the table.
+        paper: what a publication has for a config or a variant on Human3.6M, as text, a column of the table.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     track: Literal["lifting", "single_stage"] = "lifting"
-    configs: list[str]
-    variants: dict[str, list[str]]
+    configs: list[str] = Field(min_length=1)
+    variants: dict[str, list[str]] = Field(min_length=1)
     overrides: list[str] = []
     short: list[str] = []
     paper: dict[str, str] = {}
@@ -102,7 +102,7 @@ def load_series(path: Path) -> Series:
         return Series.model_validate(yaml.safe_load(path.read_text()))
     except OSError as error:
         raise InputError(f"series: cannot read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, ValidationError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, ValidationError) as error:
         raise InputError(f"series: {path}: expected configs, variants and overrides: {error}") from None
 
 
@@ -122,10 +122,10 @@ def check_folder(run: Run) -> None:
     """A folder that holds a run of another configuration would lend its numbers to this one's name.
 
     Raises:
-        InputError: it does.
+        InputError: it does; the run's own configuration cannot be.
     """
-    there = run.folder / "config.yaml"
-    if there.exists() and run.read(there) != run.read(run.leaf, run.overrides):
+    config, there = run.read(run.leaf, run.overrides), run.folder / "config.yaml"
+    if there.exists() and run.read(there) != config:
         raise InputError(f"series: {run.folder} holds a run of another configuration or data; name another --output")
 
 
@@ -198,6 +198,8 @@ def main() -> None:
         raise InputError(f"series: expected --seeds and --jobs of at least 1, got {options.seeds}, {options.jobs}")
     series = load_series(options.series)
     runs = list(runs_of(series, options.data, options.output, options.seeds, short=options.short))
+    if options.short and not series.short:
+        raise InputError(f"series: {options.series}: expected overrides under short for --short, found none")
     for run in runs:
         check_folder(run)
     threads = max(1, (os.cpu_count() or 1) // options.jobs)
@@ -209,8 +211,8 @@ def main() -> None:
         cells.setdefault((run.variant, run.config), []).append(run)
     rows = [row_of(cell) for cell in cells.values()]
     for row in rows:
-        if row["config"] in series.paper:
-            row["paper"] = series.paper[row["config"]]
+        if paper := series.paper.get(row["config"], series.paper.get(row["variant"])):
+            row["paper"] = paper
     write_json(options.output / "table.json", rows)
     with whole_file(options.output / "table.md") as file:
         file.write_text(markdown(rows))

@@ -12,7 +12,7 @@ from torch import Tensor
 from lifting import distributed
 from lifting.checkpoint import is_checkpoint, load_checkpoint, load_weights, save_checkpoint
 from lifting.command import InputError, write_json
-from lifting.config import SingleStageConfig, read_config
+from lifting.config import SingleStageConfig, read_config, read_trained
 from lifting.datasets.decode import decode
 from lifting.datasets.image_batches import ImageBatches
 from lifting.datasets.image_index import read_encoded, read_index, write_index
@@ -94,7 +94,7 @@ def train(config: SingleStageConfig, folder: Path) -> dict[str, Any] | None:
 def load(checkpoint: Path, overrides: list[str] | None = None) -> tuple[ImageObjective, SingleStageConfig]:
     """A trained network on its device, and its configuration with ``overrides`` over it."""
     content = load_checkpoint(checkpoint)
-    config = read_config(SingleStageConfig, overrides=overrides, base=content["config"])
+    config = read_trained(SingleStageConfig, content["config"], overrides, f"checkpoint: {checkpoint}")
     device = distributed.start(config.train.device)
     objective = build_objective(config)
     load_weights(objective.network, content["network"], f"checkpoint: {checkpoint}: the network")

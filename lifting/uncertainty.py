@@ -18,6 +18,7 @@ from lifting.calibration import (
     coverage,
     fit_scale,
     sparsify,
+    tails,
 )
 from lifting.command import InputError
 from lifting.config import Config
@@ -33,6 +34,7 @@ from lifting.unit import fixed_draws
 AXES = ("x", "y", "z")
 _DRAWS = 2**16  # of a unit density, for its quantiles
 _AT_ONCE = 2**22  # coordinates of hypotheses drawn at a time
+_FEWEST = 100  # poses that shares in per cent can be told of
 _BINS = 10  # of joints, by the spread of their hypotheses
 
 
@@ -57,6 +59,13 @@ def held_out_deviations(checkpoints: Sequence[Path], config: Config) -> dict[str
     found = {}
     for path in checkpoints:
         objective, trained = lifter.load(path)
+        for what in ("loss", "model"):
+            if getattr(trained, what) != getattr(config, what):
+                raise InputError(f"calibrate: {path}: expected the {what} of the evaluated checkpoint, got another")
+        data, other = config.data, trained.data
+        if (other.keypoints, other.noise_px) != (data.keypoints, data.noise_px):
+            wanted, got = (f"keypoints {d.keypoints} with {d.noise_px:g} px of noise" for d in (data, other))
+            raise InputError(f"calibrate: {path}: expected {wanted}, got {got}")
         left = [s for s in subjects if s not in (*trained.data.train_subjects, *config.data.test_subjects)]
         if not left:
             raise InputError(
@@ -78,15 +87,18 @@ def uncertainty_report(
 ) -> dict[str, Any]:
     """NLL in nats a joint; coverage in per cent overall, by axis and by joint; AUSE and r over joints and over poses.
 
-    ``calibration_error`` is in points, the mean over all levels. With ``held_out``, whose keys say where it comes from,
-    ``calibrated`` has the same after one scale for sigma that is fitted on it. Without a sigma there is no
-    ``ranking``. Tab. 4 of the paper has Pearson's r of the confidence 1 - sigma (Eq. 9) and the error, which is -r.
+    ``tail`` is `calibration.tails`. ``calibration_error`` is in points, the mean over all levels. With ``held_out``,
+    whose keys say where it comes from, ``calibrated`` has the same after one scale for sigma that is fitted on it.
+    Without a sigma there is no ``ranking``. Tab. 4 of the paper has Pearson's r of the confidence 1 - sigma (Eq. 9) and
+    the error, which is -r.
     """
+    if len(poses.target) < _FEWEST:
+        raise InputError(f"evaluate: uncertainty: expected {_FEWEST} test poses or more, got {len(poses.target)}")
     found = deviations(objective, poses, prediction)
     free, target = objective.free(prediction, poses.target)
     joints = [name for j, name in enumerate(poses.joint_set.joints) if j not in objective.known]
     nll = -float(objective.likelihood.log_prob(free, target).mean())
-    report = {"nll": nll, **_coverage_report(centrality(found), joints), "ranking": {}}
+    report = {"nll": nll, "tail": tails(found), **_coverage_report(centrality(found), joints), "ranking": {}}
     for what, (doubt, error) in doubts(objective, poses, prediction).items():
         curves, r = sparsify(doubt, error), pearson(doubt, error)
         report["ranking"][what] = {"ause": curves.ause, "ause_by_chance": curves.chance, "sigma_error_r": r}
@@ -193,6 +205,9 @@ def format_uncertainty(report: Mapping[str, Any]) -> str:
     for group in ("coverage_per_axis", "coverage_per_joint"):
         lines += [row(name, values) for name, values in report[group].items()]
     lines.append("")
+    for what in ("errors", "density"):
+        of = ", ".join(f"{axis} {row[what]:.1f}" for axis, row in zip(AXES, report["tail"], strict=False))
+        lines.append(f"99th percentile over the median of |deviation|, of the {what}: {of}")
     for name, values in (("", report), (" after the scale", report.get("calibrated"))):
         if values:
             error = f"calibration error {values['calibration_error']:.2f} points"

@@ -99,7 +99,8 @@ def test_demo_prints_two_rows_and_draws(shell: Shell, small: list[str], tmp_path
 def test_a_series_is_resumable_and_writes_its_table(shell: Shell, small: list[str], tmp_path: Path) -> None:
     file = tmp_path / "series.yaml"
     overrides = json.dumps(small[1:])
-    file.write_text(f"configs: [fc_l1, fc_rle]\nvariants: {{clean: []}}\noverrides: {overrides}\n")
+    published = "paper: {clean: 40.9 / 31.1, fc_l1: 50.1 / 39.3}"
+    file.write_text(f"configs: [fc_l1, fc_rle]\nvariants: {{clean: []}}\noverrides: {overrides}\n{published}\n")
     arguments = [file, "--data", small[0].split("=")[1], "--output", tmp_path / "runs", "--seeds", 2, "--jobs", 2]
     code, out, err = shell(*arguments, main=series.main)
     assert code == 0, err
@@ -108,6 +109,9 @@ def test_a_series_is_resumable_and_writes_its_table(shell: Shell, small: list[st
     assert "sigma_error_r" in rows[1]
     assert "sigma_error_r" not in rows[0]
     assert (tmp_path / "runs" / "table.md").read_text() == out
+    title, _, l1, rle = ([cell.strip() for cell in line.split("|")] for line in out.splitlines())
+    assert title[-2] == "paper, Human3.6M"
+    assert (l1[-2], rle[-2]) == ("50.1 / 39.3", "40.9 / 31.1")
     before = (tmp_path / "runs" / "clean" / "fc_l1" / "seed0" / "log.txt").read_bytes()
     code, again, _ = shell(*arguments, main=series.main)
     assert (code, again) == (0, out)
@@ -143,7 +147,19 @@ def test_bad_input_is_one_line(shell: Shell, small: list[str], small_store: Path
     (tmp_path / "empty.pt").touch()
     refused(shell("evaluate", "--checkpoint", tmp_path / "empty.pt"), "empty")
     refused(shell("evaluate", "--checkpoint", truncated), "half.h5")
-    refused(shell(tmp_path / "no.yaml", "--data", "x", "--output", "y", main=series.main), "no.yaml")
+    for content, words in (
+        (None, "no.yaml"),
+        (b"\x89HDF\r\n", "expected configs, variants and overrides"),
+        (b"configs: []\nvariants: {a: []}", "configs"),
+        (b"configs: [fc_rle]\nvariants: {}", "variants"),
+        (b"configs: [fc_rle]\nvariants: {a: []}", "expected overrides under short for --short"),
+        (b"configs: [fc_rle, fc_rel]\nvariants: {a: []}\nshort: [seed=1]", "fc_rel.yaml"),
+        (b"configs: [fc_rle]\nvariants: {a: [], b: [train.epoch=3]}\nshort: [seed=1]", "unknown key train.epoch"),
+    ):
+        if content is not None:
+            (tmp_path / "no.yaml").write_bytes(content)
+        refused(shell(tmp_path / "no.yaml", "--output", tmp_path / "table", "--short", main=series.main), words)
+    assert not (tmp_path / "table").exists()
     assert not (tmp_path / "run" / "last.pt").exists()
 
 

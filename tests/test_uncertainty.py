@@ -1,17 +1,23 @@
 """What a density is worth on test poses: against what the definitions say, and as a person asks for it."""
 
 import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from lifting import diagrams, lifter, uncertainty
+from lifting.calibration import Deviations, tails
 from lifting.config import Config, load_config
 from lifting.datasets.poses import PoseSet
+from lifting.flow import Density
+from lifting.likelihood import DLE
 from lifting.objective import Objective
 from lifting.prediction import Prediction
 from lifting.skeleton import H36M17
+from lifting.unit import draw_laplace, log_gaussian
 from tests.conftest import Shell, refused
 
 Case = tuple[Objective, PoseSet, Prediction]
@@ -126,7 +132,19 @@ def test_as_a_person_asks(shell: Shell, small: list[str], tmp_path: Path, monkey
     assert report["hypotheses"]["mpjpe_frame_mm"] == pytest.approx(report["mpjpe_frame_mm"], rel=1e-4)
     # what was asked amiss
     refused(shell(*evaluate, "--calibrate", tmp_path / "held" / "last.pt"), "go with --uncertainty")
-    refused(shell(*evaluate, "--hypotheses", 0), "--hypotheses", "got 0")
+    refused(shell(*evaluate, "--hypotheses", 1), "--hypotheses", "got 1")
+    refused(shell(*evaluate, "--hypotheses", 10**12), "--hypotheses", "got 1,000,000,000,000")
+    few = shell(*evaluate, "--uncertainty", "data.test_stride=400", "--json", tmp_path / "few.json")
+    refused(few, "expected 100 test poses or more")
+    assert not (tmp_path / "few.json").exists()
+    # weights fit other losses too, whose numbers these are not
+    for other in ("loss.name=dle", "loss.base=gaussian", "model.dropout=0"):
+        refused(shell(*evaluate, other), "last.pt", f"expected the {other.split('.')[0]} that it was trained with")
+    refused(shell("density", "--checkpoint", evaluate[-1], "--output", tmp_path / "x.png", "loss.name=dle"), "the loss")
+    calibrate = [*evaluate, "--uncertainty", "--calibrate", tmp_path / "held" / "last.pt"]
+    refused(shell(*calibrate, "data.noise_px=5"), "calibrate", "5 px of noise, got keypoints gt with 0 px")
+    assert shell("train", "--output", tmp_path / "other", *held, "loss.name=laplace", "train.epochs=1")[0] == 0
+    refused(shell(*calibrate[:-1], tmp_path / "other" / "last.pt"), "calibrate", "expected the loss of the evaluated")
     refused(
         shell(*evaluate, "--uncertainty", "--calibrate", tmp_path / "run" / "last.pt"),
         "was trained on S1, S5",
@@ -152,9 +170,47 @@ def test_the_density_of_any_checkpoint(
     else:
         assert result[0] == 0, result[2]
         assert "learned, z (depth)" in picture.read_text()
-        diagram = tmp_path / "all.png"
-        code, _, err = shell(
-            "evaluate", "--checkpoint", tmp_path / "run" / "last.pt", "--uncertainty", "--diagrams", diagram
-        )
-        assert code == 0, err
-        assert diagram.stat().st_size > 30_000
+    diagram = tmp_path / "all.svg"
+    code, _, err = shell(
+        "evaluate", "--checkpoint", tmp_path / "run" / "last.pt", "--uncertainty", "--diagrams", diagram
+    )
+    assert code == 0, err
+    drawn = diagram.read_text()
+    assert "reliability" in drawn
+    assert ("no unit density to draw" in drawn) == (loss == "flow")
+    assert ("no sigma, no ranking" in drawn) == (loss == "l1")
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_the_drawn_marginals_are_densities_of_their_own_width(dim: int) -> None:
+    """Of a flow that is 0.4 wide in its first coordinate, 2.5 in its last."""
+    widths = torch.tensor([0.4, 1.0, 2.5])[torch.arange(dim) * 2 // max(1, dim - 1)]
+    likelihood = DLE(dim, flow=Stretched(widths))
+    grids, density, deviation = diagrams._on_a_grid(likelihood)
+    np.testing.assert_allclose(deviation, widths, rtol=0.02)
+    for d in range(dim):
+        found = diagrams.marginal(grids, density, d)
+        expected = np.exp(-0.5 * (grids[d] / widths[d].item()) ** 2) / (widths[d].item() * math.sqrt(2 * math.pi))
+        np.testing.assert_allclose(found, expected, atol=1e-3 * expected.max())
+
+
+class Stretched(Density):
+    """A normal density of given deviations."""
+
+    def __init__(self, widths: torch.Tensor) -> None:
+        super().__init__()
+        self.widths = torch.nn.Parameter(widths)
+
+    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
+        return log_gaussian(x / self.widths) - self.widths.log().sum()
+
+    def sample(self, shape: tuple[int, ...]) -> torch.Tensor:
+        return self.widths * torch.randn(*shape, len(self.widths))
+
+
+def test_tails_of_known_densities() -> None:
+    torch.manual_seed(0)
+    errors, draws = torch.randn(50_000, 4, 2), draw_laplace((200_000, 2), torch.zeros(()))
+    for row in tails(Deviations(3 * errors, draws)):
+        assert row["errors"] == pytest.approx(2.5758 / 0.6745, rel=0.02)
+        assert row["density"] == pytest.approx(math.log(100) / math.log(2), rel=0.02)

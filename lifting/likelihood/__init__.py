@@ -49,6 +49,8 @@ class Mixed(nn.Module):
             target: (B, J, 3); the third coordinate of a joint without depth may be anything.
             has_depth: (B, 1) or (B, J) bool.
         """
+        if has_depth.dtype != torch.bool:
+            raise ValueError(f"has_depth: expected bool, got {has_depth.dtype}")
         weight = prediction.mu.new_ones(()) if weight is None else weight
         deep: Tensor = self.with_depth(prediction, target, weight * has_depth)
         shallow: Tensor = self.without_depth(_flat(prediction), target[..., :2], weight * ~has_depth)

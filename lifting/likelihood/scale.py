@@ -68,12 +68,17 @@ class Likelihood(nn.Module):
         return prediction
 
     def log_prob(self, prediction: Prediction, x: Tensor) -> Tensor:
-        """Log-density of each joint at x (B, J, D), normalised: (B, J). A joint known exactly (sigma = 0) gives NaN."""
+        """Log-density of each joint at x (B, J, D), normalised: (B, J). A joint known exactly (sigma = 0) gives NaN.
+
+        Raises:
+            ValueError: shapes or dtypes that do not fit.
+        """
         return self.log_unit(self.standardise(prediction, x)) - self._scaled(prediction)[1].sum(-1)
 
     def standardise(self, prediction: Prediction, x: Tensor) -> Tensor:
         """x_bar of x, (B, J, D): a draw of U, were the prediction's density that of x."""
         mu, log_sigma = self._scaled(prediction)
+        check(self.dim, mu=mu, x=x)
         return (x - mu) * torch.exp(-log_sigma)
 
     def log_unit(self, x_bar: Tensor) -> Tensor:
@@ -89,6 +94,7 @@ class Likelihood(nn.Module):
         """mu and the log of the scale that U is stretched by."""
         if prediction.log_sigma is None:
             raise ValueError(f"{type(self).__name__}: expected a prediction with sigma, got one without")
+        check(self.dim, mu=prediction.mu, log_sigma=prediction.log_sigma)
         return prediction.mu, prediction.log_sigma
 
     @torch.no_grad()
@@ -115,7 +121,10 @@ class ConstantVariance(Likelihood):
     scale: Tensor
 
     def __init__(self, kind: str, dim: int = 3) -> None:
-        super().__init__(dim, {"l1": "laplace", "l2": "gaussian", "mpjpe": "radial"}[kind])
+        bases = {"l1": "laplace", "l2": "gaussian", "mpjpe": "radial"}
+        if kind not in bases:
+            raise ValueError(f"kind: expected one of {', '.join(bases)}, got {kind!r}")
+        super().__init__(dim, bases[kind])
         self.kind = kind
         self.register_buffer("scale", torch.zeros(()))
 
@@ -138,23 +147,20 @@ class ConstantVariance(Likelihood):
         return distance
 
     def _scaled(self, prediction: Prediction) -> tuple[Tensor, Tensor]:
+        check(self.dim, mu=prediction.mu)
+        if not self.scale > 0:
+            raise ValueError(f"{self.kind}: expected a loss that was trained, which sets the density's scale")
         return prediction.mu, self.scale.log().to(prediction.mu).expand_as(prediction.mu)
 
 
 def weigh(loss: Callable[..., Tensor], weight: Tensor | None, *, dim: int, **tensors_BJD: Tensor) -> Tensor:
     """``loss`` of the joints (rows of D) that ``weight`` lets in, times their weight, zero elsewhere: (B, J)."""
-    expected = tensors_BJD["mu"]
-    for name, x in tensors_BJD.items():
-        if x.shape != expected.shape or x.shape[-1] != dim:
-            shape = (*expected.shape[:-1], dim)
-            raise ValueError(f"{name}: expected {tuple(shape)}, got {tuple(x.shape)}")
-        if not x.is_floating_point():
-            raise ValueError(f"{name}: expected a floating dtype, got {x.dtype}")
+    check(dim, **tensors_BJD)
     target = tensors_BJD["target"]
     if weight is None:
         _check_finite(target)
         return loss(*tensors_BJD.values())
-    shape = expected.shape[:-1]
+    shape = target.shape[:-1]
     try:
         weight = weight.expand(shape)
     except RuntimeError:
@@ -170,8 +176,21 @@ def weigh(loss: Callable[..., Tensor], weight: Tensor | None, *, dim: int, **ten
     _check_finite(target, visible)
     values = loss(*seen)
     return torch.zeros(shape, dtype=values.dtype, device=values.device).masked_scatter(
-        visible, values * weight[visible]
+        visible, values * weight[visible].to(values.dtype)
     )
+
+
+def check(dim: int, **tensors_BJD: Tensor) -> None:
+    """ValueError unless all are of the shape of the first, D wide, and of one floating dtype."""
+    (first, like), *_ = tensors_BJD.items()
+    shape = (*like.shape[:-1], dim)
+    for name, x in tensors_BJD.items():
+        if x.shape != shape:
+            raise ValueError(f"{name}: expected {shape}, got {tuple(x.shape)}")
+        if not x.is_floating_point():
+            raise ValueError(f"{name}: expected a floating dtype, got {x.dtype}")
+        if x.dtype != like.dtype:
+            raise ValueError(f"{name}: expected {like.dtype}, that of {first}, got {x.dtype}")
 
 
 def _check_finite(target: Tensor, visible: Tensor | None = None) -> None:

@@ -1,19 +1,34 @@
-"""Runs every benchmark, prints the ratios as a table and writes bench.json: ``make bench``."""
+"""Runs benchmarks, prints the ratios as a Markdown table and writes them as JSON too: ``make bench``, ``make tables``.
 
-import json
+python -m tests.benchmarks [--only step] [--output bench.json]
+"""
+
+import argparse
 from pathlib import Path
 
+from lifting.command import write_json
 from tests.benchmarks import bench_image_step, bench_metrics, bench_step
+
+BENCHMARKS = {
+    "step": bench_step.benchmarks,
+    "image_step": bench_image_step.benchmarks,
+    "metrics": bench_metrics.benchmarks,
+}
 
 
 def main() -> None:
-    results = [*bench_step.benchmarks(), *bench_image_step.benchmarks(), *bench_metrics.benchmarks()]
-    Path("bench.json").write_text(json.dumps(results, indent=2) + "\n")
-    width = max(len(result["name"]) for result in results)
-    print(f"{'':{width}}  {'ratio':>7}  {'target':>7}")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=BENCHMARKS, action="append", help="repeatable; all without")
+    parser.add_argument("--output", type=Path, default=Path("bench.json"))
+    options = parser.parse_args()
+    results = [result for name in options.only or BENCHMARKS for result in BENCHMARKS[name]()]
+    lines = ["| what | ratio | target |", "|---|---:|---:|"]
     for result in results:
         target = "" if result["target"] is None else f"{result['target']:.2f}"
-        print(f"{result['name']:{width}}  {result['ratio']:>7.2f}  {target:>7}")
+        lines.append(f"| {result['name']} | {result['ratio']:.2f} | {target} |")
+    write_json(options.output, results)
+    options.output.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -92,6 +92,12 @@ def benchmarks() -> list[dict[str, Any]]:
         {"name": name, "ratio": taken[name] / taken["products"], "target": target}
         for name, (*_, target) in zip(names, CASES, strict=True)
     ]
+    for how in ("fp32", "bf16"):
+        with_flow, without = (
+            taken[f"step of FC + {loss}, {how}, to the products alone"] for loss in ("RLE", "sigma without a flow")
+        )
+        results.append({"name": f"the flow's overhead: FC + RLE, {how}, to FC + sigma without a flow",
+                        "ratio": with_flow / without, "target": None})  # fmt: skip
     ours, theirs = Dropout(0.25), nn.Dropout(0.25)
     features: Tensor = torch.randn(BATCH, 1024)
     drop = times({"ours": lambda: ours(features), "theirs": lambda: theirs(features)})
