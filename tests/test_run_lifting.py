@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -68,7 +69,8 @@ def test_ctrl_c_and_resume(small: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     command = [sys.executable, "run_lifting.py", "train"]
     more = ["--output", str(folder), *small, "train.epochs=2000"]
-    process = subprocess.Popen([*command, *more], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background job is deaf to it
+    process = subprocess.Popen([*command, *more], cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     patience = time.monotonic() + 120
     while not (folder / "last.pt").exists() and time.monotonic() < patience:
         time.sleep(0.2)
