@@ -49,27 +49,22 @@ def draw_uncertainty(
         doubts: sigma and error in metres by "joint" and by "pose"; empty where there is no sigma.
         scale: of sigma, as fitted on held-out people, if it was.
     """
-    figure = new_figure(12.4, 8.2)
-    panels = figure.subplots(2, 3)
-    if isinstance(likelihood, BasicFlow):
-        _say(panels[0], _NO_UNIT)
-    else:
+    rows = 1 if isinstance(likelihood, BasicFlow) else 2
+    figure = new_figure(12.4, 4.1 * rows)
+    panels = figure.subplots(rows, 3, squeeze=False)
+    if rows == 2:
         _draw_density(panels[0], likelihood, found.x_bar)
-    _draw_reliability(panels[1, 0], found, scale)
-    if doubts:
-        _draw_sparsification(panels[1, 1], doubts)
-        _draw_sigma_error(panels[1, 2], *doubts["joint"])
     else:
-        _say(panels[1, 1:], "no sigma, no ranking")
+        figure.suptitle(_NO_UNIT, fontsize=9, color=QUIET)
+    _draw_reliability(panels[-1, 0], found, scale)
+    if doubts:
+        _draw_sparsification(panels[-1, 1], doubts)
+        _draw_sigma_error(panels[-1, 2], *doubts["joint"])
+    else:
+        for panel in panels[-1, 1:]:
+            panel.set_axis_off()
+            panel.text(0.5, 0.5, "no sigma, no ranking", ha="center", color=QUIET, transform=panel.transAxes)
     save_figure(figure, path)
-
-
-def _say(panels: Sequence[Axes], words: str) -> None:
-    """Words in the place of diagrams."""
-    for panel in panels:
-        panel.set_axis_off()
-    middle = panels[len(panels) // 2]
-    middle.text(0.5, 0.5, words, ha="center", color=QUIET, transform=middle.transAxes)
 
 
 def _draw_density(panels: Sequence[Axes], likelihood: Likelihood, x_bar: Tensor | None = None) -> None:

@@ -1,6 +1,6 @@
 """What the flow sees in training: deviations of the training people with dropout and without, beside what it learned.
 
-    python -m tests.studies.dropout_tails CHECKPOINT --data FILE
+python -m tests.studies.dropout_tails CHECKPOINT --data FILE
 """
 
 import argparse
