@@ -125,7 +125,7 @@ def _draw_contours(panel: Axes, grids: np.ndarray, density: np.ndarray, deviatio
 def _on_a_grid(likelihood: Likelihood) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Middles of the cells along each axis (D, C), the density in each cell (C, ..., C), the deviation of each axis."""
     like = next(likelihood.parameters(), torch.zeros(()))
-    with fixed_draws():
+    with fixed_draws(like.device):
         deviation = likelihood.draw_unit((2**16,), like).square().mean(0).sqrt()
     steps = (torch.arange(_CELLS, dtype=like.dtype, device=like.device) + 0.5) * (2 / _CELLS) - 1
     grids = _REACH * deviation[:, None] * steps

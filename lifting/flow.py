@@ -179,7 +179,7 @@ def checked(flow: Flow, dim: int) -> Flow:
     if like is None:
         raise ValueError(f"flow: expected a module with log_prob, sample and parameters; {name} has no "
                          f"{', '.join(missing) or 'parameters'}")  # fmt: skip
-    with fixed_draws():
+    with fixed_draws(like.device):
         drawn = flow.sample((2,))
     found = tuple(drawn.shape), tuple(flow.log_prob(drawn).shape)
     if found != ((2, dim), (2,)):

@@ -188,7 +188,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = Parser(prog="python -m lifting.series", description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("series", type=Path, help="a file of configs/series")
-    parser.add_argument("--data", help="a prepared file; the embedded set of the track without")
+    parser.add_argument("--data", help="a prepared file; without, the configuration's (an embedded set by default)")
     parser.add_argument("--output", type=Path, required=True, help="folder of all runs, table.md and table.json")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")

@@ -43,7 +43,7 @@ def deviations(objective: Objective, poses: PoseSet, prediction: Prediction) -> 
     """Standardised deviations of the joints whose place is not known, and draws of the unit density."""
     free, target = objective.free(prediction, poses.target)
     likelihood = objective.likelihood
-    with fixed_draws():
+    with fixed_draws(target.device):
         draws = likelihood.draw_unit((_DRAWS,), target)
     return Deviations(likelihood.standardise(free, target), draws)
 
@@ -158,7 +158,10 @@ def hypotheses_report(objective: Objective, poses: PoseSet, prediction: Predicti
     rows = max(1, _AT_ONCE // (n * free.mu[0].numel()))
     spreads, errors = [], []
     sums: dict[str, dict[str, float]] = {"learned": {}, "gaussian": {}}
-    with fixed_draws(), tqdm(total=len(target), unit="pose", desc="hypotheses", leave=False, disable=None) as bar:
+    with (
+        fixed_draws(target.device),
+        tqdm(total=len(target), unit="pose", desc="hypotheses", leave=False, disable=None) as bar,
+    ):
         deviation = objective.likelihood.deviation(free)
         for start in range(0, len(target), rows):
             part = slice(start, start + rows)

@@ -49,10 +49,13 @@ def draw_radial(shape: tuple[int, ...], like: Tensor) -> Tensor:
 
 
 @contextmanager
-def fixed_draws() -> Iterator[None]:
-    """What is drawn inside is the same every time, and nobody else's draws are changed."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+def fixed_draws(device: torch.device) -> Iterator[None]:
+    """What is drawn inside on this device is the same every time, and nobody else's draws are changed."""
+    on_gpu = device.type == "cuda"  # others are left alone: to save their state would start them
+    with torch.random.fork_rng([device] if on_gpu else []):
+        torch.default_generator.manual_seed(0)
+        if on_gpu:
+            torch.cuda.manual_seed(0)
         yield
 
 

@@ -82,8 +82,9 @@ class WithFlow(Likelihood):
 
     def _estimate(self, draws: int = 2**16) -> Tensor:
         """The integral of the shape as a mean over draws that are always the same, within about half a percent."""
-        with fixed_draws():
-            x, log_density = self.draw_near(draws, next(self.flow.parameters()))
+        like = next(self.flow.parameters())
+        with fixed_draws(like.device):
+            x, log_density = self.draw_near(draws, like)
         return torch.exp(self.log_shape(x) - log_density).mean()
 
     @torch.no_grad()
@@ -225,7 +226,7 @@ class BasicFlow(Likelihood):
         """As of any likelihood; each joint has a shape of its own, so the draws are of each."""
         parts = zip(*(torch.split(x, 512) for x in self._scaled(prediction)), strict=True)
         errors = (self.sample(Prediction(mu, log_sigma), draws) - mu for mu, log_sigma in parts)
-        with fixed_draws():
+        with fixed_draws(prediction.mu.device):
             return torch.cat([error.square().mean(0).sqrt() for error in errors])
 
     def _before(self, prediction: Prediction) -> Prediction:

@@ -101,7 +101,7 @@ class Likelihood(nn.Module):
     def deviation(self, prediction: Prediction, draws: int = 2**15) -> Tensor:
         """Root mean square distance from mu in each coordinate, (B, J, D): sigma times that of U, from draws of it."""
         mu, log_sigma = self._scaled(prediction)
-        with fixed_draws():
+        with fixed_draws(mu.device):
             return log_sigma.exp() * self.draw_unit((draws,), mu).square().mean(0).sqrt()
 
     def draw_unit(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
