@@ -9,6 +9,7 @@ from lifting.config import Config, load_config
 from lifting.diagrams import draw_density
 from lifting.metrics import format_report
 from lifting.runs import OVERRIDES, add_evaluate, add_train, configured_run, parse_options, train_or_stop
+from lifting.visualise import check_ending
 
 DEMO = Path(__file__).parent / "configs" / "lifting" / "demo.yaml"
 
@@ -63,6 +64,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
         raise InputError("evaluate: --calibrate and --diagrams go with --uncertainty")
     if options.hypotheses is not None and not 2 <= options.hypotheses <= 10_000:
         raise InputError(f"evaluate: --hypotheses: expected 2 to 10,000, got {options.hypotheses:,}")
+    for figure in filter(None, (options.figure, options.diagrams)):
+        check_ending(figure)
     objective, config = lifter.load(options.checkpoint, options.overrides)
     poses = lifter.load_test(config, objective)
     report, prediction = lifter.evaluate(objective, poses, config)

@@ -136,6 +136,9 @@ def test_as_a_person_asks(shell: Shell, small: list[str], tmp_path: Path, monkey
     refused(shell(*evaluate, "--hypotheses", 10**12), "--hypotheses", "got 1,000,000,000,000")
     few = shell(*evaluate, "--uncertainty", "data.test_stride=400", "--json", tmp_path / "few.json")
     refused(few, "expected 100 test poses or more")
+    for option in ("--figure", "--diagrams"):  # known before the work, not after it
+        picture = [option, tmp_path / "picture.xyz", "--json", tmp_path / "few.json"]
+        refused(shell(*evaluate, "--uncertainty", *picture), "expected a picture's ending")
     assert not (tmp_path / "few.json").exists()
     # weights fit other losses too, whose numbers these are not
     for other in ("loss.name=dle", "loss.base=gaussian", "model.dropout=0"):

@@ -84,8 +84,12 @@ def times(cases: dict[str, Callable[[], object]], rounds: int = 15, warm: int = 
     return {name: median(values) for name, values in seen.items()}
 
 
+def title(network: str, loss: str, precision: str) -> str:
+    return f"step of {network} + {loss}, {precision}, to the products alone"
+
+
 def benchmarks() -> list[dict[str, Any]]:
-    names = [f"step of {network} + {loss}, {how}, to the products alone" for network, loss, how, _ in CASES]
+    names = [title(network, loss, how) for network, loss, how, _ in CASES]
     steps = [step(network, loss, how) for network, loss, how, _ in CASES]
     taken = times({"products": products(), **dict(zip(names, steps, strict=True))})
     results = [
@@ -93,9 +97,7 @@ def benchmarks() -> list[dict[str, Any]]:
         for name, (*_, target) in zip(names, CASES, strict=True)
     ]
     for how in ("fp32", "bf16"):
-        with_flow, without = (
-            taken[f"step of FC + {loss}, {how}, to the products alone"] for loss in ("RLE", "sigma without a flow")
-        )
+        with_flow, without = (taken[title("FC", loss, how)] for loss in ("RLE", "sigma without a flow"))
         results.append({"name": f"the flow's overhead: FC + RLE, {how}, to FC + sigma without a flow",
                         "ratio": with_flow / without, "target": None})  # fmt: skip
     ours, theirs = Dropout(0.25), nn.Dropout(0.25)
