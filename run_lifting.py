@@ -3,13 +3,21 @@
 import argparse
 from pathlib import Path
 
-from lifting import lifter, uncertainty
+from lifting import lifter
 from lifting.command import InputError, Parser, run_command, write_json
 from lifting.config import Config, load_config
-from lifting.diagrams import draw_density
-from lifting.metrics import format_report
-from lifting.runs import OVERRIDES, add_evaluate, add_train, configured_run, parse_options, train_or_stop
-from lifting.visualise import check_ending
+from lifting.drawing.diagrams import draw_density
+from lifting.drawing.pose_figures import check_ending
+from lifting.metrics.pose_errors import format_report
+from lifting.reports import uncertainty
+from lifting.training.run_options import (
+    OVERRIDES,
+    add_evaluate,
+    add_train,
+    configured_run,
+    parse_options,
+    train_or_stop,
+)
 
 DEMO = Path(__file__).parent / "configs" / "lifting" / "demo.yaml"
 

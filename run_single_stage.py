@@ -5,13 +5,22 @@ import math
 from pathlib import Path
 from typing import Any
 
-from lifting import distributed, image_evaluation, robustness, single_stage
+from lifting import single_stage
 from lifting.command import InputError, Parser, run_command, write_json
 from lifting.config import SingleStageConfig
+from lifting.drawing.pose_figures import check_ending
 from lifting.estimate import STATURE, estimate_all, pictures, save_estimates
-from lifting.metrics import format_pckh, format_report
-from lifting.runs import OVERRIDES, add_evaluate, add_train, configured_run, parse_options, train_or_stop
-from lifting.visualise import check_ending
+from lifting.metrics.pose_errors import format_pckh, format_report
+from lifting.reports import image_evaluation, robustness
+from lifting.training import ranks
+from lifting.training.run_options import (
+    OVERRIDES,
+    add_evaluate,
+    add_train,
+    configured_run,
+    parse_options,
+    train_or_stop,
+)
 
 
 def main() -> None:
@@ -76,8 +85,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
         report["occlusion"] = robustness.occlusion_report(objective, images, prediction, matrix, config)
     if options.truncation:
         report["truncation"] = robustness.truncation_report(objective, images, config)
-    first = distributed.rank() == 0
-    distributed.stop()
+    first = ranks.rank() == 0
+    ranks.stop()
     if not first:
         return
     if options.json:

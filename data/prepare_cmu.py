@@ -15,12 +15,12 @@ import torch
 from scipy.spatial import ConvexHull
 from tqdm import tqdm
 
-from lifting import h36m
-from lifting.cameras import Camera
 from lifting.command import InputError, run_command
-from lifting.datasets.asf_amc import read_amc, read_asf
-from lifting.datasets.checks import check_person, share_in_picture, thigh_lengths
+from lifting.datasets.pose_checks import check_person, share_in_picture, thigh_lengths
 from lifting.datasets.store import Sequence, checksum_of, write_store
+from lifting.geometry import h36m
+from lifting.geometry.cameras import Camera
+from lifting.sources.asf_amc import read_amc, read_asf
 
 RECORDED_FPS = 120
 # The end of this bone stands where Human3.6M has its joint, in the order of H36M17.

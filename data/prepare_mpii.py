@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from lifting.command import run_command
-from lifting.datasets.image_sources import read_mpii, table, write_source
+from lifting.sources.image_readers import read_mpii, table, write_source
 
 
 def main() -> None:

@@ -14,15 +14,15 @@ from tqdm import tqdm
 
 from lifting.command import InputError, existing_file, whole_file, write_json
 from lifting.config import SingleStageConfig
-from lifting.crops import DEPTH, camera_points, crop_matrix, picture_points
-from lifting.datasets.annotations import load_json
 from lifting.datasets.augment import ROOT, warp
 from lifting.datasets.decode import decode
-from lifting.datasets.motion import RATIOS
-from lifting.image_evaluation import deviation_of, predict_crops
-from lifting.objective import ImageObjective
-from lifting.skeleton import H36M18
-from lifting.visualise import DrawnPose, draw_poses
+from lifting.drawing.pose_figures import DrawnPose, draw_poses
+from lifting.geometry.crops import DEPTH, camera_points, crop_matrix, picture_points
+from lifting.geometry.skeleton import H36M18
+from lifting.reports.image_evaluation import deviation_of, predict_crops
+from lifting.sources.annotations import load_json
+from lifting.synthetic.motion import RATIOS
+from lifting.training.objective import ImageObjective
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 STATURE = 1.7  # metres

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from lifting.command import InputError, Parser, RunError, existing_file, run_command, whole_file, write_json
 from lifting.datasets.store import PoseStore
-from lifting.h36m import action_of
-from lifting.metrics import format_report, joint_errors, pose_report
+from lifting.geometry.h36m import action_of
+from lifting.metrics.pose_errors import format_report, joint_errors, pose_report
 
 Clip = tuple[str, str, str]  # subject, sequence, camera
 
@@ -98,7 +98,7 @@ def _stride(path: Path, file: h5py.File) -> int:
 
 
 def score_predictions(path: str | Path, data_path: str | Path, device: str = "cpu") -> dict[str, Any]:
-    """What `metrics.pose_report` says of a prediction file, measured against a pose store.
+    """What `pose_errors.pose_report` says of a prediction file, measured against a pose store.
 
     The roots of both are subtracted. The report has these besides: ``subjects``, ``stride``, and ``n_clips`` of
     ``n_clips_in_data``, the sequences times cameras that were scored and that the data has for those subjects.

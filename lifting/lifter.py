@@ -7,24 +7,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lifting import distributed
-from lifting.cameras import denormalise_screen
 from lifting.checkpoint import load_checkpoint, load_weights
 from lifting.config import Config, read_trained
 from lifting.datasets.poses import PoseBatches, PoseSet, load_split
 from lifting.datasets.store import PoseStore
-from lifting.datasets.synthetic import synthetic_store
-from lifting.engine import evaluate_poses, fit, predict
+from lifting.drawing.pose_figures import DrawnPose, draw_poses
 from lifting.evaluate import write_predictions
-from lifting.flow import Density
+from lifting.geometry.cameras import denormalise_screen
+from lifting.geometry.skeleton import H36M17, JointSet
 from lifting.likelihood import build_likelihood
-from lifting.metrics import joint_errors, rare_report, rareness
+from lifting.likelihood.flow import Density
+from lifting.metrics.pose_errors import joint_errors, rare_report, rareness
 from lifting.models import build_lifter
 from lifting.models.cost import cost_of
-from lifting.objective import Objective
 from lifting.prediction import Prediction
-from lifting.skeleton import H36M17, JointSet
-from lifting.visualise import DrawnPose, draw_poses
+from lifting.synthetic.poses import synthetic_store
+from lifting.training import ranks
+from lifting.training.engine import evaluate_poses, fit, predict
+from lifting.training.objective import Objective
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def data_path(config: Config) -> str:
 
 def train(config: Config, folder: Path) -> None:
     """Trains, or goes on training, in ``folder``; every rank calls it."""
-    device = distributed.start(config.train.device)
+    device = ranks.start(config.train.device)
     try:
         path = data_path(config)
         torch.manual_seed(config.seed)
@@ -57,10 +57,10 @@ def train(config: Config, folder: Path) -> None:
             config.train.batch_size,
             flip=config.train.flip,
             noise_px=config.data.noise_px,
-            rank=distributed.rank(),
-            world=distributed.world(),
+            rank=ranks.rank(),
+            world=ranks.world(),
         )
-        if distributed.rank() == 0:
+        if ranks.rank() == 0:
             folder.mkdir(parents=True, exist_ok=True)
             for what, poses, subjects in (
                 ("training", training, config.data.train_subjects),
@@ -71,14 +71,14 @@ def train(config: Config, folder: Path) -> None:
             log.info(f"{weights:,} parameters; on {device}; into {folder}")
         fit(objective, batches, lambda: evaluate(objective, test, config)[0], config, folder)
     finally:
-        distributed.stop()
+        ranks.stop()
 
 
 def load(checkpoint: Path, overrides: list[str] | None = None) -> tuple[Objective, Config]:
     """A trained lifter on its device, and its configuration with ``overrides`` over it."""
     content = load_checkpoint(checkpoint)
     config = read_trained(Config, content["config"], overrides, f"checkpoint: {checkpoint}")
-    device = distributed.start(config.train.device)
+    device = ranks.start(config.train.device)
     objective = build_objective(config, H36M17)
     load_weights(objective.network, content["network"], f"checkpoint: {checkpoint}: the network")
     load_weights(objective.likelihood, content["likelihood"], f"checkpoint: {checkpoint}: the likelihood")
@@ -109,7 +109,7 @@ def cost(objective: Objective, joints: int) -> dict[str, int]:
 
 
 def evaluate_rare(poses: PoseSet, prediction: Prediction, config: Config) -> dict[str, Any]:
-    """`metrics.rare_report` of test poses, which are ranked by their distance to the configured training poses."""
+    """`pose_errors.rare_report` of test poses, which are ranked by their distance to the configured training poses."""
     data = config.data.model_copy(update={"stride": RARE_STRIDE})
     training = load_split(data, data_path(config), train=True).to(poses.target.device)
     return rare_report(joint_errors(prediction.mu, poses.target), rareness(poses.target, training.target))

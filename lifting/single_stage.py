@@ -9,28 +9,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lifting import distributed
 from lifting.checkpoint import is_checkpoint, load_checkpoint, load_weights, save_checkpoint
 from lifting.command import InputError, write_json
 from lifting.config import SingleStageConfig, read_config, read_trained
 from lifting.datasets.decode import decode
 from lifting.datasets.image_batches import ImageBatches
 from lifting.datasets.image_index import read_encoded, read_index, write_index
-from lifting.datasets.image_sources import read_h36m_images, read_mpii, wrong_s9
-from lifting.datasets.image_store import ImageSet, select
-from lifting.datasets.rendered import rendered_folder
+from lifting.datasets.image_set import ImageSet, select
 from lifting.datasets.store import checksum_of
-from lifting.engine import fit
-from lifting.flow import RealNVP
-from lifting.image_evaluation import deep_report, draw, flat_report, mean_pose_error, predict
+from lifting.geometry.skeleton import H36M18
 from lifting.likelihood import Mixed, build_likelihood
+from lifting.likelihood.flow import RealNVP
 from lifting.models import build_image_model
 from lifting.models.cost import image_model_cost
 from lifting.models.reference_weights import load_reference, save_reference
 from lifting.models.regressor import Regressor
-from lifting.objective import ImageObjective
 from lifting.prediction import Prediction
-from lifting.skeleton import H36M18
+from lifting.reports.image_evaluation import deep_report, draw, flat_report, mean_pose_error, predict
+from lifting.sources.image_readers import read_h36m_images, read_mpii, wrong_s9
+from lifting.synthetic.pictures import rendered_folder
+from lifting.training import ranks
+from lifting.training.engine import fit
+from lifting.training.objective import ImageObjective
 
 log = logging.getLogger(__name__)
 
@@ -57,15 +57,15 @@ def train(config: SingleStageConfig, folder: Path) -> dict[str, Any] | None:
     Returns:
         the report, which is in ``report.json`` too; None on all ranks but the first.
     """
-    device = distributed.start(config.train.device)
+    device = ranks.start(config.train.device)
     try:
         torch.manual_seed(config.seed)
-        with distributed.first_rank_first():
+        with ranks.first_rank_first():
             deep, flat = training_sets(config)
             test, flat_test = test_set(config), flat_test_set(config)
         objective = build_objective(config, start=not (folder / "last.pt").exists()).to(device)
-        batches = ImageBatches(deep, flat, config, device, rank=distributed.rank(), world=distributed.world())
-        if distributed.rank() == 0:
+        batches = ImageBatches(deep, flat, config, device, rank=ranks.rank(), world=ranks.world())
+        if ranks.rank() == 0:
             folder.mkdir(parents=True, exist_ok=True)
             log.info(
                 f"{len(deep):,} training pictures with 3D labels, {len(flat) if flat else 0:,} with 2D labels alone"
@@ -82,20 +82,20 @@ def train(config: SingleStageConfig, folder: Path) -> dict[str, Any] | None:
 
         fit(objective, batches, after_epoch, config, folder)
         report, prediction, matrix = evaluate_all(objective, test, flat_test, config)
-        if distributed.rank() == 0:
+        if ranks.rank() == 0:
             write_json(folder / "report.json", report)
             draw(folder / "poses.png", objective, test, prediction, matrix, config)
             return report
         return None
     finally:
-        distributed.stop()
+        ranks.stop()
 
 
 def load(checkpoint: Path, overrides: list[str] | None = None) -> tuple[ImageObjective, SingleStageConfig]:
     """A trained network on its device, and its configuration with ``overrides`` over it."""
     content = load_checkpoint(checkpoint)
     config = read_trained(SingleStageConfig, content["config"], overrides, f"checkpoint: {checkpoint}")
-    device = distributed.start(config.train.device)
+    device = ranks.start(config.train.device)
     objective = build_objective(config)
     load_weights(objective.network, content["network"], f"checkpoint: {checkpoint}: the network")
     load_weights(objective.likelihood, content["likelihood"], f"checkpoint: {checkpoint}: the likelihood")

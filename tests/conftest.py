@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 import run_lifting
-from lifting import h36m
 from lifting.command import run_command
 from lifting.datasets.store import write_store
-from lifting.datasets.synthetic import sequences
+from lifting.geometry import h36m
+from lifting.synthetic.poses import sequences
 
 SUBJECTS = ("S1", "S5", "S9")
 SMALL = [

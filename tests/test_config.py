@@ -1,10 +1,7 @@
-"""Configuration, checkpoints and the floors of the package: what is refused, and with which words."""
+"""Configuration and checkpoints: what is refused, and with which words."""
 
-import ast
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,61 +14,6 @@ from lifting.command import InputError, whole_file
 from lifting.config import FCConfig, SRNetConfig, dump_config, load_config, valid_keys
 
 ROOT = Path(__file__).parents[1]
-
-FLOORS = {
-    "skeleton": 0, "cameras": 0, "crops": 0, "procrustes": 0, "h36m": 0, "flow": 0,
-    "config": 0, "distributed": 0, "command": 0, "prediction": 0, "unit": 0,
-    "likelihood": 1, "metrics": 1, "calibration": 1, "checkpoint": 1,
-    "models": 2, "datasets": 2,
-    "objective": 3,
-    "engine": 3,
-    "lifter": 4, "evaluate": 4, "uncertainty": 4, "visualise": 4, "diagrams": 4, "series": 4,
-    "single_stage": 4, "image_evaluation": 4, "robustness": 4, "estimate": 4, "runs": 4,
-}  # fmt: skip
-
-
-def imports(path: Path) -> set[str]:
-    """Modules of this package that a file imports, by their name below ``lifting``."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            module = node.module or ""
-            names = [f"lifting.{a.name}" for a in node.names] if module == "lifting" else [module]
-        found |= {name.split(".", 1)[1] for name in names if name.startswith("lifting.")}
-    return found
-
-
-def test_no_file_imports_upwards() -> None:
-    graph: dict[str, set[str]] = {}
-    for path in sorted((ROOT / "lifting").rglob("*.py")):
-        module = ".".join(path.relative_to(ROOT / "lifting").with_suffix("").parts).removesuffix(".__init__")
-        if module == "__init__":
-            continue
-        graph[module] = imports(path)
-        floor = FLOORS[module.split(".")[0]]
-        for other in graph[module]:
-            below = FLOORS[other.split(".")[0]]
-            side_by_side = below == floor and (floor in (0, 3, 4) or other.split(".")[0] == module.split(".")[0])
-            assert below < floor or side_by_side, f"{module} (floor {floor}) imports {other} (floor {below})"
-    while graph:  # within a floor: no circles
-        leaves = {module for module, needs in graph.items() if not needs & graph.keys()}
-        assert leaves, f"a circle among {sorted(graph)}"
-        graph = {module: needs for module, needs in graph.items() if module not in leaves}
-
-
-def test_print_is_for_command_lines() -> None:
-    for path in (ROOT / "lifting").rglob("*.py"):
-        if path.name not in ("command.py", "evaluate.py", "series.py"):
-            calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
-            assert not any(isinstance(n.func, ast.Name) and n.func.id == "print" for n in calls), path
-
-
-def test_nothing_runs_at_import() -> None:
-    command = [sys.executable, "-c", "import lifting.series, lifting.lifter, lifting.evaluate"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_leaf_and_overrides(tmp_path: Path) -> None:

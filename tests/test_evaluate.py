@@ -13,7 +13,7 @@ import torch
 from lifting.command import run_command
 from lifting.datasets.store import PoseStore, Sequence, write_store
 from lifting.evaluate import Clip, main, read_predictions, score_predictions, write_predictions
-from lifting.h36m import KEEP_17_OF_32, cameras
+from lifting.geometry.h36m import KEEP_17_OF_32, cameras
 
 ROOT = Path(__file__).parents[1]
 STANDIN = ROOT.parent / "shared/data/h36m_standin/data_3d_h36m.npz"

@@ -14,23 +14,24 @@ import torch
 from torch import nn
 
 import run_single_stage
-from lifting import estimate, image_evaluation, robustness, single_stage
+from lifting import estimate, single_stage
 from lifting.checkpoint import load_checkpoint
 from lifting.command import InputError
 from lifting.config import SingleStageConfig, read_config
-from lifting.crops import crop_labels, crop_matrix, picture_points
 from lifting.datasets.image_index import write_index
-from lifting.datasets.image_sources import read_h36m_images, read_mpii
-from lifting.datasets.image_store import ImageSet, select
-from lifting.datasets.rendered import make_rendered
-from lifting.image_evaluation import crop_labels_of, deep_report, in_metres, root_relative
+from lifting.datasets.image_set import ImageSet, select
+from lifting.geometry.crops import crop_labels, crop_matrix, picture_points
+from lifting.geometry.skeleton import H36M18
 from lifting.likelihood import RLE, Mixed
 from lifting.models.reference_weights import to_reference
 from lifting.models.regressor import Regressor
-from lifting.objective import ImageObjective
 from lifting.prediction import Batch, Prediction
-from lifting.robustness import GROUPS, cut_box
-from lifting.skeleton import H36M18
+from lifting.reports import image_evaluation, robustness
+from lifting.reports.image_evaluation import crop_labels_of, deep_report, in_metres, root_relative
+from lifting.reports.robustness import GROUPS, cut_box
+from lifting.sources.image_readers import read_h36m_images, read_mpii
+from lifting.synthetic.pictures import make_rendered
+from lifting.training.objective import ImageObjective
 from tests.conftest import Shell, refused
 
 MAIN = run_single_stage.main

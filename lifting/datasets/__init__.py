@@ -1,0 +1,1 @@
+"""What training reads: prepared files of poses and pictures, and batches of them."""

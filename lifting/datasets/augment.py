@@ -15,11 +15,11 @@ from torch import Tensor
 
 from lifting.command import InputError
 from lifting.config import AugmentConfig, SingleStageConfig
-from lifting.crops import crop_labels, crop_matrix
 from lifting.datasets.decode import SHRINKS, BrokenPictureError, decode, reduce
 from lifting.datasets.image_index import read_encoded
-from lifting.datasets.image_store import ImageSet
-from lifting.skeleton import H36M18, mirror_joints
+from lifting.datasets.image_set import ImageSet
+from lifting.geometry.crops import crop_labels, crop_matrix
+from lifting.geometry.skeleton import H36M18, mirror_joints
 
 ROOT = H36M18.joints.index("pelvis")
 

@@ -18,9 +18,9 @@ from lifting.command import InputError
 from lifting.config import SingleStageConfig
 from lifting.datasets.augment import ROOT, crop_of, labels_of, training_crop
 from lifting.datasets.decode import BrokenPictureError
-from lifting.datasets.image_store import ImageSet
+from lifting.datasets.image_set import ImageSet
+from lifting.geometry.skeleton import H36M18
 from lifting.prediction import Batch
-from lifting.skeleton import H36M18
 
 BROKEN_IN_A_ROW = 100  # so many are not accidents: a folder is missing
 

@@ -31,8 +31,8 @@ from tqdm import tqdm
 
 from lifting.command import InputError, existing_file, whole_file
 from lifting.datasets.decode import decode
-from lifting.datasets.image_store import ImageSet
-from lifting.skeleton import H36M18
+from lifting.datasets.image_set import ImageSet
+from lifting.geometry.skeleton import H36M18
 
 FORMAT = "lifting-images"
 VERSION = 1

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lifting.cameras import Camera, normalise_screen
 from lifting.command import InputError
 from lifting.config import DataConfig
 from lifting.datasets.store import GROUND_TRUTH, PoseStore
-from lifting.h36m import WRONG_S9, action_of
+from lifting.geometry.cameras import Camera, normalise_screen
+from lifting.geometry.h36m import WRONG_S9, action_of
+from lifting.geometry.skeleton import JointSet, flip
 from lifting.prediction import Batch
-from lifting.skeleton import JointSet, flip
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ import h5py
 import numpy as np
 import torch
 
-from lifting.cameras import Camera
 from lifting.command import InputError, existing_file, whole_file
-from lifting.datasets.checks import check_array
-from lifting.skeleton import H36M17, JOINT_SETS, JointSet
+from lifting.datasets.pose_checks import check_array
+from lifting.geometry.cameras import Camera
+from lifting.geometry.skeleton import H36M17, JOINT_SETS, JointSet
 
 FORMAT = "lifting-poses"
 VERSION = 1

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from lifting.config import LossConfig
-from lifting.flow import build_flow
+from lifting.likelihood.flow import build_flow
 from lifting.likelihood.learned import DLE, RLE, BasicFlow, ReferenceRLE
 from lifting.likelihood.scale import ConstantVariance, Likelihood
+from lifting.likelihood.unit_densities import BASES
 from lifting.prediction import Prediction
-from lifting.unit import BASES
 
 __all__ = ["DLE", "RLE", "BasicFlow", "ConstantVariance", "Likelihood", "Mixed", "ReferenceRLE", "build_likelihood"]
 

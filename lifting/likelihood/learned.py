@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from lifting.flow import Bijection, Density, RealNVP, checked
+from lifting.likelihood.flow import Bijection, Density, RealNVP, checked
 from lifting.likelihood.scale import Likelihood, check
+from lifting.likelihood.unit_densities import fixed_draws
 from lifting.prediction import Prediction
-from lifting.unit import fixed_draws
 
 
 class WithFlow(Likelihood):

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from lifting.likelihood.unit_densities import BASES, fixed_draws
 from lifting.prediction import Prediction
-from lifting.unit import BASES, fixed_draws
 
 
 class Likelihood(nn.Module):

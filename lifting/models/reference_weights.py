@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from lifting.command import InputError, whole_file
-from lifting.flow import RealNVP
 from lifting.likelihood import Mixed, ReferenceRLE
+from lifting.likelihood.flow import RealNVP
 from lifting.models.pretrained import expect_shapes, read_weights
 from lifting.models.regressor import Regressor
 from lifting.models.resnet import RESNETS

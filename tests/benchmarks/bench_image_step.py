@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from lifting.config import SingleStageConfig, read_config
-from lifting.engine import autocast
 from lifting.prediction import Batch
 from lifting.single_stage import build_objective
+from lifting.training.engine import autocast
 from tests.benchmarks.bench_step import times
 
 BATCH, SIZE = 32, 256
@@ -22,7 +22,7 @@ CASES = {
 
 
 def step(overrides: list[str]) -> tuple[Callable[[], None], Callable[[], float]]:
-    """One optimiser step, as `lifting.engine` takes it, half of the batch with depth; and the loss before any step."""
+    """One optimiser step as the engine takes it, half of the batch with depth; and the loss before any step."""
     config = read_config(SingleStageConfig, overrides=["loss.normalise=false", *overrides])
     torch.manual_seed(0)
     objective = build_objective(config)

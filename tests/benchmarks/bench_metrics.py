@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from lifting.metrics import joint_errors
-from lifting.procrustes import align
+from lifting.geometry.alignment import align
+from lifting.metrics.pose_errors import joint_errors
 
 POSES, ROUNDS = 50_000, 9
 

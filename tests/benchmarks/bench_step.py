@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from lifting.likelihood import RLE, ConstantVariance, Likelihood
 from lifting.models.fc import Dropout, FCBaseline
 from lifting.models.srnet import SRNet
-from lifting.objective import Objective
 from lifting.prediction import Batch
+from lifting.training.objective import Objective
 
 BATCH = 1024
 NETWORKS: dict[str, Callable[..., nn.Module]] = {"FC": FCBaseline, "SRNet": SRNet}
@@ -54,7 +54,7 @@ def products() -> Callable[[], None]:
 
 
 def step(network: str, loss: str, precision: str) -> Callable[[], None]:
-    """One optimiser step, as `lifting.engine` takes it."""
+    """One optimiser step, as `lifting.training.engine` takes it."""
     likelihood = LIKELIHOODS[loss]()
     objective = Objective(NETWORKS[network](with_sigma=likelihood.has_sigma), likelihood, known=(0,))
     parameters = list(objective.parameters())

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from lifting import lifter
-from lifting.calibration import Deviations, tails
 from lifting.command import run_command
 from lifting.datasets.poses import load_split
+from lifting.metrics.calibration import Deviations, tails
 from lifting.models.fc import Dropout
 from lifting.prediction import Prediction
 

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from lifting import lifter
-from lifting.cameras import denormalise_screen
 from lifting.command import write_json
 from lifting.config import Config
 from lifting.datasets.poses import PoseSet, load_split
 from lifting.datasets.store import PoseStore
-from lifting.engine import predict
-from lifting.flow import RealNVP
-from lifting.objective import Objective
-from lifting.unit import BASES
+from lifting.geometry.cameras import denormalise_screen
+from lifting.likelihood.flow import RealNVP
+from lifting.likelihood.unit_densities import BASES
+from lifting.training.engine import predict
+from lifting.training.objective import Objective
 
 STEPS, ROWS = 800, 4096
 
@@ -70,7 +70,7 @@ def sample_of(objective: Objective, config: Config, subjects: tuple[str, ...], s
 
 
 class Scaled(nn.Module):
-    """A density of `lifting.unit`, or RealNVP, with learned scales: one, one an axis, or one an axis and joint."""
+    """A density of `unit_densities`, or RealNVP, with learned scales: one, one an axis, or one an axis and joint."""
 
     def __init__(self, unit: str, *shape: int) -> None:
         super().__init__()

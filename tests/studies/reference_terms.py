@@ -16,8 +16,8 @@ from torch import Tensor
 from lifting import lifter
 from lifting.command import run_command
 from lifting.config import LossConfig, load_config
-from lifting.flow import Density, build_flow
 from lifting.likelihood import RLE
+from lifting.likelihood.flow import Density, build_flow
 from lifting.series import ROOT
 
 # How often log sigma and log G count.

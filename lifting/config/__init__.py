@@ -1,0 +1,48 @@
+"""Typed configuration: defaults in `sections`, small YAML leaves over them, ``key.path=value`` over those."""
+
+from lifting.config.reading import Schema, dump_config, load_config, read_config, read_trained, valid_keys
+from lifting.config.sections import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    FCConfig,
+    FlowConfig,
+    ImageDataConfig,
+    ImageLossConfig,
+    ImageModelConfig,
+    ImageTrainConfig,
+    IntegralConfig,
+    LifterConfig,
+    LossConfig,
+    RegressorConfig,
+    RunConfig,
+    SingleStageConfig,
+    SRNetConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "AugmentConfig",
+    "Config",
+    "DataConfig",
+    "FCConfig",
+    "FlowConfig",
+    "ImageDataConfig",
+    "ImageLossConfig",
+    "ImageModelConfig",
+    "ImageTrainConfig",
+    "IntegralConfig",
+    "LifterConfig",
+    "LossConfig",
+    "RegressorConfig",
+    "RunConfig",
+    "SRNetConfig",
+    "Schema",
+    "SingleStageConfig",
+    "TrainConfig",
+    "dump_config",
+    "load_config",
+    "read_config",
+    "read_trained",
+    "valid_keys",
+]

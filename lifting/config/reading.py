@@ -1,0 +1,115 @@
+"""From a YAML file, the defaults below it and ``key.path=value`` above it to a configuration, and back."""
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from lifting.command import InputError
+from lifting.config.sections import MODELS, Config, RunConfig, SingleStageConfig
+
+Schema = TypeVar("Schema", Config, SingleStageConfig)
+
+
+def load_config(
+    file: Path | None = None, overrides: list[str] | None = None, base: dict[str, Any] | None = None
+) -> Config:
+    """`read_config` of the lifting track."""
+    return read_config(Config, file, overrides, base)
+
+
+def read_config(
+    schema: type[Schema],
+    file: Path | None = None,
+    overrides: list[str] | None = None,
+    base: dict[str, Any] | None = None,
+) -> Schema:
+    """Defaults, then ``base``, then the YAML ``file``, then ``overrides`` such as ``train.epochs=2``.
+
+    Raises:
+        InputError: no such file, not YAML, an unknown key (the nearest is named), a value out of range.
+    """
+    tree: dict[str, Any] = base or {}
+    if file is not None:
+        try:
+            leaf = yaml.safe_load(file.read_text()) or {}
+        except OSError as error:
+            raise InputError(f"config: cannot read {file}: {error.strerror}") from None
+        except (yaml.YAMLError, UnicodeDecodeError):
+            raise InputError(f"config: {file} is not YAML") from None
+        if not isinstance(leaf, dict):
+            raise InputError(f"config: {file}: expected a mapping such as 'loss: {{name: rle}}', got {leaf!r:.60}")
+        tree = _merged(tree, leaf)
+    for override in overrides or []:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise InputError(f"config: expected key.path=value, got {override!r}")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise InputError(f"config: {key}: {text!r} is not a YAML value") from None
+        for name in reversed(key.split(".")):
+            value = {name: value}
+        tree = _merged(tree, value)
+    try:
+        return schema.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(_first_line(error, schema)) from None
+
+
+def read_trained(schema: type[Schema], trained: dict[str, Any], overrides: list[str] | None, where: str) -> Schema:
+    """The configuration of a checkpoint, with overrides of anything but its model and its loss.
+
+    Weights often fit another loss too, whose numbers would then stand under this one's name.
+
+    Raises:
+        InputError: such an override, and what `read_config` raises; the former begins with ``where``.
+    """
+    before, config = read_config(schema, base=trained), read_config(schema, overrides=overrides, base=trained)
+    for section, old, new in (("model", before.model, config.model), ("loss", before.loss, config.loss)):
+        if old != new:
+            raise InputError(
+                f"{where}: expected the {section} that it was trained with, got other {section}.* settings"
+            )
+    return config
+
+
+def dump_config(config: RunConfig) -> str:
+    """The whole configuration as YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def valid_keys(model: str = "fc", section: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
+    """Every key path of the configuration of this model, such as ``loss.flow.width``."""
+    for name, field in section.model_fields.items():
+        yield prefix + name
+        below = MODELS[model] if prefix + name == "model" else field.annotation
+        if isinstance(below, type) and issubclass(below, BaseModel):
+            yield from valid_keys(model, below, f"{prefix}{name}.")
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
+def _first_line(error: ValidationError, schema: type[Config] | type[SingleStageConfig]) -> str:
+    first = error.errors()[0]
+    section, *parts = map(str, first["loc"])
+    if first["type"] == "union_tag_invalid":
+        names = first["ctx"]["expected_tags"].replace("'", "")
+        return f"config: {section}.name: input should be one of {names}, got {first['ctx']['tag']!r}"
+    # Within the model's section pydantic puts the model's name between section and key.
+    model = parts.pop(0) if section == "model" and parts else schema().model.name
+    key = ".".join([section, *parts])
+    if first["type"] == "extra_forbidden":
+        nearest = difflib.get_close_matches(key, valid_keys(model, schema), n=1, cutoff=0.0)[0]
+        return f"config: unknown key {key}; the nearest is {nearest}"
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return f"config: {key}: {message}, got {first['input']!r}"

@@ -1,0 +1,1 @@
+"""Figures: poses in 3D, diagrams of uncertainty."""

@@ -1,0 +1,212 @@
+"""Pictures of poses: the keypoints, the truth, and the prediction with its sigma."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import EllipseCollection, LineCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Polygon, Rectangle
+
+from lifting.command import InputError, whole_file
+from lifting.geometry.skeleton import H36M17, JointSet
+
+# Okabe and Ito's colours, told apart by people of every colour vision.
+LEFT, RIGHT, MIDDLE = "#d55e00", "#0072b2", "#3a3a3a"
+TRUTH, TEXT, QUIET = "#9a9a9a", "#222222", "#777777"
+
+# The viewer of the 3D panels stands to the side of the camera and above it, since depth, where a lifter errs most, is
+# what the camera itself cannot see.
+_AZIMUTH, _ELEVATION = np.radians(42), np.radians(16)
+_NARROW = 0.8  # width of a 3D panel for a height of 1
+_STAGE = 0.75  # metres, the radius of the disc that a person stands on
+_SIGMAS = 2  # how many sigma the shaded ellipses reach
+
+
+@dataclass(frozen=True)
+class DrawnPose:
+    """One row of the picture.
+
+    Attributes:
+        title: what the row shows, "S9 Walking, frame 120".
+        keypoints: (J, 2) pixels, the input; NaN where a joint is missing.
+        size: width and height of the image in pixels.
+        target: (J, 3) metres, camera axes, root-relative, or None where the truth is not known.
+        mu: (J, 3) metres, the prediction.
+        sigma: (J, 3) metres, its standard deviation in each coordinate, or None.
+        picture: (H, W, 3) uint8 RGB, what the keypoints lie in, or None.
+    """
+
+    title: str
+    keypoints: np.ndarray
+    size: tuple[int, int]
+    target: np.ndarray | None
+    mu: np.ndarray
+    sigma: np.ndarray | None = None
+    picture: np.ndarray | None = None
+
+
+def draw_poses(path: str | Path, poses: Sequence[DrawnPose], joint_set: JointSet = H36M17) -> None:
+    """A row for each pose: the keypoints, the truth, the prediction with its sigma over the truth in grey.
+
+    Where the first pose has no truth, none has its panel. The format follows the name's ending (.png, .pdf, .svg, ...).
+
+    Raises:
+        InputError: no poses, or an ending that matplotlib does not write.
+        ValueError: an array of the wrong shape, or target, mu or sigma not finite.
+    """
+    if not poses:
+        raise InputError(f"{path}: no poses to draw")
+    with_truth = poses[0].target is not None
+    ratios = (1, _NARROW, _NARROW) if with_truth else (1, _NARROW)
+    figure = new_figure(9 if with_truth else 6.4, 3.55 * len(poses) + 0.4)
+    panels = figure.subplots(len(poses), len(ratios), squeeze=False, width_ratios=ratios)
+    for row, pose in zip(panels, poses, strict=True):
+        _check(pose, len(joint_set))
+        row[0].set_title(pose.title, fontsize=11, color=TEXT)
+        row[-1].set_title("prediction", fontsize=11, color=TEXT)
+        _draw_input(row[0], pose, joint_set)
+        _draw_space(row[-1], pose, pose.mu, joint_set)
+        if pose.sigma is not None:
+            _draw_sigma(row[-1], pose.mu, pose.sigma, _colours(joint_set))
+        if pose.target is not None:
+            row[1].set_title("ground truth", fontsize=11, color=TEXT)
+            _draw_space(row[1], pose, pose.target, joint_set)
+            truth = pose.target @ _view().T
+            _draw_skeleton(row[-1], truth, joint_set, [TRUTH] * len(joint_set), width=1.6, zorder=2)
+            error = 1000 * np.linalg.norm(pose.mu - pose.target, axis=-1).mean()
+            row[-1].set_title(f"prediction, MPJPE {error:.0f} mm", fontsize=11, color=TEXT)
+    named = (("left", LEFT), ("right", RIGHT), *([("ground truth", TRUTH)] if with_truth else []))
+    key: list[Line2D | Patch] = [Line2D([], [], color=colour, linewidth=2.5, label=name) for name, colour in named]
+    if any(pose.sigma is not None for pose in poses):
+        key.append(Patch(facecolor=MIDDLE, alpha=0.25, label=f"prediction ± {_SIGMAS} standard deviations"))
+    figure.legend(
+        handles=key,
+        loc="outside lower center",
+        ncols=4 if with_truth else 3,
+        frameon=False,
+        fontsize=10,
+        labelcolor=TEXT,
+    )
+    save_figure(figure, path)
+
+
+def _check(pose: DrawnPose, joints: int) -> None:
+    expected = {"keypoints": (joints, 2), "target": (joints, 3), "mu": (joints, 3), "sigma": (joints, 3)}
+    for name, shape in expected.items():
+        value = getattr(pose, name)
+        if value is not None and value.shape != shape:
+            raise ValueError(f"{pose.title}: {name}: expected {shape}, got {value.shape}")
+        if value is not None and name != "keypoints" and not np.isfinite(value).all():
+            raise ValueError(f"{pose.title}: {name}: expected finite numbers, got NaN or infinity")
+
+
+def _draw_input(axes: Axes, pose: DrawnPose, joint_set: JointSet) -> None:
+    """The part of the image around the person; white beyond its borders."""
+    seen = pose.keypoints[np.isfinite(pose.keypoints).all(1)]
+    low, high = (seen.min(0), seen.max(0)) if len(seen) else (np.zeros(2), np.array(pose.size))
+    middle, half = (low + high) / 2, 0.62 * max((high - low).max(), 0.1 * max(pose.size))
+    if pose.picture is None:
+        axes.add_patch(Rectangle((0, 0), *pose.size, facecolor="#f4f4f4", edgecolor="none"))
+    else:
+        axes.imshow(pose.picture)
+    axes.set(xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] + half, middle[1] - half), aspect="equal")
+    axes.locator_params(nbins=4)
+    axes.tick_params(labelsize=8, labelcolor=QUIET, color="#c8c8c8")
+    axes.spines[:].set_color("#c8c8c8")
+    axes.xaxis.set_major_formatter("{x:.0f} px")
+    _draw_skeleton(axes, pose.keypoints, joint_set, _colours(joint_set), width=2.4, zorder=3)
+
+
+def _draw_space(axes: Axes, pose: DrawnPose, joints: np.ndarray, joint_set: JointSet) -> None:
+    """A skeleton on a disc at the height of the truth's lowest joint, with its shadow straight below."""
+    known = pose.mu if pose.target is None else pose.target
+    view, floor = _view(), known[:, 1].max()
+    x, _, z = known.mean(0)
+    turn = np.linspace(0, 2 * np.pi, 100)
+    rim = np.stack([x + _STAGE * np.cos(turn), np.full(100, floor), z + _STAGE * np.sin(turn)], -1)
+    axes.add_patch(Polygon((rim @ view.T)[:, :2], facecolor="#f1f1f1", edgecolor="none", zorder=0))
+    ticks = np.arange(-0.6, 0.61, 0.2)
+    chords = np.sqrt(_STAGE**2 - ticks**2)
+    grid = [[(x + t, floor, z - c), (x + t, floor, z + c)] for t, c in zip(ticks, chords, strict=True)]
+    grid += [[(x - c, floor, z + t), (x + c, floor, z + t)] for t, c in zip(ticks, chords, strict=True)]
+    axes.add_collection(LineCollection((np.array(grid) @ view.T)[..., :2], colors="white", linewidths=1, zorder=0))
+    shadow = np.stack([joints[:, 0], np.full(len(joints), floor), joints[:, 2]], -1) @ view.T
+    axes.add_collection(LineCollection([shadow[[a, b], :2] for a, b in joint_set.bones], colors="#d2d2d2",
+                                       linewidths=2.6, capstyle="round", zorder=1))  # fmt: skip
+    _draw_skeleton(axes, joints @ view.T, joint_set, _colours(joint_set), width=2.4, zorder=3)
+    shown = (np.concatenate([rim, known, pose.mu]) @ view.T)[:, :2]
+    low, high = shown.min(0), shown.max(0)
+    middle = (low + high) / 2
+    half = max(0.515 * ((high - low) / (_NARROW, 1)).max(), 0.95) * np.array([_NARROW, 1])
+    (left, bottom), (right, top) = middle - half, middle + half
+    axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
+    axes.set_axis_off()
+
+
+def _draw_skeleton(axes: Axes, points: np.ndarray, joint_set: JointSet, colours: list[str], *, width: float,
+                   zorder: float) -> None:  # fmt: skip
+    """Bones between (J, 2) points, or (J, 3) with the nearness to the viewer last: then near ones cover far ones."""
+    bones = joint_set.bones
+    if points.shape[1] == 3:
+        bones = sorted(bones, key=lambda bone: points[list(bone), 2].mean())
+    # Every bone is drawn twice, first wider and white, so that one can tell which of two crossing bones is in front.
+    segments = [points[list(bone), :2] for bone in bones for _ in range(2)]
+    strokes = [colour for _, child in bones for colour in ("white", colours[child])]
+    axes.add_collection(LineCollection(segments, colors=strokes, linewidths=[width + 1.6, width] * len(bones),
+                                       capstyle="round", zorder=zorder))  # fmt: skip
+    axes.scatter(points[:, 0], points[:, 1], s=(width + 1.6) ** 2, c=colours, linewidths=0, zorder=zorder)
+
+
+def _draw_sigma(axes: Axes, mu: np.ndarray, sigma: np.ndarray, colours: list[str]) -> None:
+    """Outlines of the ellipsoids whose half-axes are `_SIGMAS` sigma along the camera's axes.
+
+    An ellipsoid x' C^-1 x = 1 that V projects on a plane has the outline y' (V C V')^-1 y = 1; its half-axes are the
+    roots of the eigenvalues of V C V', along the eigenvectors. Here C is diagonal.
+    """
+    view = _view()[:2]
+    squares, directions = np.linalg.eigh(np.einsum("ai,ji,bi->jab", view, (_SIGMAS * sigma) ** 2, view))
+    diameters = 2 * np.sqrt(squares)
+    angles = np.degrees(np.arctan2(directions[:, 1, 1], directions[:, 0, 1]))
+    ellipses = EllipseCollection(diameters[:, 1], diameters[:, 0], angles, units="xy", offsets=mu @ view.T,
+                                 offset_transform=axes.transData, facecolors=colours, alpha=0.25,
+                                 linewidths=0, zorder=4, clip_on=False)  # fmt: skip
+    ellipses.set_in_layout(False)  # large ones would push titles out of the figure
+    axes.add_collection(ellipses)
+
+
+def _view() -> np.ndarray:
+    """(3, 3) rotation: camera axes, y down -> the viewer's right, up, and towards the viewer."""
+    sin_a, cos_a, sin_e, cos_e = np.sin(_AZIMUTH), np.cos(_AZIMUTH), np.sin(_ELEVATION), np.cos(_ELEVATION)
+    right = np.array([cos_a, 0, sin_a])
+    up = np.array([-sin_a * sin_e, -cos_e, cos_a * sin_e])
+    return np.stack([right, up, np.cross(right, up)])
+
+
+def _colours(joint_set: JointSet) -> list[str]:
+    """One for each joint; a bone has that of the joint at its far end."""
+    sides = {**dict.fromkeys(joint_set.left, LEFT), **dict.fromkeys(joint_set.right, RIGHT)}
+    return [sides.get(joint, MIDDLE) for joint in range(len(joint_set))]
+
+
+def new_figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def check_ending(path: str | Path) -> None:
+    """Raises `InputError` for a name that matplotlib writes no picture under: to be known before the work is done."""
+    known = FigureCanvasAgg.filetypes
+    if Path(path).suffix[1:].lower() not in known:
+        raise InputError(f"{path}: expected a picture's ending, one of {', '.join(sorted(known))}")
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    check_ending(path)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=200)

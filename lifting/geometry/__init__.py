@@ -1,0 +1,1 @@
+"""Skeletons, cameras, crops, alignment and the tables of Human3.6M: nothing learned, no files."""

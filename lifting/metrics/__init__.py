@@ -1,0 +1,1 @@
+"""Pose errors and calibration as pure functions of arrays."""

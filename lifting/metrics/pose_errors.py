@@ -1,0 +1,249 @@
+"""The errors that papers print, from poses to a table.
+
+Protocol #1 is MPJPE and protocol #2 is PA-MPJPE, after the numbering that lifters use; other papers count otherwise, so
+everything here goes by the metric's name. Metres come in; millimetres exist in the report alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lifting.geometry.alignment import align, scale_align
+
+# How a prediction is moved towards its target before distances are taken.
+_MOVES = {"mpjpe": lambda prediction, target: prediction, "pa_mpjpe": align, "n_mpjpe": scale_align}
+_HEADS = {"mpjpe": "MPJPE (protocol #1)", "pa_mpjpe": "PA-MPJPE (protocol #2)", "n_mpjpe": "N-MPJPE"}
+# Poses worked on at a time, which bounds the memory to some tens of megabytes.
+_CHUNK = 65536
+
+# Poses of one set and of the other whose distances are taken at a time: a few megabytes, which stay in a CPU's cache.
+_RARE_CHUNKS = (64, 1024)
+
+PCK_THRESHOLD = 0.150
+# Per cent of the poses, the rarest ones, that the SRNet paper reports.
+RAREST = (5, 10, 20)
+# 0, 5, ..., 150 mm
+_AUC_THRESHOLDS = tuple(mm / 1000 for mm in range(0, 151, 5))
+
+
+def joint_errors(prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """Distance of every joint from where it should be, under three alignments.
+
+    With x a predicted pose and y the true one, both relative to the root, joint j is off by
+
+    - ``mpjpe``: \\|x_j - y_j\\|. The root counts, with its error of zero.
+    - ``pa_mpjpe``: \\|s R x_j + t - y_j\\|, the similarity that fits x to y best (`alignment.similarity`).
+    - ``n_mpjpe``: \\|s x_j - y_j\\|, s = <x, y> / <x, x> (Rhodin et al. 2018).
+
+    Float32 is accurate to about a micrometre for poses of a person's size.
+
+    Args:
+        prediction, target: (N, J, 3) metres, root-relative, one floating dtype and one device.
+
+    Returns:
+        each of the three as (N, J) metres.
+
+    Raises:
+        ValueError: the shapes differ or are not (N, J, 3), or poses are not finite.
+    """
+    if prediction.shape != target.shape or prediction.ndim != 3 or prediction.shape[-1] != 3:
+        raise ValueError(
+            f"prediction, target: expected equal (N, J, 3), got {tuple(prediction.shape)}, {tuple(target.shape)}"
+        )
+    for name, poses in (("prediction", prediction), ("target", target)):
+        bad = int((~poses.isfinite()).flatten(1).any(1).sum())
+        if bad:
+            raise ValueError(f"{name}: {bad} of {len(poses)} poses are not finite")
+    chunks = list(zip(torch.split(prediction, _CHUNK), torch.split(target, _CHUNK), strict=True))
+    return {name: torch.cat([(move(x, y) - y).norm(dim=-1) for x, y in chunks]) for name, move in _MOVES.items()}
+
+
+def pearson(x: Tensor, y: Tensor) -> float:
+    """Pearson's correlation of two equally many numbers, of any shape; NaN where one of the two does not vary."""
+    if x.numel() != y.numel():
+        raise ValueError(f"x, y: expected equally many numbers, got {tuple(x.shape)}, {tuple(y.shape)}")
+    return float(torch.corrcoef(torch.stack([x.flatten().double(), y.flatten().double()]))[0, 1])
+
+
+def pck(error: Tensor, threshold: float = PCK_THRESHOLD) -> float:
+    """Percentage of correct keypoints: joints of (N, J) metres that are off by less than ``threshold`` metres."""
+    return 100 * int((error < threshold).sum()) / error.numel()
+
+
+def auc(error: Tensor) -> float:
+    """Area under the PCK curve in percent: the mean PCK over thresholds of 0, 5, ..., 150 mm.
+
+    As the evaluation code of MPI-INF-3DHP has it (Mehta et al. 2017, `mpii_compute_3d_pck.m`). Its first threshold, 0,
+    is never met, so that a perfect prediction reaches 30 / 31.
+    """
+    return sum(pck(error, threshold) for threshold in _AUC_THRESHOLDS) / len(_AUC_THRESHOLDS)
+
+
+def rareness(poses: Tensor, training: Tensor) -> Tensor:
+    """How far each pose is from those of the training: the mean over all of them, and over the joints.
+
+    r(x) = 1 / (M J) sum over m, j of \\|x_j - y_mj\\| for training poses y_1, ..., y_M. This is what SRNet's authors
+    (Zeng et al. 2020) rank by (`un_frequent` in their `data/filter_data.py`), not the distance to the nearest pose.
+
+    Args:
+        poses: (N, J, 3) metres, root-relative.
+        training: (M, J, 3) likewise; the authors take every 10th frame.
+
+    Returns:
+        (N,) float64 metres; from float32 poses a distance is good to 0.5 mm where joints coincide, else to micrometres.
+
+    Raises:
+        ValueError: shapes that are not (N, J, 3) and (M, J, 3), or no training poses.
+    """
+    if poses.ndim != 3 or poses.shape[1:] != training.shape[1:] or not len(training):
+        raise ValueError(
+            f"poses, training: expected (N, J, 3), (M, J, 3), got {tuple(poses.shape)}, {tuple(training.shape)}"
+        )
+    # |x - y|^2 = |x|^2 - 2 x.y + |y|^2 as one product of five-vectors; from the middle, which keeps the squares small.
+    middle = training.mean(0)
+    x, y = (poses - middle).transpose(0, 1), (training - middle).transpose(0, 1)
+    xx, yy = x.square().sum(-1, keepdim=True), y.square().sum(-1, keepdim=True)
+    left = torch.cat([-2 * x, xx, torch.ones_like(xx)], -1)
+    right = torch.cat([y, torch.ones_like(yy), yy], -1).mT.contiguous()
+    few, many = _RARE_CHUNKS
+    sums = [
+        torch.stack([(a @ b).clamp_(min=0).sqrt_().sum((0, 2)).double() for b in torch.split(right, many, dim=2)]).sum(
+            0
+        )
+        for a in torch.split(left, few, dim=1)
+    ]
+    return torch.cat(sums) / (len(training) * training.shape[1])
+
+
+def rare_report(errors: Mapping[str, Tensor], rare: Tensor) -> dict[str, Any]:
+    """Mean errors of the rarest 5, 10 and 20 % of the poses, in millimetres, and how many these are, by the percentage.
+
+    Args:
+        errors: what `joint_errors` returned, (N, J) each.
+        rare: (N,) what `rareness` returned.
+    """
+    order = rare.argsort(descending=True)
+    report = {}
+    for percent in RAREST:
+        chosen = order[: max(1, len(order) * percent // 100)]
+        means = {f"{m}_mm": 1000 * float(error[chosen].mean(dtype=torch.float64)) for m, error in errors.items()}
+        report[str(percent)] = {**means, "n_poses": len(chosen)}
+    return report
+
+
+def pose_report(
+    errors: Mapping[str, Tensor], actions: Tensor, action_names: Sequence[str], joint_names: Sequence[str]
+) -> dict[str, Any]:
+    """The numbers of a table, ready for JSON: millimetres and percent.
+
+    ``mpjpe_mm``, ``pa_mpjpe_mm``, ``n_mpjpe_mm`` are means over the actions' means, the headline of the papers: an
+    action of few frames weighs as much as one of many. The same with ``_frame_mm`` are means over all poses.
+
+    Args:
+        errors: what `joint_errors` returned, (N, J) each.
+        actions: (N,) int64, each pose's index in ``action_names``; an action without poses is left out.
+        joint_names: J names.
+
+    Raises:
+        ValueError: no poses, or numbers of poses or joints that do not match.
+    """
+    expected = (len(actions), len(joint_names))
+    for name, error in errors.items():
+        if tuple(error.shape) != expected or not len(actions):
+            raise ValueError(f"{name}: expected {expected} errors of at least one pose, got {tuple(error.shape)}")
+    per_pose = {name: 1000 * error.mean(1, dtype=torch.float64) for name, error in errors.items()}
+    per_joint = {name: 1000 * error.mean(0, dtype=torch.float64) for name, error in errors.items()}
+    per_action: dict[str, dict[str, float]] = {}
+    for index in torch.unique(actions).tolist():
+        mine = actions == index
+        means = {f"{name}_mm": float(error[mine].mean()) for name, error in per_pose.items()}
+        per_action[action_names[index]] = {**means, "n_poses": int(mine.sum())}
+    return {
+        **{f"{m}_mm": sum(row[f"{m}_mm"] for row in per_action.values()) / len(per_action) for m in errors},
+        **{f"{name}_frame_mm": float(error.mean()) for name, error in per_pose.items()},
+        "n_poses": len(actions),
+        "pck_150mm": pck(errors["mpjpe"]),
+        "auc": auc(errors["mpjpe"]),
+        "per_action": per_action,
+        "per_joint": {
+            joint: {f"{m}_mm": float(per_joint[m][j]) for m in ("mpjpe", "pa_mpjpe")}
+            for j, joint in enumerate(joint_names)
+        },
+    }
+
+
+def format_report(report: Mapping[str, Any]) -> str:
+    """A `pose_report` as a table for the screen: actions, means, joints; a `rare_report` under ``rare`` too."""
+    actions, joints = report["per_action"], report["per_joint"]
+    first = max(len(name) for name in (*actions, *joints, "mean over 15 actions"))
+
+    def row(name: str, values: Mapping[str, float], kind: str = "mm") -> str:
+        cells = (f"{values[f'{m}_{kind}']:>{len(h)}.1f}" for m, h in _HEADS.items() if f"{m}_{kind}" in values)
+        poses = [f"{values['n_poses']:>9,}"] if "n_poses" in values else []
+        return "  ".join([f"{name:<{first}}", *cells, *poses])
+
+    head = "  ".join([f"{'millimetres':<{first}}", *_HEADS.values(), f"{'poses':>9}"])
+    rule = "-" * len(head)
+    over_actions = f"mean over {len(actions)} action{'s' if len(actions) > 1 else ''}"
+    means = [row(over_actions, report), row("mean over all frames", report, "frame_mm")]
+    means += [row(f"rarest {percent} %", values) for percent, values in report.get("rare", {}).items()]
+    shares = f"PCK at 150 mm {report['pck_150mm']:.1f} %, AUC {report['auc']:.1f} %"
+    per_action, per_joint = ([row(*item) for item in table.items()] for table in (actions, joints))
+    return "\n".join([head, rule, *per_action, rule, *means, rule, *per_joint, rule, shares])
+
+
+def pckh_report(error: Tensor, labelled: Tensor, head_size: Tensor, joint_names: Sequence[str]) -> dict[str, Any]:
+    """MPII's measure: joints that are off by at most a share of the head's size, in percent.
+
+    ``pckh_50`` and ``pckh_10`` are at shares of 0.5 and 0.1, ``pckh_auc`` is the mean over shares of 0, 0.01, ..., 0.5.
+    All three are over every labelled joint but pelvis and thorax, as MPII's own evaluation has it.
+
+    Args:
+        error: (N, 16) pixels.
+        labelled: (N, 16) bool.
+        head_size: (N,) pixels, 0.6 times the diagonal of the head's box; people without one (NaN) are left out.
+        joint_names: MPII's 16.
+
+    Raises:
+        ValueError: shapes that do not fit, or nobody whose head's size is known.
+    """
+    if error.shape != labelled.shape or error.shape != (len(head_size), len(joint_names)):
+        raise ValueError(
+            f"error, labelled, head_size: expected (N, {len(joint_names)}), the same, (N,), got {tuple(error.shape)}, "
+            f"{tuple(labelled.shape)}, {tuple(head_size.shape)}"
+        )
+    known = head_size.isfinite()
+    if not known.any():
+        raise ValueError("head_size: expected some that are known, got none")
+    share, counted = error[known] / head_size[known, None], labelled[known].clone()
+    per_joint = {
+        joint: {"pckh_50": 100 * float((share[mine, j] <= 0.5).double().mean()), "n": int(mine.sum())}
+        for j, joint in enumerate(joint_names)
+        if (mine := counted[:, j]).any()
+    }
+    for joint in ("pelvis", "thorax"):
+        counted[:, list(joint_names).index(joint)] = False
+    shares = share[counted]
+
+    def within(limit: float) -> float:
+        return 100 * float((shares <= limit).double().mean())
+
+    auc_value = sum(within(hundredth / 100) for hundredth in range(51)) / 51
+    return {
+        "pckh_50": within(0.5),
+        "pckh_10": within(0.1),
+        "pckh_auc": auc_value,
+        "n_people": int(known.sum()),
+        "pckh_per_joint": per_joint,
+    }
+
+
+def format_pckh(report: Mapping[str, Any]) -> str:
+    """A `pckh_report` as lines for the screen."""
+    joints = "  ".join(f"{joint} {row['pckh_50']:.1f}" for joint, row in report["pckh_per_joint"].items())
+    return (
+        f"2D, {report['n_people']:,} people: PCKh@0.5 {report['pckh_50']:.1f} %, PCKh@0.1 {report['pckh_10']:.1f} %, "
+        f"AUC {report['pckh_auc']:.1f} %\nPCKh@0.5 by joint: {joints}"
+    )

@@ -1,0 +1,152 @@
+"""What the readers of annotated pictures share: JSON with its mistakes named, and where the pictures lie."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lifting.command import InputError, existing_file
+from lifting.datasets.image_set import ImageSet
+
+
+class Source(NamedTuple):
+    """What a reader found.
+
+    Attributes:
+        images: the pictures and their labels; whether the files are there is `check_pictures`'s question.
+        notes: what was decided or left out, a line each.
+        layout: whose files they are, for people.
+        files: the annotations that were read.
+    """
+
+    images: ImageSet
+    notes: list[str]
+    layout: str
+    files: list[Path]
+
+
+def load_json(path: Path, what: str = "annotations") -> Any:
+    """The content of a file; InputError where it is absent, which says ``what`` it was to be, or no JSON."""
+    try:
+        return json.loads(existing_file(path, what).read_bytes())
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON, or only a part of it ({error})") from error
+
+
+def column(entries: Sequence[Any], key: str, shape: tuple[int, ...], where: str) -> NDArray[np.float64]:
+    """What each entry has under ``key``, as (N, *shape).
+
+    Raises:
+        InputError: begins with ``where[row]`` and names the first entry that has no such key, no numbers under it, or
+            numbers of another shape.
+    """
+    try:
+        values = np.array([entry[key] for entry in entries], dtype=np.float64)
+        if values.shape == (len(entries), *shape) and np.isfinite(values).all():
+            return values
+    except (KeyError, TypeError, ValueError, IndexError):
+        pass
+    row, problem = next((row, said) for row, entry in enumerate(entries) if (said := _problem(entry, key, shape)))
+    expected = f"{key} of {' x '.join(map(str, shape))} numbers" if shape else f"a number for {key}"
+    raise InputError(f"{where}[{row}]: expected {expected}, got {problem}")
+
+
+def _problem(entry: Any, key: str, shape: tuple[int, ...]) -> str:
+    if not isinstance(entry, Mapping) or key not in entry:
+        return "none"
+    try:
+        value = np.asarray(entry[key], dtype=np.float64)
+    except (TypeError, ValueError):
+        return repr(entry[key])[:40]
+    if value.shape != shape:
+        return " x ".join(map(str, value.shape)) or "one"
+    return "" if np.isfinite(value).all() else "some that are not finite"
+
+
+def texts(entries: Sequence[Any], key: str, where: str) -> NDArray[np.str_]:
+    """What each entry has under ``key``; raises as `column`."""
+    for row, entry in enumerate(entries):
+        found = entry.get(key) if isinstance(entry, Mapping) else None
+        if not isinstance(found, str):
+            raise InputError(f"{where}[{row}]: expected a text for {key}, got {found!r:.40}")
+    return np.array([entry[key] for entry in entries])
+
+
+def lists(content: Any, path: Path) -> tuple[list[Any], list[Any]]:
+    """The lists ``images`` and ``annotations`` of a JSON file in the style of COCO."""
+    images, labels = (content.get(k) if isinstance(content, dict) else None for k in ("images", "annotations"))
+    if not (isinstance(images, list) and isinstance(labels, list) and images and labels):
+        raise InputError(f"{path}: expected lists of images and annotations, got {kind_of(content)}")
+    return images, labels
+
+
+def images_of(annotations: Sequence[Any], images: Sequence[Any], path: Path) -> list[Any]:
+    """For each annotation the image that its ``image_id`` says."""
+    known = dict(zip(column(images, "id", (), f"{path}: images").tolist(), images, strict=True))
+    asked = column(annotations, "image_id", (), f"{path}: annotations").tolist()
+    for row, number in enumerate(asked):
+        if number not in known:
+            raise InputError(f"{path}: annotations[{row}]: expected the id of an image, got {number:g}")
+    return [known[number] for number in asked]
+
+
+def sizes(images: Sequence[Any], where: str) -> NDArray[np.float64]:
+    """(N, 2) width, height."""
+    return np.stack([column(images, key, (), where) for key in ("width", "height")], 1)
+
+
+def kind_of(content: Any) -> str:
+    """What a JSON file holds, for an error."""
+    if isinstance(content, dict):
+        return f"a dict of {', '.join(list(content)[:5]) or 'nothing'}"
+    if isinstance(content, list):
+        keys = ", ".join(list(content[0])[:5]) if content and isinstance(content[0], dict) else ""
+        return f"a list of {len(content)} entries{keys and ' with '}{keys}"
+    return f"a {type(content).__name__}"
+
+
+def clipped(box: NDArray[np.float64], size: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Boxes (N, 4) as far as they lie between the middles of the outermost pixels of pictures of (N, 2) width, height.
+
+    A box outside its picture gets a side of zero or less.
+    """
+    low = np.maximum(box[:, :2], 0)
+    high = np.minimum(box[:, :2] + box[:, 2:], size - 1)
+    return np.concatenate([low, high - low], 1)
+
+
+def in_folder(names: NDArray[np.str_], images: Path | None, beside: Path) -> NDArray[np.str_]:
+    """Paths of pictures: in the folder that the user names, or in the usual one that has most of some of them.
+
+    Args:
+        names: as the annotations give them.
+        images: the user's folder.
+        beside: that of the annotations.
+    """
+    if images is not None and not images.is_dir():
+        found = "a file" if images.exists() else "nothing"
+        raise InputError(f"--images: expected a folder, found {found} at {images}")
+    some = names[:: max(1, len(names) // 20)].tolist()
+    places = [images] if images else [beside / "images", beside, beside.parent / "images", beside.parent]
+    folder = max(places, key=lambda place: sum((place / name).is_file() for name in some))
+    return np.array([str(folder / name) for name in names.tolist()])
+
+
+def check_pictures(images: ImageSet) -> None:
+    """InputError unless every picture is a file; says how many are not, and which is the first."""
+    files = dict.fromkeys(images.files.tolist())
+    missing = [file for file in files if not Path(file).is_file()]
+    if missing:
+        raise InputError(f"{len(missing):,} of {len(files):,} pictures are missing, the first is {missing[0]}")
+
+
+def table(images: ImageSet) -> Iterator[str]:
+    """Lines that say what there is of each part."""
+    yield f"{'part':<8}{'pictures':>10}{'persons':>10}{'labelled joints':>17}"
+    for part in dict.fromkeys(images.part.tolist()):
+        rows = images.part == part
+        pictures, joints = len(np.unique(images.files[rows])), images.labelled[rows].sum()
+        yield f"{part:<8}{pictures:>10,}{rows.sum():>10,}{joints:>17,}"

@@ -1,0 +1,282 @@
+"""The embedded set of pictures: rendered people with labels in 3D, and others with labels in 2D, made from a seed.
+
+The poses are those of `synthetic`, the people are drawn by `figure`, and the files are laid out as the real ones are::
+
+    h36m/images/s_01_act_02_subact_01_ca_01/s_01_act_02_subact_01_ca_01_000001.jpg
+    h36m/annotations/Sample_rendered_Human36M_protocol_2.json         as the code released with RLE reads them
+    mpii/images/000000001.jpg
+    mpii/annot/train.json, valid.json, gt_valid.mat                    as HRNet's code reads them
+    recipe.json                                                        what it was made of
+
+The two sets share neither people nor poses. No recorded motion and no photograph went into them.
+"""
+
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from scipy.io import savemat
+from tqdm import tqdm
+
+from lifting.command import InputError, write_json
+from lifting.datasets.store import Sequence, checksum_of
+from lifting.geometry import h36m
+from lifting.geometry.skeleton import h36m17_to_h36m18, h36m18_to_mpii16
+from lifting.synthetic import action_scripts, body_shape, motion, poses, rendering, scenery
+from lifting.synthetic.rendering import Array, View
+
+log = logging.getLogger(__name__)
+
+MPII_JOINTS = (
+    "rank", "rkne", "rhip", "lhip", "lkne", "lank", "pelv", "thor",
+    "neck", "head", "rwri", "relb", "rsho", "lsho", "lelb", "lwri",
+)  # fmt: skip
+SOLID_SIZE, FLAT_SIZE = (256, 256), (288, 256)  # pictures of the 3D and of the 2D set, pixels
+BOX_MARGIN = 1.1  # side of a box over that of the person
+UNLABELLED = 0.05  # of the joints of the 2D set
+QUALITY = 92  # of the JPEG files
+FLAT_SEED = 1000  # added to the seed for the people of the 2D set
+
+
+class Pose(NamedTuple):
+    """One frame of one sequence."""
+
+    subject: str
+    sequence: str
+    frame: int
+    joints: Array  # (17, 3) metres
+
+
+class Shot(NamedTuple):
+    """A picture to take."""
+
+    file: Path
+    joints: Array  # (17, 3) metres
+    key: tuple[int, ...]  # of its own generator of random numbers
+    wild: bool  # cameras and backgrounds of all kinds
+
+
+class Taken(NamedTuple):
+    """What is known of a picture afterwards; boxes are x, y, width, height in pixels."""
+
+    view: View
+    box: Array  # (4,) of the person
+    head: Array  # (4,)
+
+
+def rendered_folder(folder: Path = Path("data")) -> Path:
+    """The cached set ``folder/rendered``, made where it is absent or of another recipe than today's."""
+    path = folder / "rendered"
+    counts = {"train": 5000, "test": 800, "flat_train": 4000, "flat_valid": 500}
+    if _recipe_of(path) != _recipe(0, counts):
+        log.info("making the rendered set %s (a minute or two, once)", path)
+        make_rendered(path, **counts)
+    return path
+
+
+def make_rendered(
+    folder: Path,
+    *,
+    seed: int = 0,
+    train: int = 5000,
+    test: int = 800,
+    flat_train: int = 4000,
+    flat_valid: int = 500,
+    workers: int | None = None,
+) -> None:
+    """Writes both sets, whole or not at all; the same for every number of workers.
+
+    Args:
+        folder: a new one, or one with such a set, which is replaced.
+        train, test: pictures with 3D labels of the subjects to train and to test on, at least 1.
+        flat_train, flat_valid: pictures with 2D labels, at least 2 and 1.
+        workers: processes; by default one for each core.
+
+    Raises:
+        InputError: the folder is there and has something else in it.
+        OSError: a file could not be written.
+    """
+    if folder.exists() and _recipe_of(folder) is None and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: expected a rendered set or nothing to write it over, found something else")
+    counts = {"train": train, "test": test, "flat_train": flat_train, "flat_valid": flat_valid}
+    half = flat_train // 2
+    casts = [
+        (seed, [(h36m.TRAIN_SUBJECTS, train), (h36m.TEST_SUBJECTS, test)]),
+        (seed + FLAT_SEED, [(h36m.TRAIN_SUBJECTS, half), (h36m.TEST_SUBJECTS, flat_valid)]),
+        (seed + FLAT_SEED + 1, [(h36m.SUBJECTS, flat_train - half)]),
+    ]
+    with _whole_folder(folder) as temporary, _processes(workers or os.cpu_count() or 1) as spread:
+        (solid_train, solid_test), (flat_first, flat_test), (flat_second,) = spread(_poses, casts, 1)
+        with tqdm(total=sum(counts.values()), desc="rendered set", unit="picture", disable=None) as bar:
+            takes = _counted(spread, bar)
+            _write_solid(temporary / "h36m", solid_train + solid_test, seed, takes)
+            _write_flat(temporary / "mpii", "train", flat_first + flat_second, seed, takes)
+            _write_flat(temporary / "mpii", "valid", flat_test, seed, takes)
+        write_json(temporary / "recipe.json", _recipe(seed, counts))
+
+
+def _recipe(seed: int, counts: dict[str, int]) -> dict[str, Any]:
+    modules = (rendering, body_shape, scenery, poses, action_scripts, motion)
+    files = (Path(__file__), *(Path(str(module.__file__)) for module in modules))
+    return {"checksum": checksum_of(files), "seed": seed, **counts}
+
+
+def _recipe_of(folder: Path) -> Any:
+    """What a folder says that it was made of; None where it does not."""
+    try:
+        return json.loads((folder / "recipe.json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+@contextmanager
+def _whole_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside ``folder`` that takes its place when the block ends well, as `command.whole_file`."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    room = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        made = room / "new"
+        made.mkdir()
+        yield made
+        if folder.exists():
+            folder.rename(room / "old")
+        made.rename(folder)
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
+
+
+Spread = Callable[[Callable[..., Any], Iterable[Any], int], Iterable[Any]]
+
+
+@contextmanager
+def _processes(workers: int) -> Iterator[Spread]:
+    """A map over processes, given a function, its arguments and how many of them go to a process at once."""
+    if workers == 1:
+        yield lambda function, tasks, _: map(function, tasks)
+        return
+    # Not forked: whoever calls may have threads, of torch or OpenCV, which a fork would leave locked.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        yield lambda function, tasks, chunk: pool.map(function, tasks, chunksize=chunk)
+
+
+def _counted(spread: Spread, bar: Any) -> Callable[[list[Shot]], list[Taken]]:
+    def takes(shots: list[Shot]) -> list[Taken]:
+        done = []
+        for taken in spread(take, shots, 16):
+            done.append(taken)
+            bar.update()
+        return done
+
+    return takes
+
+
+def _poses(cast: tuple[int, list[tuple[tuple[str, ...], int]]]) -> list[list[Pose]]:
+    """For some of the subjects of a seed, and others, so many frames, evenly spaced over all that they do."""
+    seed, wanted = cast
+    sequences = list(poses.sequences(seed))
+    return [_frames([s for s in sequences if s.subject in subjects], count) for subjects, count in wanted]
+
+
+def _frames(sequences: list[Sequence], count: int) -> list[Pose]:
+    lengths = np.array([len(sequence.positions) for sequence in sequences])
+    ends = np.cumsum(lengths)
+    if count > ends[-1]:
+        raise InputError(f"rendered set: expected at most {ends[-1]} pictures of these people, got {count}")
+    poses = []
+    for place in ((np.arange(count) + 0.5) * ends[-1] / count).astype(int):
+        s = int(np.searchsorted(ends, place, side="right"))
+        frame = int(place - ends[s] + lengths[s])
+        joints = sequences[s].positions[frame].astype(np.float64)
+        poses.append(Pose(sequences[s].subject, sequences[s].name, frame, joints))
+    return poses
+
+
+def take(shot: Shot) -> Taken:
+    """Draws a person in this pose, with looks, light, camera and background of chance, and writes the picture."""
+    rng = np.random.default_rng(shot.key)
+    look = body_shape.random_look(rng)
+    cones, light = body_shape.figure(shot.joints, look), scenery.random_light(rng)
+    size = FLAT_SIZE if shot.wild else SOLID_SIZE
+    view = scenery.random_view(rng, cones, size, BOX_MARGIN, shot.wild)
+    drawn = rendering.draw(cones, view, light)
+    picture = scenery.develop(rng, drawn, scenery.backdrop(rng, view, shot.joints, light, shot.wild))
+    encoded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
+    shot.file.write_bytes(encoded.tobytes())
+    there = np.nonzero(drawn.coverage > 0.5)[::-1]
+    low, high = (np.array([bound(axis) for axis in there], float) for bound in (np.min, np.max))
+    top, bottom = (body_shape.head(shot.joints, look).bounds(view)[i] for i in (0, 1))
+    return Taken(view, np.concatenate([low, high - low]), np.concatenate([top.min(0), bottom.max(0) - top.min(0)]))
+
+
+def _write_solid(folder: Path, poses: list[Pose], seed: int, takes: Callable[[list[Shot]], list[Taken]]) -> None:
+    """Pictures and the JSON of the set with 3D labels; its translations are camera centres: R (X - t)."""
+    cameras = np.random.default_rng([seed, 0]).integers(1, 5, len(poses)).tolist()
+    shots, images = [], []
+    for i, (pose, ca) in enumerate(zip(poses, cameras, strict=True)):
+        act = h36m.ACTIONS.index(h36m.action_of(pose.sequence)) + h36m.FIRST_ACTION
+        again = 1 if pose.sequence in h36m.ACTIONS else 2  # the second sequence of an action is sub-action 2
+        name = f"s_{int(pose.subject[1:]):02}_act_{act:02}_subact_{again:02}_ca_{ca:02}"
+        file = f"{name}/{name}_{pose.frame + 1:06}.jpg"
+        (folder / "images" / name).mkdir(parents=True, exist_ok=True)
+        shots.append(Shot(folder / "images" / file, pose.joints, (seed, 0, i), wild=False))
+        images.append({"id": i, "file_name": file, "width": SOLID_SIZE[0], "height": SOLID_SIZE[1]})
+    annotations = []
+    for i, (pose, taken) in enumerate(zip(poses, takes(shots), strict=True)):
+        view = taken.view
+        side = BOX_MARGIN * taken.box[2:].max()
+        annotations.append({
+            "id": i, "image_id": i,
+            "bbox": [*(taken.box[:2] + (taken.box[2:] - side) / 2).round(2).tolist(), *[round(float(side), 2)] * 2],
+            "keypoints_world": (1000 * pose.joints).round(3).tolist(),
+            "cam_param": {
+                "R": view.R.tolist(), "t": (1000 * view.position).tolist(),
+                "f": [view.focal, view.focal], "c": view.center.tolist(),
+            },
+        })  # fmt: skip
+    path = folder / "annotations" / "Sample_rendered_Human36M_protocol_2.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"images": images, "annotations": annotations}))
+
+
+def _write_flat(
+    folder: Path, split: str, poses: list[Pose], seed: int, takes: Callable[[list[Shot]], list[Taken]]
+) -> None:
+    """Pictures and the JSON of one split of the set with 2D labels, with MATLAB's pixels, which count from one."""
+    part = 1 if split == "train" else 2
+    for name in ("images", "annot"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    files = [folder / "images" / f"{part}{i:08}.jpg" for i in range(len(poses))]
+    shots = [Shot(file, poses[i].joints, (seed, part, i), wild=True) for i, file in enumerate(files)]
+    rng = np.random.default_rng([seed, part])
+    entries, heads = [], []
+    for shot, taken in zip(shots, takes(shots), strict=True):
+        eighteen = h36m17_to_h36m18(torch.from_numpy(taken.view.project(shot.joints)))
+        visible = rng.random(len(MPII_JOINTS)) >= UNLABELLED
+        joints = np.where(visible[:, None], h36m18_to_mpii16(eighteen).numpy() + 1, -1)
+        scale = float(taken.box[2:].max()) / 200
+        center = taken.box[:2] + taken.box[2:] / 2 + 1 - [0, 15 * scale]  # HRNet's code moves it down again
+        entries.append({
+            "image": shot.file.name, "center": center.round(4).tolist(), "scale": round(scale, 6),
+            "joints": joints.round(4).tolist(), "joints_vis": visible.astype(int).tolist(),
+        })  # fmt: skip
+        heads.append(np.stack([taken.head[:2], taken.head[:2] + taken.head[2:]]) + 1)
+    (folder / "annot" / f"{split}.json").write_text(json.dumps(entries))
+    if split == "valid":
+        visible = np.array([entry["joints_vis"] for entry in entries])
+        points = np.array([entry["joints"] for entry in entries]) * visible[..., None]
+        savemat(folder / "annot" / "gt_valid.mat", {
+            "headboxes_src": np.stack(heads, -1), "jnt_missing": 1.0 - visible.T,
+            "pos_gt_src": points.transpose(1, 2, 0), "dataset_joints": np.array([MPII_JOINTS], dtype=object),
+        })  # fmt: skip

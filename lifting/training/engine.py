@@ -1,0 +1,272 @@
+"""Fit and evaluate: one loop for every network, likelihood and data set of this package."""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from itertools import islice
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from lifting.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from lifting.command import RunError, whole_file
+from lifting.config import RunConfig, TrainConfig, dump_config
+from lifting.datasets.poses import PoseSet
+from lifting.geometry.skeleton import JointSet, flip, mirror_joints
+from lifting.metrics.pose_errors import joint_errors, pearson, pose_report
+from lifting.prediction import Batch, Prediction
+from lifting.training import ranks
+from lifting.training.objective import AnyObjective, Objective
+
+log = logging.getLogger(__name__)
+
+CHECK_EVERY = 20  # steps between looks at the loss, each of which waits for the device
+
+
+class Batches(Protocol):
+    """What `fit` trains on."""
+
+    def __len__(self) -> int: ...
+
+    def epoch(self, seed: int) -> Iterator[Batch]: ...
+
+
+def fit(
+    objective: AnyObjective,
+    batches: Batches,
+    evaluate: Callable[[], dict[str, Any]],
+    config: RunConfig,
+    folder: Path,
+) -> None:
+    """Trains to the configured epoch, going on from ``folder / "last.pt"`` where there is one.
+
+    After each epoch writes ``last.pt``, ``best.pt`` (the lowest MPJPE of ``evaluate`` so far), a line of
+    ``metrics.jsonl`` and TensorBoard scalars. An epoch's randomness depends on seed, epoch and rank alone.
+
+    Raises:
+        RunError: the loss is not finite; the checkpoints are those of the last whole epoch.
+        InputError: ``last.pt`` is of another model.
+    """
+    train, device = config.train, next(objective.parameters()).device
+    optimizer = torch.optim.Adam(objective.parameters(), lr=train.lr, fused=device.type in ("cuda", "cpu"))
+    done, best = resume(objective, optimizer, folder)
+    first_rank = ranks.rank() == 0
+    if first_rank:
+        _keep_lines(folder / "metrics.jsonl", done)
+        with whole_file(folder / "config.yaml") as file:
+            file.write_text(dump_config(config))
+    board = SummaryWriter(str(folder), purge_step=done) if first_rank else None
+    model = _wrapped(objective, train.compile)
+    total = (train.epochs - done) * len(batches)
+    with tqdm(total=total, unit="step", disable=None if first_rank else True, leave=False) as bar:
+        for epoch in range(done, train.epochs):
+            ranks.seed_everything(config.seed, epoch)
+            started = time.perf_counter()
+            row = {"epoch": epoch + 1, **_epoch(model, objective, batches, optimizer, config, epoch, bar)}
+            take_statistics(objective, batches, config, epoch)
+            row["seconds"] = time.perf_counter() - started
+            row |= evaluate()
+            if first_rank:
+                best = min(best, row["mpjpe_mm"])
+                _report(row, train.epochs, folder / "metrics.jsonl", board)
+                state = _state(objective, optimizer, config, epoch + 1, best)
+                if row["mpjpe_mm"] == best:
+                    save_checkpoint(folder / "best.pt", state)
+                # Last, for it is what a resumed run believes: what was written for an epoch it lacks is written again.
+                save_checkpoint(folder / "last.pt", state)
+    if board is not None:
+        board.close()
+
+
+def _epoch(
+    model: nn.Module,
+    objective: AnyObjective,
+    batches: Batches,
+    optimizer: torch.optim.Optimizer,
+    config: RunConfig,
+    epoch: int,
+    bar: "tqdm[NoReturn]",
+) -> dict[str, float]:
+    """One pass over the training set; means of what was seen on the way."""
+    train, device = config.train, next(objective.parameters()).device
+    parameters = list(objective.parameters())
+    objective.train()
+    seen: list[Tensor] = []
+    for index, batch in enumerate(batches.epoch(config.seed * 100_003 + epoch)):
+        step = epoch * len(batches) + index
+        lr = learning_rate(train, epoch, step)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        with autocast(device, train.precision):
+            loss, sigma = model(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(parameters, train.clip_norm)
+        optimizer.step()
+        seen.append(torch.stack([loss.detach(), norm, sigma]))
+        bar.update()
+        if len(seen) % CHECK_EVERY == 0 or index + 1 == len(batches):
+            _check_finite(seen, step)
+            bar.set_postfix(epoch=epoch + 1, loss=f"{seen[-1][0]:.3f}")
+    loss_mean, norm_mean, sigma_mean = torch.stack(seen).mean(0).tolist()
+    row = {"loss": loss_mean, "lr": lr, "gradient_norm": norm_mean, "sigma_median": sigma_mean}
+    return {name: value for name, value in row.items() if not math.isnan(value)}
+
+
+def learning_rate(train: TrainConfig, epoch: int, step: int) -> float:
+    """Of a step, epochs and steps counted from zero: a linear rise, and a fall an epoch or at each of ``lr_steps``."""
+    falls = sum(epoch >= at for at in train.lr_steps) if train.lr_steps else epoch
+    return train.lr * train.lr_decay**falls * min(1.0, (step + 1) / max(1, train.warmup_steps))
+
+
+def _check_finite(seen: list[Tensor], step: int) -> None:
+    """Stops at the first loss or gradient that is not finite since the last look."""
+    recent = torch.stack(seen[-CHECK_EVERY:])[:, :2]
+    bad = (~recent.isfinite()).any(1).nonzero().flatten().tolist()
+    if bad:
+        loss, norm = recent[bad[0]].tolist()
+        raise RunError(
+            f"training stopped: loss {loss}, gradient norm {norm} at step {step - len(recent) + 1 + bad[0]}; "
+            "last.pt and best.pt are those of the last whole epoch"
+        )
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """bfloat16 for the matrix products inside, if so configured."""
+    wanted = precision == "bf16" or (precision == "auto" and ranks.has_bf16_units(device))
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+
+
+def _wrapped(objective: AnyObjective, compiled: bool) -> nn.Module:
+    model: nn.Module = objective
+    if ranks.world() > 1:
+        model = DistributedDataParallel(model)
+    if compiled:
+        model.compile()
+    return model
+
+
+@torch.no_grad()
+def take_statistics(objective: AnyObjective, batches: Batches, config: RunConfig, epoch: int) -> None:
+    """Batch norm's statistics of the weights as they are now: plain means over a few training batches.
+
+    Running means lag behind weights that still move, and a momentum that decays, as lifters of this family have it,
+    lags the more; on a lifter of 1024 features that alone costs 4 % of the error (RESULTS.md).
+    """
+    if not config.train.bn_batches:
+        return
+    norms = [m for m in objective.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a cumulative mean
+    objective.train()
+    device = next(objective.parameters()).device
+    with autocast(device, config.train.precision):
+        for batch in islice(batches.epoch(config.seed * 100_003 + epoch), config.train.bn_batches):
+            objective.network(batch.input)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        for statistic in (norm.running_mean, norm.running_var):
+            if statistic is not None:
+                ranks.average(statistic)
+
+
+def _state(
+    objective: AnyObjective,
+    optimizer: torch.optim.Optimizer,
+    config: RunConfig,
+    epoch: int,
+    best: float,
+) -> dict[str, Any]:
+    return {
+        "config": config.model_dump(mode="json"),
+        "network": objective.network.state_dict(),
+        "likelihood": objective.likelihood.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "epoch": epoch,
+        "best_mpjpe_mm": best,
+    }
+
+
+def resume(objective: AnyObjective, optimizer: torch.optim.Optimizer, folder: Path) -> tuple[int, float]:
+    """Loads ``last.pt`` of a run's folder; epochs done and the best MPJPE so far, (0, inf) for a new run."""
+    path = folder / "last.pt"
+    if not path.exists():
+        return 0, math.inf
+    state = load_checkpoint(path)
+    load_weights(objective.network, state["network"], f"checkpoint: {path}: the network")
+    load_weights(objective.likelihood, state["likelihood"], f"checkpoint: {path}: the likelihood")
+    optimizer.load_state_dict(state["optimizer"])
+    return state["epoch"], state["best_mpjpe_mm"]
+
+
+def _keep_lines(path: Path, lines: int) -> None:
+    """Drops what a stopped run wrote after its last checkpoint."""
+    if path.exists():
+        kept = path.read_text().splitlines(keepends=True)[:lines]
+        with whole_file(path) as file:
+            file.write_text("".join(kept))
+
+
+def _report(row: dict[str, Any], epochs: int, metrics: Path, board: SummaryWriter | None) -> None:
+    with metrics.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    for name, value in row.items():
+        if board is not None and isinstance(value, (int, float)) and name != "epoch":
+            board.add_scalar(name, value, row["epoch"])
+    line = f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.4f}  MPJPE {row['mpjpe_mm']:.1f} mm"
+    line += f"  PA-MPJPE {row['pa_mpjpe_mm']:.1f} mm  {row['seconds']:.1f} s"
+    with tqdm.external_write_mode():
+        log.info(line)
+
+
+@torch.no_grad()
+def predict(objective: Objective, poses: PoseSet, *, flip_test: bool, batch_size: int = 8192) -> Prediction:
+    """What is predicted for every pose, (N, J, 3); with ``flip_test`` the mean over the mirror image too.
+
+    The ranks share the work; each returns the whole. The network is left in evaluation mode.
+    """
+    objective.eval()
+    mu, sigma = [], []
+    for keypoints in torch.split(poses.keypoints[ranks.rank() :: ranks.world()], batch_size):
+        one = objective.predict(keypoints)
+        if flip_test:
+            one = mean_of_mirrored(one, objective.predict(flip(keypoints, poses.joint_set)), poses.joint_set)
+        mu.append(one.mu)
+        if one.log_sigma is not None:
+            sigma.append(one.log_sigma)
+    gather = ranks.gather_rows
+    return Prediction(gather(torch.cat(mu), len(poses)), gather(torch.cat(sigma), len(poses)) if sigma else None)
+
+
+def mean_of_mirrored(straight: Prediction, mirrored: Prediction, joint_set: JointSet) -> Prediction:
+    """The mean of a prediction and of the one made from the mirror image, in mu and in sigma."""
+    mu = (straight.mu + flip(mirrored.mu, joint_set)) / 2
+    if straight.sigma is None or mirrored.sigma is None:
+        return Prediction(mu)
+    return Prediction(mu, ((straight.sigma + mirror_joints(mirrored.sigma, joint_set)) / 2).log())
+
+
+@torch.no_grad()
+def evaluate_poses(objective: Objective, poses: PoseSet, prediction: Prediction) -> dict[str, Any]:
+    """Both protocols and what else `pose_errors.pose_report` has; ``nll``, and with a sigma ``sigma_error_r``.
+
+    ``nll`` is the normalised negative log-likelihood of a joint in nats (metres), ``sigma_error_r`` is Pearson's r
+    of a joint's mean sigma and its error; both over the joints whose place is not known beforehand.
+    """
+    errors = joint_errors(prediction.mu, poses.target)
+    report = pose_report(errors, poses.action, poses.actions, poses.joint_set.joints)
+    free, target = objective.free(prediction, poses.target)
+    report["nll"] = -float(objective.likelihood.log_prob(free, target).mean())
+    if free.sigma is not None:
+        report["sigma_error_r"] = pearson(free.sigma.mean(-1), (free.mu - target).norm(dim=-1))
+    return report

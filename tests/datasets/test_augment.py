@@ -1,0 +1,409 @@
+"""Pictures, their crops and their labels: what is drawn at a joint stays at its label; every kind of file is read."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lifting.command import InputError
+from lifting.config import AugmentConfig, SingleStageConfig, read_config
+from lifting.datasets.augment import (
+    ASPECT,
+    HIDDEN,
+    OUTSIDE,
+    ROOT,
+    TURNED,
+    Augmentation,
+    crop_of,
+    decodable_shrink,
+    draw,
+    labels_of,
+    tint,
+    training_crop,
+    warp,
+)
+from lifting.datasets.decode import SHRINKS, BrokenPictureError, decode, reduce
+from lifting.datasets.image_set import ImageSet
+from lifting.geometry.crops import crop_matrix, transform
+from lifting.geometry.skeleton import H36M18
+
+Picture = NDArray[np.uint8]
+SIDE, SIZE, SPREAD = 480, 128, 3.5
+WITHIN = (0.1, 0.15)  # pixels of the crop: how well a dot is found in the picture kept without loss, in the JPEG
+BOX = np.array([90, 90, 260, 300], np.float32)
+
+
+def image_set(files: list[Path], *, deep: bool = True) -> ImageSet:
+    """A set of these pictures with joints on a jittered grid in the box, other ones in each."""
+    n, rng = len(files), np.random.default_rng(5)
+    grid = np.stack(np.meshgrid([-46, 0, 46], [-80, -48, -16, 16, 48, 80]), -1).reshape(18, 2)
+    keypoints = grid + rng.uniform(-3, 3, (n, 18, 2)) + BOX[:2] + BOX[2:] / 2
+    points = np.concatenate([keypoints / 100, rng.uniform(3, 5, (n, 18, 1))], -1)
+    camera = np.full((n, 2), 100)
+    return ImageSet(
+        files=np.array([str(file) for file in files]),
+        box=np.tile(BOX, (n, 1)),
+        keypoints=keypoints.astype(np.float32),
+        labelled=np.ones((n, 18), bool),
+        part=np.full(n, "S1"),
+        sequence=np.full(n, "Walking"),
+        camera=np.full(n, "a"),
+        frame=np.arange(n),
+        head_size=np.full(n, np.nan, np.float32),
+        points=points.astype(np.float32) if deep else None,
+        focal=camera.astype(np.float32) if deep else None,
+        center=camera.astype(np.float32) if deep else None,
+    )
+
+
+def dotted(keypoints: NDArray[np.float32]) -> Picture:
+    """A black picture with a blob at each joint, of a mix of red and green that is the joint's own."""
+    y, x = np.mgrid[:SIDE, :SIDE]
+    canvas = np.zeros((SIDE, SIDE, 3))
+    for joint, at in enumerate(keypoints.astype(np.float64)):
+        blob = np.exp(-((x - at[0]) ** 2 + (y - at[1]) ** 2) / (2 * SPREAD**2))
+        canvas += blob[..., None] * (10.0 + 10 * joint, 190.0 - 10 * joint, 0)
+    return np.rint(canvas).astype(np.uint8)
+
+
+def look(crop: Picture, at: NDArray[np.float64], radius: float) -> tuple[NDArray[np.float64], float]:
+    """The centroid of what is around a place, and which joint's mix of colours it has."""
+    y, x = np.mgrid[: len(crop), : len(crop)]
+    light = crop * (np.hypot(x - at[0], y - at[1]) < radius)[..., None].astype(np.float64)
+    red, green, _ = light.sum((0, 1))
+    grey = light.sum(-1)
+    return np.array([(grey * x).sum(), (grey * y).sum()]) / grey.sum(), (200 * red / (red + green) - 10) / 10
+
+
+@pytest.fixture(scope="module")
+def dots(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    """Two pictures with a dot at each joint, one kept without loss, one as a JPEG."""
+    folder = tmp_path_factory.mktemp("dots")
+    images = image_set([folder / "dots.png", folder / "dots.jpg"])
+    for file, keypoints in zip(images.files, images.keypoints, strict=True):
+        assert cv2.imwrite(str(file), dotted(keypoints)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+    return images
+
+
+def configured(*overrides: str) -> SingleStageConfig:
+    return read_config(SingleStageConfig, overrides=[f"data.size={SIZE}", *overrides])
+
+
+def labels(images: ImageSet, row: int, matrix: Tensor, mirrored: bool, size: int = SIZE) -> tuple[Tensor, ...]:
+    made = labels_of(images, np.array([row]), matrix[None], size, torch.tensor([mirrored]))
+    return tuple(part[0] for part in made)
+
+
+def distances(crop: Picture, target: Tensor, zoom: float, row: int, mirrored: bool) -> NDArray[np.float64]:
+    """From each label to the dot that is at it; that it is the dot of this joint, or of its mirror image, is asserted.
+
+    Colours are asserted of row 0 alone: a JPEG has them at half the resolution.
+    """
+    size, found = len(crop), []
+    for joint, at in enumerate((target[:, :2].double().numpy() + 0.5) * size - 0.5):
+        centroid, colour = look(crop, at, 3.2 * SPREAD * zoom + 1)
+        assert row == 1 or abs(colour - (H36M18.mirror[joint] if mirrored else joint)) < 0.3
+        found.append(np.linalg.norm(centroid - at))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("row", [0, 1], ids=["png", "jpg"])
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        Augmentation(),
+        Augmentation(scale=0.75),
+        Augmentation(scale=1.3),
+        Augmentation(angle=0.5),
+        Augmentation(angle=-0.3),
+        Augmentation(mirrored=True),
+        Augmentation(scale=1.2, angle=0.4, mirrored=True),
+    ],
+    ids=["none", "near", "far", "clockwise", "counter", "mirrored", "all"],
+)
+def test_dots_follow_their_joints(dots: ImageSet, row: int, augmentation: Augmentation) -> None:
+    a = augmentation
+    for size, shrunk in ((320, (1,)), (128, (1, 2)), (64, (2, 4))):
+        crop, matrix = crop_of(dots, row, dots.box[row], size, a)
+        assert decodable_shrink(matrix.numpy()) in shrunk
+        target = labels(dots, row, matrix, a.mirrored, size)[0]
+        zoom = size / (float(BOX.max()) * a.scale)
+        assert distances(crop, target, zoom, row, a.mirrored).max() < WITHIN[row]
+
+
+@pytest.mark.parametrize("shrink", SHRINKS)
+@pytest.mark.parametrize("ending", [".jpg", ".png"])
+@pytest.mark.parametrize("side", [640, 645], ids=["even", "with a rest"])
+def test_a_blob_stays_where_it_is_however_it_was_decoded(shrink: int, ending: str, side: int) -> None:
+    y, x = np.mgrid[:side, : side + 3]
+    for at in np.random.default_rng(0).uniform(280, 360, (4, 2)):
+        blob = 220 * np.exp(-((x - at[0]) ** 2 + (y - at[1]) ** 2) / (2 * 20.0**2))
+        picture = decode(cv2.imencode(ending, blob.astype(np.uint8))[1].tobytes(), "blob", shrink=shrink)
+        matrix = crop_matrix(torch.tensor([120.0, 120.0, 400.0, 400.0]), 80, 1.0, 0.3, True)
+        crop = warp(picture, matrix.numpy(), 80, shrunk=shrink)
+        place = transform(matrix, torch.tensor(at[None]))[0].numpy()
+        assert np.linalg.norm(look(crop, place, 16)[0] - place) < 0.03
+
+
+def test_dots_follow_their_joints_in_training(dots: ImageSet) -> None:
+    config = configured("data.augment.occlude=0", "data.augment.colour=0", "data.augment.scale=0.25")
+    found: list[list[float]] = [[], []]
+    seen = set()
+    for seed in range(40):
+        row = seed % 2
+        crop, matrix, mirrored = training_crop(dots, row, config, np.random.default_rng(seed))
+        zoom = math.sqrt(abs(float(torch.linalg.det(matrix[:, :2]))))
+        found[row] += distances(crop, labels(dots, row, matrix, mirrored)[0], zoom, row, mirrored).tolist()
+        seen.add(mirrored)
+    assert max(found[0]) < WITHIN[0] and max(found[1]) < WITHIN[1]
+    assert seen == {True, False}
+
+
+def test_colour_and_noise_change_pixels_alone(dots: ImageSet) -> None:
+    """The same draw with and without them: the same labels, and the same pixels outside of the rectangle."""
+    whole = ("data.augment.occlude=1", "data.augment.colour=0")
+    for seed in range(20):
+        made = [
+            training_crop(dots, 0, configured(*overrides), np.random.default_rng(seed))
+            for overrides in (whole, ("data.augment.occlude=0", "data.augment.colour=0"), ())
+        ]
+        hidden, plain, coloured = made
+        for other in (hidden, coloured):
+            assert torch.equal(other[1], plain[1]) and other[2] == plain[2]
+        y, x = np.nonzero((hidden[0] != plain[0]).any(-1))
+        inside = np.zeros((SIZE, SIZE), bool)
+        inside[y.min() : y.max() + 1, x.min() : x.max() + 1] = True
+        assert inside.sum() - len(y) < 0.001 * inside.sum() + 1  # noise that happens to be the pixel's own colour
+        zoom = abs(float(torch.linalg.det(plain[1][:, :2])))
+        assert inside.sum() < HIDDEN[1] * 1.1 * zoom * BOX[2] * BOX[3]
+        assert np.ptp(hidden[0][inside]) > 200
+
+
+def test_tint_is_a_product_that_stays_in_range() -> None:
+    crop = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    colour = (1.2, 0.8, 0.97)
+    expected = np.minimum(np.rint(crop * np.array(colour)), 255)
+    made = tint(crop, colour)
+    assert made.dtype == np.uint8
+    assert np.abs(made - expected).max() <= 1  # halves may be rounded either way
+    assert made.max() == 255
+    np.testing.assert_array_equal(tint(crop, (1.0, 1.0, 1.0)), crop)
+
+
+def test_what_is_drawn_is_within_the_configured_bounds() -> None:
+    config, rng = AugmentConfig(scale=0.25, rotation=40, colour=0.1, occlude=0.3), np.random.default_rng(0)
+    drawn = [draw(config, rng, flip=True) for _ in range(2000)]
+    scale, angle = np.array([a.scale for a in drawn]), np.degrees([a.angle for a in drawn])
+    colour = np.array([a.colour for a in drawn])
+    assert 0.75 <= scale.min() < 0.76 and 1.24 < scale.max() <= 1.25
+    assert -40 <= angle.min() < -39 and 39 < angle.max() <= 40
+    assert 0.9 <= colour.min() < 0.901 and 1.099 < colour.max() <= 1.1
+    assert abs(np.corrcoef(colour.T) - np.eye(3)).max() < 0.1
+    for share, expected in (
+        (np.mean(angle != 0), TURNED),
+        (np.mean([a.mirrored for a in drawn]), 0.5),
+        (np.mean([a.rectangle is not None for a in drawn]), 0.3),
+    ):
+        assert abs(share - expected) < 0.04
+    areas = np.array([a.rectangle[2:] for a in drawn if a.rectangle is not None])
+    assert areas[:, 0].min() >= HIDDEN[0] and areas[:, 0].max() <= HIDDEN[1]
+    assert areas[:, 1].min() >= 1 / ASPECT and areas[:, 1].max() <= ASPECT
+    assert not any(draw(config, rng, flip=False).mirrored for _ in range(50))
+    nothing = AugmentConfig(scale=0, rotation=0, colour=0, occlude=0)
+    assert draw(nothing, rng, flip=False) == Augmentation()
+
+
+def test_mirrored_labels_are_those_of_the_mirrored_person(dots: ImageSet) -> None:
+    some = replace(dots, labelled=np.random.default_rng(0).random((2, 18)) < 0.6)
+    straight = labels(some, 0, crop_of(some, 0, BOX, SIZE)[1], False)
+    crop, matrix = crop_of(some, 0, BOX, SIZE, Augmentation(mirrored=True))
+    mirrored = labels(some, 0, matrix, True)
+    mirror = list(H36M18.mirror)
+    torch.testing.assert_close(mirrored[0], straight[0][mirror] * torch.tensor([-1, 1, 1]), rtol=0, atol=1e-6)
+    assert torch.equal(mirrored[1], straight[1][mirror]) and torch.equal(mirrored[2], straight[2][mirror])
+    assert not torch.equal(mirrored[1], straight[1])  # or nothing was tested
+    assert mirror[H36M18.joints.index("left_wrist")] == H36M18.joints.index("right_wrist")
+    # The mirrored crop is the mirror image of the crop, so twice is once.
+    difference = crop[:, ::-1].astype(int) - crop_of(some, 0, BOX, SIZE)[0]
+    assert np.abs(difference).max() <= 1
+
+
+def test_labels(dots: ImageSet) -> None:
+    images = replace(dots, keypoints=dots.keypoints.copy(), labelled=dots.labelled.copy())
+    images.keypoints[0, 3], images.labelled[0, 3] = np.nan, False
+    images.keypoints[0, 5] = 1000, -300  # far outside of the crop, and a label all the same
+    matrix = crop_of(images, 0, BOX, SIZE)[1]
+    target, weight, has_depth = labels(images, 0, matrix, False)
+    assert (target.dtype, weight.dtype, has_depth.dtype) == (torch.float32, torch.float32, torch.bool)
+    assert target.isfinite().all() and not target[3].any()
+    assert weight.tolist() == [float(joint != 3) for joint in range(18)]
+    assert has_depth.tolist() == [joint not in (ROOT, 3) for joint in range(18)]
+    assert images.points is not None
+    depth = (images.points[0, :, 2].astype(np.float64) - images.points[0, ROOT, 2]) / 2
+    np.testing.assert_allclose(target[weight > 0, 2], depth[images.labelled[0]], atol=1e-7)
+    middle = BOX[:2] + BOX[2:] / 2
+    np.testing.assert_allclose(target[5, :2], ((1000, -300) - middle) / BOX.max(), atol=1e-6)
+
+    flat = replace(images, points=None, focal=None, center=None)
+    flat_target, flat_weight, flat_depth = labels(flat, 0, matrix, False)
+    assert torch.equal(flat_target[:, :2], target[:, :2]) and torch.equal(flat_weight, weight)
+    assert not flat_target[:, 2].any() and not flat_depth.any()
+
+    nobody = replace(images, labelled=np.zeros_like(images.labelled))
+    assert not any(part.any() for part in labels(nobody, 0, matrix, False))
+
+
+def test_outside_of_the_picture_is_grey(dots: ImageSet) -> None:
+    crop, _ = crop_of(dots, 0, np.array([-200, -200, 300, 300], np.float32), SIZE)
+    assert (crop[: SIZE // 2] == OUTSIDE).all()
+    assert (crop[-20:, -20:] < 128).all()
+
+
+def test_shrinking_averages() -> None:
+    """Stripes of one pixel come out grey, at every scale, whether the decoder or `warp` has shrunk them."""
+    stripes = np.zeros((400, 400, 3), np.uint8)
+    stripes[:, ::2] = 200
+    encoded = cv2.imencode(".jpg", stripes)[1].tobytes()
+    for factor in (2, 3, 4, 6.5, 9, 40):
+        matrix = np.array([[1 / factor, 0, 0], [0, 1 / factor, 0]])
+        size, shrunk = int(400 / factor) - 2, decodable_shrink(matrix)
+        whole = warp(stripes, matrix, size)[2:-2, 2:-2]
+        reduced = warp(decode(encoded, "stripes", shrink=shrunk), matrix, size, shrunk=shrunk)[2:-2, 2:-2]
+        for crop in (whole, reduced):
+            assert np.abs(crop.astype(int) - 100).max() <= (36 if factor == 3 else 16), factor
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".png", ".tif", ".bmp", ".webp"])
+@pytest.mark.parametrize("shape", [(64, 48, 3), (61, 47, 3), (61, 47)], ids=str)
+def test_every_format_and_shrink(ending: str, shape: tuple[int, ...]) -> None:
+    ramp = np.add.outer(np.arange(shape[0]), 2 * np.arange(shape[1])).astype(np.uint8)
+    picture = ramp if len(shape) == 2 else np.stack([ramp, 255 - ramp, ramp // 2], -1)
+    bgr = picture if len(shape) == 2 else picture[..., ::-1]
+    encoded = cv2.imencode(ending, bgr, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
+    whole = decode(encoded, "ramp")
+    expected = np.broadcast_to(picture[..., None], (*shape, 3)) if len(shape) == 2 else picture
+    assert np.abs(whole.astype(int) - expected).mean() < 3
+    for shrink in SHRINKS:
+        made = decode(encoded, "ramp", shrink=shrink)
+        assert made.dtype == np.uint8 and made.shape == (-(-shape[0] // shrink), -(-shape[1] // shrink), 3)
+        full = [side // shrink for side in shape[:2]]  # without what reaches over the border
+        blocks = whole[: full[0] * shrink, : full[1] * shrink].reshape(full[0], shrink, full[1], shrink, 3)
+        assert np.abs(made[: full[0], : full[1]] - blocks.mean((1, 3))).mean() < 2
+
+
+def test_reduce_keeps_a_picture_as_it_is_and_repeats_its_border() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    assert reduce(picture, 1) is picture
+    padded = picture[[0, 1, 2, 3, 4, 4]][:, [0, 1, 2, 3, 4, 5, 6, 6, 6]].astype(np.float64)
+    expected = padded.reshape(2, 3, 3, 3, 3).mean((1, 3))
+    assert np.abs(reduce(picture, 3) - expected).max() <= 0.51
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_sixteen_bits_and_alpha(ending: str, channels: int) -> None:
+    deep = np.random.default_rng(0).integers(0, 65536, (20, 30, channels), dtype=np.uint16)
+    colours = np.broadcast_to(deep[..., :1], (20, 30, 3)) if channels == 1 else deep[..., :3]
+    encoded = cv2.imencode(ending, deep)[1].tobytes()
+    made = decode(encoded, "deep")
+    assert np.abs(made[..., ::-1] - colours / 257).max() < 1
+    for shrink in SHRINKS[1:]:
+        np.testing.assert_array_equal(decode(encoded, "deep", shrink=shrink), reduce(made, shrink))
+
+
+def test_transparency_is_dropped_and_not_mixed_in() -> None:
+    picture = np.full((8, 8, 4), 90, np.uint8)
+    picture[..., 3] = np.arange(8) * 30
+    assert (decode(cv2.imencode(".png", picture)[1].tobytes(), "glass") == 90).all()
+
+
+def with_orientation(encoded: bytes, orientation: int) -> bytes:
+    """A JPEG with this EXIF orientation, as an APP1 segment right after its start."""
+    entry = (0x0112).to_bytes(2, "big") + (3).to_bytes(2, "big") + (1).to_bytes(4, "big")
+    directory = (1).to_bytes(2, "big") + entry + orientation.to_bytes(2, "big") + bytes(2) + bytes(4)
+    content = b"Exif\0\0MM\0*" + (8).to_bytes(4, "big") + directory
+    return encoded[:2] + b"\xff\xe1" + (len(content) + 2).to_bytes(2, "big") + content + encoded[2:]
+
+
+def test_orientation_counts_only_where_it_is_asked_for() -> None:
+    picture = np.zeros((32, 48, 3), np.uint8)
+    picture[:16, :16] = 255  # a white corner, above on the left
+    plain = cv2.imencode(".jpg", picture)[1].tobytes()
+    turned = with_orientation(plain, 6)  # to be shown turned clockwise by a quarter
+    for shrink in SHRINKS:
+        stored = decode(turned, "turned", shrink=shrink)
+        np.testing.assert_array_equal(stored, decode(plain, "plain", shrink=shrink))
+    upright = decode(turned, "turned", upright=True)
+    assert upright.shape == (48, 32, 3)
+    np.testing.assert_array_equal(upright, np.rot90(decode(plain, "plain"), -1))
+    np.testing.assert_array_equal(decode(plain, "plain", upright=True), decode(plain, "plain"))
+
+
+def sample_picture(ending: str, *flags: int) -> bytes:
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    return bytes(cv2.imencode(ending, noise, flags)[1].tobytes())
+
+
+def cut(encoded: bytes) -> bytes:
+    return encoded[: len(encoded) // 2]
+
+
+def thumbnail_within(encoded: bytes) -> bytes:
+    """An APP1 segment that holds a whole small JPEG, with its own end."""
+    small = cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+    return encoded[:2] + b"\xff\xe1" + (len(small) + 2).to_bytes(2, "big") + small + encoded[2:]
+
+
+BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
+    "empty": (lambda: b"", "got an empty file"),
+    "text": (lambda: b"not a picture", "got 13 bytes that cannot be decoded"),
+    "jpeg": (lambda: cut(sample_picture(".jpg")), "ends before its picture does"),
+    "progressive": (lambda: cut(sample_picture(".jpg", cv2.IMWRITE_JPEG_PROGRESSIVE, 1)), "ends before"),
+    "jpeg without its last byte": (lambda: sample_picture(".jpg")[:-1], "ends before"),
+    "jpeg of zeros from the middle on": (lambda: cut(sample_picture(".jpg")).ljust(9000, b"\0"), "ends before"),
+    "jpeg with a thumbnail": (lambda: cut(thumbnail_within(sample_picture(".jpg"))), "ends before"),
+    "start of a jpeg": (lambda: sample_picture(".jpg")[:3], "ends before"),
+    "header of a jpeg": (lambda: sample_picture(".jpg")[:200], "ends before"),
+    "png": (lambda: cut(sample_picture(".png")), "ends before"),
+    "jpeg of nothing": (lambda: b"\xff\xd8\xff\xda\xff\xd9", "cannot be decoded"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+@pytest.mark.parametrize("shrink", [1, 4])
+def test_broken_pictures_are_named(kind: str, shrink: int, capfd: pytest.CaptureFixture[str]) -> None:
+    make, message = BROKEN[kind]
+    with pytest.raises(BrokenPictureError) as refusal:
+        decode(make(), "somewhere/one.jpg", shrink=shrink)
+    assert str(refusal.value).startswith("somewhere/one.jpg: expected a ")
+    assert message in str(refusal.value)
+    assert isinstance(refusal.value, InputError)
+    assert capfd.readouterr().err == ""
+
+
+def test_whole_jpegs_with_more_than_a_picture_are_read() -> None:
+    plain = sample_picture(".jpg")
+    expected = decode(plain, "plain")
+    for other in (thumbnail_within(plain), plain + b"padding" * 100, plain[:2] + b"\xff\xff" + plain[3:]):
+        np.testing.assert_array_equal(decode(other, "other"), expected)
+    progressive = decode(sample_picture(".jpg", cv2.IMWRITE_JPEG_PROGRESSIVE, 1), "progressive")
+    np.testing.assert_array_equal(progressive, expected)
+
+
+def test_a_box_outside_its_picture(dots: ImageSet) -> None:
+    for box in ([500, 10, 50, 60], [-60, 10, 50, 60], [10, 481, 50, 60], [10, -61, 50, 60]):
+        with pytest.raises(InputError) as refusal:
+            crop_of(dots, 0, np.array(box, np.float32), SIZE)
+        x, y, w, h = box
+        message = f"dots.png: expected a box in the picture of 480 x 480, got x {x}, y {y}, {w} x {h}"
+        assert message in str(refusal.value)
+        assert not isinstance(refusal.value, BrokenPictureError)
+    for box in ([460, 10, 50, 60], [-40, 10, 50, 60], [10, 470, 50, 60], [10, -50, 50, 60]):
+        assert crop_of(dots, 0, np.array(box, np.float32), SIZE)[0].shape == (SIZE, SIZE, 3)

@@ -1,0 +1,152 @@
+"""Poses on the device: projection, batches, noise, mirror images, ranks."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lifting.command import InputError
+from lifting.config import DataConfig
+from lifting.datasets.poses import PoseBatches, PoseSet, load_poses, load_split
+from lifting.datasets.store import PoseStore
+from lifting.geometry.cameras import normalise_screen
+from lifting.geometry.skeleton import H36M17, flip
+
+
+@pytest.fixture
+def poses(small_store: Path) -> PoseSet:
+    with PoseStore(small_store) as store:
+        return load_poses(store, ("S1", "S9"), stride=50)
+
+
+def test_rows_are_the_frames_of_the_store(small_store: Path, poses: PoseSet) -> None:
+    with PoseStore(small_store) as store:
+        for clip in poses.clips:
+            camera = store.cameras(clip.subject)[clip.camera]
+            frames = store.positions(clip.subject, clip.sequence)
+            for row, frame in zip(range(clip.start, clip.stop), range(0, len(frames), 50), strict=True):
+                point = camera.world_to_camera(torch.from_numpy(frames[frame]).double())
+                torch.testing.assert_close(poses.target[row], (point - point[0]).float())
+                uv = normalise_screen(camera.project(point), camera.size).float()
+                torch.testing.assert_close(poses.keypoints[row], uv)
+                assert poses.actions[int(poses.action[row])] == clip.sequence.split()[0]
+    assert len(poses) == poses.clips[-1].stop
+    assert {clip.subject for clip in poses.clips} == {"S1", "S9"}
+
+
+def test_an_epoch_sees_each_pose_once(poses: PoseSet) -> None:
+    batches = PoseBatches(poses, 10, flip=False)
+    seen = torch.cat([batch.target for batch in batches.epoch(seed=3)])
+    assert len(seen) == len(batches) * 10
+    assert len(poses) - 10 < len(seen) <= len(poses)
+    assert len(torch.unique(seen.flatten(1), dim=0)) == len(seen)
+    again = torch.cat([batch.target for batch in batches.epoch(seed=3)])
+    other = torch.cat([batch.target for batch in batches.epoch(seed=4)])
+    assert torch.equal(seen, again)
+    assert not torch.equal(seen, other)
+
+
+def test_half_of_a_batch_is_mirrored(poses: PoseSet) -> None:
+    plain = next(PoseBatches(poses, 10, flip=False).epoch(seed=0))
+    mirrored = next(PoseBatches(poses, 10, flip=True).epoch(seed=0))
+    for name in ("input", "target"):
+        one, other = getattr(plain, name), getattr(mirrored, name)
+        torch.testing.assert_close(flip(other[:5], H36M17), one[:5])
+        torch.testing.assert_close(other[5:], one[5:])
+        assert not torch.allclose(other[:5], one[:5])
+
+
+def test_ranks_share_a_batch(poses: PoseSet) -> None:
+    whole = next(PoseBatches(poses, 10, flip=False).epoch(seed=0)).target
+    parts = [next(PoseBatches(poses, 10, flip=False, rank=r, world=2).epoch(seed=0)).target for r in (0, 1)]
+    torch.testing.assert_close(torch.stack(parts, 1).flatten(0, 1), whole)
+
+
+def test_noise_is_in_pixels_and_fresh_in_training(poses: PoseSet) -> None:
+    torch.manual_seed(0)
+    batches = PoseBatches(poses, len(poses), flip=False, noise_px=5)
+    plain = next(PoseBatches(poses, len(poses), flip=False).epoch(seed=0)).input
+    one, two = (next(batches.epoch(seed=0)).input for _ in range(2))
+    assert ((one - plain) * 500).std().item() == pytest.approx(5, rel=0.05)
+    assert ((one - two) * 500).std().item() == pytest.approx(5 * 2**0.5, rel=0.05)
+
+
+def test_noise_of_the_test_is_fixed(small_store: Path) -> None:
+    config = DataConfig(test_subjects=("S9",), test_stride=50, noise_px=5)
+    one, two = (load_split(config, str(small_store), train=False).keypoints for _ in range(2))
+    clean = load_split(config.model_copy(update={"noise_px": 0.0}), str(small_store), train=False).keypoints
+    assert torch.equal(one, two)
+    assert ((one - clean) * 500).std().item() == pytest.approx(5, rel=0.1)
+
+
+def test_a_batch_larger_than_the_set_is_the_set(poses: PoseSet) -> None:
+    batches = PoseBatches(poses, 10_000, flip=True)
+    assert [len(batch.target) for batch in batches.epoch(seed=0)] == [len(poses)]
+
+
+def test_what_is_not_there_is_named(small_store: Path) -> None:
+    with PoseStore(small_store) as store:
+        with pytest.raises(InputError, match="S7"):
+            load_poses(store, ("S7",), stride=1)
+        with pytest.raises(InputError, match="cpn"):
+            load_poses(store, ("S9",), stride=1, keypoints="cpn")
+
+
+def seen(poses: PoseSet) -> set[tuple[str, str, str]]:
+    return {(clip.subject, clip.sequence, clip.camera) for clip in poses.clips}
+
+
+def test_actions_and_cameras_are_chosen_or_left_out(small_store: Path, poses: PoseSet) -> None:
+    everything = seen(poses)
+    action, camera = poses.actions[0], poses.clips[0].camera
+    with PoseStore(small_store) as store:
+        some = load_poses(store, ("S1", "S9"), 50, actions=(action,), cameras=(camera,))
+        rest = load_poses(store, ("S1", "S9"), 50, actions=("-" + action,), cameras=("-" + camera,))
+    assert some.actions == [action]
+    assert len(some) == some.clips[-1].stop
+    assert seen(some) == {row for row in everything if row[1].split()[0] == action and row[2] == camera}
+    assert seen(rest) == {row for row in everything if row[1].split()[0] != action and row[2] != camera}
+    assert seen(some) and seen(rest)
+
+
+def test_a_split_takes_its_own_choice(small_store: Path, poses: PoseSet) -> None:
+    """Cross-action and cross-camera: train on one, test on the others."""
+    action, camera = poses.actions[0], poses.clips[0].camera
+    config = DataConfig(
+        train_subjects=("S1",),
+        test_subjects=("S9",),
+        stride=50,
+        test_stride=50,
+        train_actions=(action,),
+        test_actions=("-" + action,),
+        train_cameras=(camera,),
+        test_cameras=("-" + camera,),
+    )
+    training, test = (load_split(config, str(small_store), train=train) for train in (True, False))
+    assert training.actions == [action] and {row[2] for row in seen(training)} == {camera}
+    assert action not in test.actions and len({row[2] for row in seen(test)}) == 3
+
+
+def test_wrong_s9_is_a_switch(small_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with PoseStore(small_store) as store:
+        wrong = store.sequences("S9")[0]
+        monkeypatch.setattr("lifting.datasets.poses.WRONG_S9", (wrong,))
+        whole = seen(load_poses(store, ("S1", "S9"), 50))
+        dropped = seen(load_poses(store, ("S1", "S9"), 50, drop_wrong_s9=True))
+    assert dropped == {row for row in whole if row[:2] != ("S9", wrong)}
+    assert len(dropped) == len(whole) - 4
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"actions": ("Wlking",)}, "S9: actions: expected of .*Walking.*, got 'Wlking'"),
+        ({"cameras": ("-1",)}, "S9: cameras: expected of 54138969, .*, got '-1'"),
+        ({"cameras": ("54138969", "-54138969")}, "nothing is left"),
+    ],
+)
+def test_a_choice_that_cannot_be_is_refused(
+    small_store: Path, choice: dict[str, tuple[str, ...]], message: str
+) -> None:
+    with PoseStore(small_store) as store, pytest.raises(InputError, match=message):
+        load_poses(store, ("S9",), 50, **choice)  # type: ignore[arg-type]

@@ -1,0 +1,219 @@
+"""The canonical store: what goes in comes out, and nothing else is taken for one."""
+
+import resource
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from lifting.command import InputError
+from lifting.datasets.store import FORMAT, VERSION, PoseStore, Sequence, checksum_of, write_store
+from lifting.geometry import h36m
+from lifting.geometry.skeleton import COCO17, H36M17
+
+POSES = np.random.default_rng(0).normal(size=(7, 17, 3)).astype(np.float32)
+SUBJECTS = ("S11", "S1", "S5")
+
+
+def write(path: Path, sequences: list[Sequence] | None = None, **changes: Any) -> Path:
+    if sequences is None:
+        sequences = [
+            Sequence(s, n, POSES + i) for i, s in enumerate(SUBJECTS) for n in ("Walking 10", "Walking", "Walking 2")
+        ]
+    keywords = {"frame_rate": 50.0, "source": "a test", "checksum": "none", **changes}
+    cameras = keywords.pop("cameras", {s: h36m.cameras(s) for s in SUBJECTS})
+    write_store(path, sequences, cameras, **keywords)
+    return path
+
+
+def test_everything_comes_back(tmp_path: Path) -> None:
+    keypoints = {
+        "cpn": {c: POSES[..., :2] + i for i, c in enumerate(h36m.CAMERA_NAMES)},
+        "d2": {"54138969": POSES[..., 1:]},
+    }
+    cameras = {"S9": {n: replace(c, tangential_factor=2.0) for n, c in reversed(h36m.cameras("S9").items())}}
+    write(
+        tmp_path / "x.h5",
+        [Sequence("S9", "Photo 1", POSES, keypoints)],
+        cameras=cameras,
+        joint_set=COCO17,
+        frame_rate=59.94,
+    )
+    with PoseStore(tmp_path / "x.h5") as store:
+        assert (store.joint_set, store.frame_rate, store.source, store.checksum) == (COCO17, 59.94, "a test", "none")
+        assert store.path == tmp_path / "x.h5"
+        assert store.detectors == ["cpn", "d2"]
+        positions = store.positions("S9", "Photo 1")
+        assert positions.dtype == np.float32
+        np.testing.assert_array_equal(positions, POSES)
+        for detector, views in keypoints.items():
+            for camera, points in views.items():
+                np.testing.assert_array_equal(store.keypoints("S9", "Photo 1", camera, detector), points)
+        read = store.cameras("S9")
+    assert list(read) == list(cameras["S9"])  # the order given, not the alphabet's
+    for name, expected_camera in cameras["S9"].items():
+        for field, expected in vars(expected_camera).items():
+            got = getattr(read[name], field)
+            if isinstance(expected, torch.Tensor):
+                torch.testing.assert_close(got, expected, rtol=0, atol=0)
+            else:
+                assert got == expected
+
+
+def test_names_are_in_natural_order(tmp_path: Path) -> None:
+    with PoseStore(write(tmp_path / "x.h5")) as store:
+        assert store.subjects == ["S1", "S5", "S11"]
+        assert store.sequences("S5") == ["Walking", "Walking 2", "Walking 10"]
+        assert store.detectors == []
+
+
+def test_it_is_plain_hdf5_with_its_format_written_on_it(tmp_path: Path) -> None:
+    with h5py.File(write(tmp_path / "x.h5")) as file:
+        assert dict(file.attrs) == {
+            "format": FORMAT, "version": VERSION, "joint_set": "h36m17", "units": "m",
+            "frame_rate": 50.0, "source": "a test", "checksum": "none",
+        }  # fmt: skip
+        assert file["poses/S1/Walking/positions"].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda s: s.positions("S2", "Walking"), "no subject 'S2'.*S1, S5, S11"),
+        (lambda s: s.sequences("S2"), "no subject 'S2'"),
+        (lambda s: s.sequences("S1/Walking"), "no subject"),
+        (lambda s: s.cameras("S2"), "no subject.*'S2'.*S1, S5, S11"),
+        (lambda s: s.positions("S1", "Eating"), "no sequence 'Eating'.*Walking, Walking 2, Walking 10"),
+        (lambda s: s.keypoints("S1", "Walking", "54138969", "cpn"), "detector 'cpn'.*there are none"),
+        (lambda s: s.keypoints("S1", "Walking", "54138969", "gt"), "'gt' by projecting"),
+    ],
+)
+def test_what_is_absent_is_said(tmp_path: Path, ask: Callable[[PoseStore], object], message: str) -> None:
+    with PoseStore(write(tmp_path / "x.h5")) as store, pytest.raises(InputError, match=message):
+        ask(store)
+
+
+def test_an_absent_camera_is_said(tmp_path: Path) -> None:
+    write(tmp_path / "x.h5", [Sequence("S1", "Walking", POSES, {"cpn": {"54138969": POSES[..., :2]}})])
+    with PoseStore(tmp_path / "x.h5") as store, pytest.raises(InputError, match=r"no camera '5'.*54138969"):
+        store.keypoints("S1", "Walking", "5", "cpn")
+
+
+@pytest.mark.parametrize(
+    ("sequence", "message"),
+    [
+        (Sequence("S1", "W", POSES[:, :16]), r"S1 W: positions: expected \(T, 17, 3\), got \(7, 16, 3\)"),
+        (Sequence("S1", "W", POSES[:0]), r"expected \(T, 17, 3\), got \(0, 17, 3\)"),
+        (Sequence("S1", "W", np.where(np.arange(3) == 1, np.nan, POSES)), r"finite values, got nan at \[0, 0, 1\]"),
+        (Sequence("S2", "W", POSES), "no cameras for S2; there are cameras for S11, S1, S5"),
+        (Sequence("S1", "W", POSES, {"gt": {}}), "'gt' are made from the positions"),
+        (Sequence("S1", "W", POSES, {"cpn": {"1": POSES[..., :2]}}), "camera 1; S1 has 54138969"),
+        (
+            Sequence("S1", "W", POSES, {"cpn": {"54138969": POSES[:3, :, :2]}}),
+            r"expected \(7, 17, 2\), got \(3, 17, 2\)",
+        ),
+        (Sequence("S1", "W", POSES, {"cpn": {"54138969": POSES[..., :2] * np.inf}}), "expected finite values"),
+        (Sequence("S1", "a/b", POSES), "cannot be called 'a/b'"),
+    ],
+)
+def test_bad_sequences_are_refused_and_leave_no_file(tmp_path: Path, sequence: Sequence, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        write(tmp_path / "x.h5", [Sequence("S1", "fine", POSES), sequence])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_bad_calls_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="given twice"):
+        write(tmp_path / "x.h5", [Sequence("S1", "W", POSES), Sequence("S1", "W", POSES)])
+    with pytest.raises(InputError, match="no sequence was given"):
+        write(tmp_path / "x.h5", [])
+    with pytest.raises(InputError, match="frame rate"):
+        write(tmp_path / "x.h5", frame_rate=0)
+    broken = {"1": replace(h36m.cameras("S1")["54138969"], t=torch.zeros(2))}
+    with pytest.raises(InputError, match=r"camera .*: t: expected \(3,\), got \(2,\)"):
+        write(tmp_path / "x.h5", cameras=dict.fromkeys(SUBJECTS, broken))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.h5")
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))  # as a full disk: a write past it fails
+    try:
+        with pytest.raises(OSError, match="large"):
+            write(path, frame_rate=25)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == before
+
+
+def spoil(path: Path, change: Callable[[h5py.File], object]) -> None:
+    with h5py.File(path, "r+") as file:
+        change(file)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f.attrs.__delitem__("format"), "expected a file of format 'lifting-poses', got None"),
+        (lambda f: f.attrs.update(format="other"), r"expected a file of format .* got 'other'"),
+        (lambda f: f.attrs.update(version=99), "expected version 1 .* got 99"),
+        (lambda f: f.attrs.update(joint_set="h36m99"), "joint set of h36m17, h36m18, coco17, mpii16, got 'h36m99'"),
+        (lambda f: f.attrs.__delitem__("frame_rate"), "frame_rate missing"),
+        (lambda f: f.__delitem__("poses"), "poses missing"),
+    ],
+)
+def test_what_is_no_store_is_refused(tmp_path: Path, change: Callable[[h5py.File], object], message: str) -> None:
+    path = write(tmp_path / "x.h5")
+    spoil(path, change)
+    with pytest.raises(InputError, match=message):
+        PoseStore(path)
+
+
+def test_broken_files_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.h5")
+    content = path.read_bytes()
+    with pytest.raises(InputError, match="nothing at"):
+        PoseStore(tmp_path / "absent.h5")
+    for bad, message in (
+        (b"", "is empty"),
+        (content[: len(content) // 2], "no readable HDF5"),
+        (b"text" * 99, "no readable HDF5"),
+    ):
+        path.write_bytes(bad)
+        with pytest.raises(InputError, match=message):
+            PoseStore(path)
+
+
+def test_broken_contents_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.h5")
+    spoil(path, lambda f: f["cameras/S1/54138969"].attrs.__delitem__("R"))
+    spoil(path, lambda f: f.__delitem__("poses/S5/Walking/positions"))
+    spoil(path, lambda f: f["poses/S1/Walking"].move("positions", "was"))
+    spoil(path, lambda f: f["poses/S1/Walking"].create_dataset("positions", data=np.zeros((3, 16, 3))))
+    with PoseStore(path) as store:
+        with pytest.raises(InputError, match="has no R"):
+            store.cameras("S1")
+        with pytest.raises(InputError, match="no array 'positions'"):
+            store.positions("S5", "Walking")
+        with pytest.raises(InputError, match=r"expected \(T, 17, 3\), got \(3, 16, 3\)"):
+            store.positions("S1", "Walking")
+
+
+def test_checksum_follows_the_contents(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    (tmp_path / "b").write_bytes(b"")
+    assert checksum_of([tmp_path / "a"]) == "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert checksum_of([tmp_path / "b"]) != checksum_of([tmp_path / "a"])
+
+
+def test_the_store_has_the_default_joint_set(tmp_path: Path) -> None:
+    with PoseStore(write(tmp_path / "x.h5")) as store:
+        assert store.joint_set is H36M17

@@ -1,0 +1,636 @@
+"""The RLE family: normalised densities, gradients as documented, excluded joints without a trace."""
+
+import math
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lifting.config import FlowConfig, LossConfig
+from lifting.likelihood import DLE, RLE, BasicFlow, ConstantVariance, Likelihood, Mixed, ReferenceRLE, build_likelihood
+from lifting.likelihood.flow import Density, RealNVP
+from lifting.likelihood.unit_densities import BASES, log_gaussian
+from lifting.prediction import Prediction
+
+D64 = torch.float64
+
+
+def random_rle(dim: int, base: str = "laplace", **options: float | bool) -> RLE:
+    torch.manual_seed(dim)
+    flow = RealNVP(dim, width=16).double()
+    for parameter in flow.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return RLE(dim, base, flow=flow, **options)  # type: ignore[arg-type]
+
+
+def example(dim: int = 3, batch: int = 4, joints: int = 5) -> tuple[Prediction, Tensor]:
+    torch.manual_seed(1)
+    mu, target = torch.randn(2, batch, joints, dim, dtype=D64) * 0.2
+    log_sigma = -torch.rand(batch, joints, dim, dtype=D64) * 2 - 1
+    return Prediction(mu.requires_grad_(), log_sigma.requires_grad_()), target
+
+
+def grid(dim: int, reach: float, cells: int) -> tuple[Tensor, float]:
+    axis = (torch.arange(cells, dtype=D64) + 0.5) * (2 * reach / cells) - reach
+    return torch.stack(torch.meshgrid(*[axis] * dim, indexing="ij"), -1), (2 * reach / cells) ** dim
+
+
+@pytest.mark.parametrize(("base", "dim"), [*product(BASES, [1, 2])])
+def test_bases_integrate_to_one(base: str, dim: int) -> None:
+    x, cell = grid(dim, 30, 40_000 if dim == 1 else 1500)
+    assert (BASES[base][0](x).exp().sum() * cell).item() == pytest.approx(1, abs=1e-3)
+
+
+def test_radial_integrates_to_one_in_three_dimensions() -> None:
+    x, cell = grid(3, 16, 160)
+    assert (BASES["radial"][0](x).exp().sum() * cell).item() == pytest.approx(1, abs=2e-3)
+
+
+@pytest.mark.parametrize(("base", "dim"), [*product(BASES, [1, 2, 3])])
+def test_draws_of_a_base_have_its_moments(base: str, dim: int) -> None:
+    torch.manual_seed(0)
+    log_q, draw = BASES[base]
+    drawn = draw((400_000, dim), torch.zeros((), dtype=D64))
+    # E[|x|^2]: Laplace has variance 2 in each coordinate, the radial density a Gamma(D) length.
+    expected = {"laplace": 2 * dim, "gaussian": dim, "radial": dim * (dim + 1)}[base]
+    assert drawn.square().sum(-1).mean().item() == pytest.approx(expected, rel=0.02)
+    torch.testing.assert_close(drawn.mean(0), torch.zeros(dim, dtype=D64), rtol=0, atol=0.02)
+    # and its entropy, -E[log q], which a wrong shape would not have
+    entropy = {
+        "laplace": dim * (1 + math.log(2)),
+        "gaussian": dim * 0.5 * math.log(2 * math.pi * math.e),
+        "radial": dim - log_q(torch.zeros(dim, dtype=D64)).item(),
+    }[base]
+    assert -log_q(drawn).mean().item() == pytest.approx(entropy, rel=0.01)
+
+
+@pytest.mark.parametrize("end", [0.0, 1 - 2**-24])
+@pytest.mark.parametrize("base", BASES)
+def test_draws_are_finite_at_the_ends_of_the_uniform(base: str, end: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A uniform draw in float32 is 0 once in 2^24: an infinite draw of Q made the loss of a training run NaN."""
+    monkeypatch.setattr(torch, "rand", lambda shape, **kwargs: torch.full(shape, end, **kwargs))
+    assert BASES[base][1]((1000, 3), torch.zeros(())).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("base", "twin"), [("laplace", torch.distributions.Laplace), ("gaussian", torch.distributions.Normal)]
+)
+def test_log_prob_is_that_of_torch(
+    base: str, twin: Callable[[Tensor, Tensor], torch.distributions.Distribution]
+) -> None:
+    prediction, target = example()
+    assert prediction.sigma is not None
+    expected = twin(prediction.mu, prediction.sigma).log_prob(target).sum(-1)
+    likelihood = Likelihood(3, base)
+    torch.testing.assert_close(likelihood.log_prob(prediction, target), expected)
+    torch.testing.assert_close(likelihood(prediction, target), -expected)
+
+
+@pytest.mark.parametrize(("base", "dim"), [*product(BASES, [1, 2])])
+def test_rle_with_s_integrates_to_one(base: str, dim: int) -> None:
+    """Over x, not x_bar: sigma is part of the density."""
+    rle = random_rle(dim, base)
+    x, cell = grid(dim, 3, 20_000 if dim == 1 else 700)
+    x = x.reshape(-1, 1, dim)
+    mu = torch.full_like(x, 0.1)
+    log_sigma = torch.linspace(-1.5, -1.0, dim, dtype=D64).expand_as(x)
+    with torch.no_grad():
+        mass = rle.log_prob(Prediction(mu, log_sigma), x).exp().sum() * cell
+    assert mass.item() == pytest.approx(1, abs=3e-3)
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_rle_integrates_to_one_in_three_dimensions(base: str) -> None:
+    rle = random_rle(3, base)
+    x, cell = grid(3, 6, 100)
+    with torch.no_grad():
+        assert (rle.log_unit(x.reshape(-1, 3)).exp().sum() * cell).item() == pytest.approx(1, abs=4e-3)
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_training_loss_is_equation_8(base: str) -> None:
+    prediction, target = example()
+    assert prediction.log_sigma is not None
+    rle = random_rle(3, base, normalise=False)
+    x_bar = (target - prediction.mu) / prediction.log_sigma.exp()
+    expected = prediction.log_sigma.sum(-1) - BASES[base][0](x_bar) - rle.flow.log_prob(x_bar)
+    torch.testing.assert_close(rle(prediction, target), expected)
+
+
+def test_log_s_of_training_agrees_with_the_grid() -> None:
+    prediction, target = example()
+    plain, normalised = random_rle(3, normalise=False), random_rle(3)
+    normalised.draws = 2**17
+    torch.manual_seed(0)
+    difference = plain(prediction, target) - normalised(prediction, target)
+    torch.testing.assert_close(difference, torch.full_like(difference, plain.log_norm().item()), rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_gradcheck(base: str) -> None:
+    prediction, target = example(batch=2, joints=2)
+    rle = random_rle(3, base, normalise=False)
+    assert prediction.log_sigma is not None
+    inputs = (prediction.mu, prediction.log_sigma)
+    assert torch.autograd.gradcheck(lambda mu, log_sigma: rle(Prediction(mu, log_sigma), target), inputs)
+
+
+def gradients(likelihood: Likelihood) -> tuple[Tensor, list[Tensor]]:
+    prediction, target = example()
+    torch.manual_seed(2)
+    loss = likelihood(prediction, target)
+    inputs = [prediction.mu, prediction.log_sigma, *likelihood.parameters()]
+    return loss.detach(), list(torch.autograd.grad(loss.sum(), inputs))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0, 2.0])
+def test_beta_scales_the_gradient_on_mu_and_nothing_else(beta: float) -> None:
+    plain, weighted = random_rle(3), random_rle(3, beta=beta)
+    (loss, of_plain), (same_loss, of_weighted) = gradients(plain), gradients(weighted)
+    torch.testing.assert_close(loss, same_loss)
+    prediction, _ = example()
+    assert prediction.sigma is not None
+    share = prediction.sigma.detach() ** beta
+    torch.testing.assert_close(of_weighted[0], of_plain[0] * share / share.mean())
+    for one, other in zip(of_plain[1:], of_weighted[1:], strict=True):
+        torch.testing.assert_close(one, other)
+
+
+NAMES = get_args(LossConfig.model_fields["name"].annotation)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_excluded_joint_leaves_no_trace(name: str) -> None:
+    likelihood = build_likelihood(LossConfig(name=name, beta=1.0)).double()
+    prediction, target = example()
+    weight = torch.ones(4, 5, dtype=D64)
+    weight[1, 2] = 0
+    weight[2, 0] = 0.25
+    spoiled = target.clone()
+    spoiled[1, 2] = torch.tensor([math.nan, math.inf, 1e300])
+    torch.manual_seed(0)
+    loss = likelihood(prediction, spoiled, weight)
+    assert loss[1, 2] == 0
+    assert loss.isfinite().all()
+    loss.sum().backward()
+    for tensor in (prediction.mu, prediction.log_sigma):
+        if tensor is not None and tensor.grad is not None:
+            assert tensor.grad.isfinite().all()
+            assert (tensor.grad[1, 2] == 0).all()
+            assert (tensor.grad[0] != 0).any()
+    if name != "rle":  # whose log s is drawn
+        full = likelihood(prediction, target)
+        torch.testing.assert_close(loss[2, 0], 0.25 * full[2, 0])
+
+
+def test_a_weight_for_each_joint_holds_for_the_batch() -> None:
+    prediction, target = example()
+    weight = torch.tensor([0, 1, 1, 0.5, 1], dtype=D64)
+    loss = ConstantVariance("l1")(prediction, target, weight)
+    torch.testing.assert_close(loss, ConstantVariance("l1")(prediction, target) * weight)
+
+
+def test_distances_are_what_they_say() -> None:
+    prediction, target = example()
+    error = (target - prediction.mu).detach().numpy()
+    for kind, expected in {
+        "l1": np.abs(error).sum(-1),
+        "l2": (error**2).sum(-1),
+        "mpjpe": np.sqrt((error**2).sum(-1)),
+    }.items():
+        np.testing.assert_allclose(ConstantVariance(kind)(prediction, target).detach().numpy(), expected, rtol=1e-12)
+
+
+def test_samples_of_rle_agree_with_its_density() -> None:
+    torch.manual_seed(0)
+    rle = random_rle(2)
+    x, cell = grid(2, 5, 500)
+    x = x.reshape(-1, 2)
+    with torch.no_grad():
+        mass = rle.log_unit(x).exp() * cell
+        sigma = torch.tensor([0.5, 0.2], dtype=D64)
+        prediction = Prediction(torch.tensor([[[1.0, -1.0]]], dtype=D64), sigma.log()[None, None])
+        drawn = rle.sample(prediction, 100_000).reshape(-1, 2)
+    mean = (mass[:, None] * x).sum(0)
+    spread = ((mass[:, None] * (x - mean).square()).sum(0)).sqrt()
+    torch.testing.assert_close(drawn.mean(0), prediction.mu[0, 0] + sigma * mean, rtol=0, atol=0.01)
+    torch.testing.assert_close(drawn.std(0), sigma * spread, rtol=0.04, atol=0)
+
+
+def test_wrong_shapes_and_a_missing_sigma_are_said() -> None:
+    prediction, target = example()
+    with pytest.raises(ValueError, match=r"target: expected \(4, 5, 3\), got \(4, 4, 3\)"):
+        Likelihood()(prediction, target[:, :4])
+    with pytest.raises(ValueError, match="RLE: expected a prediction with sigma"):
+        RLE()(Prediction(prediction.mu), target)
+
+
+def test_without_s_the_loss_gains_by_a_growing_sigma() -> None:
+    """Why training has log s: scaling sigma up and the flow down leaves an exact density as it is, but not Eq. 8."""
+    torch.manual_seed(0)
+    target = 0.05 * torch.randn(500, 4, 3, dtype=D64)
+    mu = torch.zeros_like(target)
+
+    def fitted(normalise: bool) -> float:
+        torch.manual_seed(0)
+        rle = RLE(3, flow=RealNVP(3, width=16).double(), normalise=normalise)
+        log_sigma = torch.full((1, 1, 3), math.log(0.05), dtype=D64, requires_grad=True)
+        optimizer = torch.optim.Adam([log_sigma, *rle.parameters()], lr=0.01)
+        for _ in range(150):
+            optimizer.zero_grad()
+            rle(Prediction(mu, log_sigma.expand_as(mu)), target).mean().backward()
+            optimizer.step()
+        return log_sigma.exp().mean().item()
+
+    assert fitted(normalise=False) > 1.5 * fitted(normalise=True)
+
+
+def test_deviation_is_that_of_the_base() -> None:
+    torch.manual_seed(0)
+    mu, sigma = torch.randn(4, 2, 3, dtype=D64), torch.rand(4, 2, 3, dtype=D64)
+    for base, expected in {"laplace": 2**0.5, "gaussian": 1.0, "radial": 2.0}.items():
+        found = Likelihood(3, base).deviation(Prediction(mu, sigma.log()), draws=200_000)
+        torch.testing.assert_close(found, expected * sigma, rtol=0.02, atol=0)
+
+
+def test_a_flow_that_does_not_steer_mu_leaves_it_to_q() -> None:
+    """The rest of the gradient, and the loss, are those of the whole density."""
+    (loss, steered), (same, still) = (
+        gradients(random_rle(3, "radial")),
+        gradients(random_rle(3, "radial", flow_steers_mu=False)),
+    )
+    torch.testing.assert_close(loss, same)
+    torch.testing.assert_close(still[0], gradients(Likelihood(3, "radial"))[1][0])
+    assert not torch.allclose(still[0], steered[0])
+    for one, other in zip(steered[1:], still[1:], strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_round_q_with_one_sigma_a_joint_and_beta_1_steers_mu_as_the_distance_does() -> None:
+    prediction, target = example()
+    assert prediction.log_sigma is not None
+    shared = prediction.log_sigma[..., :1].detach().expand_as(prediction.mu)
+    rle = random_rle(3, "radial", beta=1.0, flow_steers_mu=False)
+    ours = torch.autograd.grad(rle(Prediction(prediction.mu, shared), target).sum(), prediction.mu)[0]
+    theirs = torch.autograd.grad(ConstantVariance("mpjpe")(prediction, target).sum(), prediction.mu)[0]
+    torch.testing.assert_close(ours, theirs / shared.exp().mean())
+
+
+def trained_like(name: str, dim: int, **options: str | bool) -> Likelihood:
+    """A likelihood whose flow, if it has one, is far from its start; in evaluation mode."""
+    likelihood = build_likelihood(LossConfig(name=name, flow=FlowConfig(width=16), **options), dim).double()
+    torch.manual_seed(dim)
+    for parameter in likelihood.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    if isinstance(likelihood, ConstantVariance):
+        likelihood.scale.fill_(0.3)
+    return likelihood.eval()
+
+
+@pytest.mark.parametrize(("name", "dim"), [*product(NAMES, [1, 2])])
+def test_every_density_integrates_to_one_over_x(name: str, dim: int) -> None:
+    likelihood = trained_like(name, dim)
+    x, cell = grid(dim, 6, 10_000 if dim == 1 else 500)
+    x = x.reshape(-1, 1, dim)
+    mu, log_sigma = torch.full_like(x, 0.1), torch.linspace(-1.5, -1.0, dim, dtype=D64).expand_as(x)
+    with torch.no_grad():
+        mass = likelihood.log_prob(Prediction(mu, log_sigma), x).exp().sum() * cell
+    assert mass.item() == pytest.approx(1, abs=3e-3)
+
+
+@pytest.mark.parametrize("name", ["rle", "dle", "rle_reference", "flow"])
+def test_learned_densities_integrate_to_one_in_three_dimensions(name: str) -> None:
+    likelihood = trained_like(name, 3)
+    x, cell = grid(3, 7, 70)
+    x = x.reshape(-1, 1, 3)
+    with torch.no_grad():
+        mass = likelihood.log_prob(Prediction(torch.zeros_like(x), torch.zeros_like(x)), x).exp().sum() * cell
+    assert mass.item() == pytest.approx(1, abs=2e-2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_samples_have_the_histogram_of_the_density(name: str) -> None:
+    torch.manual_seed(0)
+    likelihood = trained_like(name, 2)
+    x, cell = grid(2, 6, 600)
+    rows = x.reshape(-1, 1, 2)
+    sigma = torch.tensor([0.7, 0.4], dtype=D64)
+    prediction = Prediction(torch.tensor([[[0.5, -0.3]]], dtype=D64), sigma.log()[None, None])
+    with torch.no_grad():
+        everywhere = Prediction(prediction.mu.expand_as(rows), sigma.log().expand_as(rows))
+        mass = (likelihood.log_prob(everywhere, rows).exp() * cell).view(600, 600)
+        drawn = likelihood.sample(prediction, 200_000).reshape(-1, 2)
+    for axis in (0, 1):
+        expected = mass.sum(1 - axis).view(60, 10).sum(1)
+        found = torch.histc(drawn[:, axis], 60, -6, 6) / len(drawn)
+        assert (found - expected).abs().max() < 0.004  # five standard deviations of the fullest bin
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_deviation_is_that_of_the_draws(name: str) -> None:
+    """Of the basic design too, whose density has a shape of its own at each place."""
+    torch.manual_seed(0)
+    prediction = Prediction(torch.randn(3, 2, 3, dtype=D64), torch.full((3, 2, 3), -1.0, dtype=D64))
+    likelihood = trained_like(name, 3)
+    expected = (likelihood.sample(prediction, 20_000) - prediction.mu).square().mean(0).sqrt()
+    state = torch.get_rng_state()
+    found = likelihood.deviation(prediction, draws=20_000)
+    torch.testing.assert_close(found, expected, rtol=0.1, atol=0)
+    assert torch.equal(torch.get_rng_state(), state), "a figure of a training run would change the run"
+    assert torch.equal(likelihood.deviation(prediction, draws=20_000), found)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "rle"])
+def test_gradcheck_of_the_family(name: str) -> None:
+    prediction, target = example(batch=2, joints=2)
+    likelihood = trained_like(name, 3)
+    assert prediction.log_sigma is not None
+    inputs = (prediction.mu, prediction.log_sigma)
+    assert torch.autograd.gradcheck(lambda mu, log_sigma: likelihood(Prediction(mu, log_sigma), target), inputs)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_the_reference_equals_a_twin_of_the_public_formula(dim: int) -> None:
+    likelihood = trained_like("rle_reference", dim)
+    assert isinstance(likelihood, ReferenceRLE)
+    prediction, target = example(dim)
+    sigma = prediction.sigma
+    assert sigma is not None
+    error = prediction.mu - target
+    log_phi = likelihood.flow.log_prob((error / sigma).reshape(-1, dim)).reshape(4, 5, 1)
+    amplitude = 1 / math.sqrt(2 * math.pi)
+    log_q = torch.log(sigma / amplitude) + error.abs() / (math.sqrt(2) * sigma + 1e-9)
+    expected = (torch.log(sigma) - log_phi + log_q).sum(-1)
+    torch.testing.assert_close(likelihood(prediction, target), expected, rtol=0, atol=1e-6)
+
+
+def test_dle_is_equation_5_and_the_basic_design_equation_4() -> None:
+    prediction, target = example()
+    assert prediction.sigma is not None
+    assert prediction.log_sigma is not None
+    dle = trained_like("dle", 3)
+    assert isinstance(dle, DLE)
+    x_bar = (target - prediction.mu) / prediction.sigma
+    torch.testing.assert_close(dle(prediction, target), prediction.log_sigma.sum(-1) - dle.flow.log_prob(x_bar))
+    basic = trained_like("flow", 3)
+    assert isinstance(basic, BasicFlow)
+    z, log_det = basic.flow.inverse(target)
+    initial = torch.distributions.Normal(prediction.mu, prediction.sigma).log_prob(z).sum(-1)  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(basic(prediction, target), -initial - log_det)
+    # what training maximises is the density that prediction and evaluation see
+    torch.testing.assert_close(-basic(prediction, target), basic.log_prob(basic.point(prediction), target))
+
+
+def test_a_constant_scale_is_the_one_of_highest_likelihood() -> None:
+    torch.manual_seed(0)
+    target = torch.randn(2000, 5, 3, dtype=D64) * 0.2
+    zero = Prediction(torch.zeros_like(target))
+    for kind in ("l1", "l2", "mpjpe"):
+        likelihood = ConstantVariance(kind).double()
+        likelihood(zero, target)
+        best = likelihood.scale.clone()
+        nll = {}
+        for factor in (0.97, 1.0, 1.03):
+            likelihood.scale.copy_(best * factor)
+            nll[factor] = -likelihood.log_prob(zero, target).mean()
+        assert nll[1.0] < min(nll[0.97], nll[1.03]), kind
+        likelihood.eval()(zero, 10 * target)
+        torch.testing.assert_close(likelihood.scale, best * 1.03)  # evaluation leaves it alone
+
+
+class Mixture(Density):
+    """Two normal densities, to be plugged in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.Parameter(torch.tensor([[-1.0, 0.0], [1.5, 0.5]], dtype=D64))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        logs = [log_gaussian((x - place) / 0.5) - 2 * math.log(0.5) for place in self.places]
+        return torch.logaddexp(*logs) - math.log(2)
+
+    def sample(self, shape: tuple[int, ...]) -> Tensor:
+        place = self.places.detach()[torch.randint(2, shape)]
+        return place + 0.5 * torch.randn_like(place)
+
+
+def test_any_density_plugs_in() -> None:
+    torch.manual_seed(0)
+    rle = RLE(2, flow=Mixture())
+    prediction, target = example(2)
+    rle(prediction, target).sum().backward()
+    assert rle.flow.places.grad.abs().min() > 0  # type: ignore[union-attr, operator]
+    x, cell = grid(2, 6, 400)
+    with torch.no_grad():
+        mass = rle.log_unit(x).exp() * cell
+        drawn = rle.sample(Prediction(torch.zeros(1, 1, 2, dtype=D64), torch.zeros(1, 1, 2, dtype=D64)), 200_000)
+    assert mass.sum().item() == pytest.approx(1, abs=1e-3)
+    torch.testing.assert_close(drawn.reshape(-1, 2).mean(0), (mass[..., None] * x).sum((0, 1)), rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("kind", ["nsf", "maf"])
+@pytest.mark.parametrize("name", ["rle", "dle", "flow", "rle_reference"])
+def test_zukos_flows_plug_in(kind: str, name: str) -> None:
+    torch.manual_seed(0)
+    config = LossConfig(name=name, flow=FlowConfig(kind=kind, couplings=2, width=8))
+    likelihood = build_likelihood(config, 2).double()
+    prediction, target = example(2)
+    loss = likelihood(prediction, target)
+    loss.sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in likelihood.parameters())
+    x, cell = grid(2, 12, 600)
+    x = x.reshape(-1, 1, 2)
+    with torch.no_grad():
+        mass = likelihood.log_prob(Prediction(torch.zeros_like(x), torch.zeros_like(x)), x).exp().sum() * cell
+    assert mass.item() == pytest.approx(1, abs=1e-2)
+
+
+def test_a_narrow_flow_gets_a_finer_grid_and_a_given_one_is_refused() -> None:
+    rle = random_rle(3, normalise=False)
+    with torch.no_grad():
+        for parameter in rle.flow.parameters():
+            parameter.zero_()
+        for net in rle.flow.nets:  # type: ignore[union-attr]
+            net.biases[-1][0] = -0.6
+    width = math.exp(3 * math.tanh(-0.6))  # three of six couplings move each coordinate
+    for bad in ({"cells": 10}, {"reach": width, "cells": 40}):
+        with pytest.raises(ValueError, match="are too coarse or too narrow: draws give"):
+            rle.log_norm(**bad)
+    x, cell = grid(3, 6 * width, 90)
+    with torch.no_grad():
+        twin = -(rle.log_shape(x.reshape(-1, 3)).exp().sum() * cell).log()
+    torch.testing.assert_close(rle.log_norm(), twin, rtol=0, atol=0.02)
+
+
+def mixed() -> Mixed:
+    torch.manual_seed(0)
+    return Mixed(RLE(3, flow=RealNVP(3, width=8)), RLE(2, flow=RealNVP(2, width=8))).double()
+
+
+def test_labels_without_depth_give_no_gradient_to_depth() -> None:
+    prediction, target = example()
+    has_depth = torch.tensor([[True], [False], [True], [False]])
+    target[1] = torch.cat([target[1, :, :2], torch.full((5, 1), math.nan, dtype=D64)], -1)
+    likelihood = mixed()
+    torch.manual_seed(3)
+    loss = likelihood(prediction, target, has_depth, torch.tensor([1.0, 1, 1, 0.5, 0], dtype=D64))
+    loss.sum().backward()
+    assert loss.isfinite().all()
+    assert (loss[:, 4] == 0).all()
+    assert prediction.log_sigma is not None
+    for leaf in (prediction.mu.grad, prediction.log_sigma.grad):
+        assert leaf is not None
+        assert leaf.isfinite().all()
+        assert (leaf[[1, 3], :, 2] == 0).all()
+        assert (leaf[[1, 3], :4, :2] != 0).any(-1).all()
+        assert (leaf[[0, 2], :4, 2] != 0).all()
+    torch.manual_seed(3)
+    deep = likelihood.with_depth(Prediction(prediction.mu[::2], prediction.log_sigma[::2]), target[::2])
+    torch.testing.assert_close(loss[::2, 0], deep[:, 0])
+
+
+@pytest.mark.parametrize("depth", [True, False])
+def test_a_batch_of_one_kind_only(depth: bool) -> None:
+    prediction, target = example()
+    loss = mixed()(prediction, target, torch.full((4, 1), depth))
+    assert loss.isfinite().all()
+    assert (loss != 0).all()
+    loss.sum().backward()
+    assert prediction.mu.grad is not None
+    assert prediction.mu.grad.isfinite().all()
+
+
+def test_the_point_of_a_mixed_batch_is_that_of_the_likelihood_it_belongs_to() -> None:
+    """The basic design moves mu by its flow: joints with depth by that of D = 3, the others by that of D = 2."""
+    flows = [RealNVP(3, width=8), RealNVP(2, width=8)]
+    for flow in flows:
+        for parameter in flow.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    likelihood = Mixed(BasicFlow(3, flow=flows[0]), BasicFlow(2, flow=flows[1])).double()
+    prediction, _ = example()
+    has_depth = torch.tensor([True, False, True, True, False])
+    with torch.no_grad():
+        point = likelihood.point(prediction, has_depth)
+        deep = likelihood.with_depth.point(prediction).mu
+        flat = likelihood.without_depth.point(Prediction(prediction.mu[..., :2])).mu
+    assert torch.equal(point.mu[:, has_depth], deep[:, has_depth])
+    assert torch.equal(point.mu[:, ~has_depth, :2], flat[:, ~has_depth])
+    assert torch.equal(point.mu[:, ~has_depth, 2], prediction.mu[:, ~has_depth, 2])
+    assert point.log_sigma is not None
+    assert point.log_sigma.shape == prediction.mu.shape
+    assert not torch.equal(deep, prediction.mu)
+
+
+def spoiled(target: Tensor) -> Tensor:
+    return target.index_fill(0, torch.tensor([2]), math.nan)
+
+
+Changed = tuple[Prediction, Tensor, Tensor]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda p, x, w: (Prediction(p.mu, p.log_sigma[..., :1]), x, w), r"log_sigma: expected \(4, 5, 3\)"),
+        (lambda p, x, w: (p, x[..., :2], w), r"target: expected \(4, 5, 3\), got \(4, 5, 2\)"),
+        (lambda p, x, w: (p, x.long(), w), "target: expected a floating dtype, got torch.int64"),
+        (lambda p, x, w: (p, x.float(), w), "target: expected torch.float64, that of mu, got torch.float32"),
+        (
+            lambda p, x, w: (p, x.index_fill(0, torch.tensor([2]), math.nan), w),
+            r"target: expected finite .* at \[2, 0\]",
+        ),
+        (lambda p, x, w: (p, x.index_fill(0, torch.tensor([2]), math.nan), None), r"target: expected finite labels"),
+        (lambda p, x, w: (p, x, w[:3]), r"weight: expected a shape that broadcasts to \(4, 5\), got \(3, 5\)"),
+        (lambda p, x, w: (p, x, 2 * w), r"weight: expected values in \[0, 1\], got 2 to 2"),
+        (lambda p, x, w: (p, x, w * math.nan), r"weight: expected values in \[0, 1\]"),
+        (lambda p, x, w: (p, x, w.long()), "weight: expected a floating dtype or bool"),
+    ],
+)
+@pytest.mark.parametrize("name", ["rle", "laplace"])
+def test_what_does_not_fit_is_said(name: str, change: Callable[..., Changed], words: str) -> None:
+    prediction, target, weight = change(*example(), torch.ones(4, 5, dtype=D64))
+    with pytest.raises(ValueError, match=words):
+        build_likelihood(LossConfig(name=name)).double()(prediction, target, weight)
+
+
+@pytest.mark.parametrize("name", get_args(LossConfig.model_fields["name"].annotation))
+def test_a_density_is_not_asked_about_what_does_not_fit(name: str) -> None:
+    """Each of these would be a number by broadcasting, of another density."""
+    (prediction, x), likelihood = example(), build_likelihood(LossConfig(name=name)).double()
+    if isinstance(likelihood, ConstantVariance):
+        with pytest.raises(ValueError, match=f"{name}: expected a loss that was trained"):
+            likelihood.log_prob(prediction, x)
+        likelihood.scale.fill_(0.1)
+    elif prediction.log_sigma is not None:
+        narrow = Prediction(prediction.mu, prediction.log_sigma[..., :1])
+        with pytest.raises(ValueError, match=r"log_sigma: expected \(4, 5, 3\), got \(4, 5, 1\)"):
+            likelihood.log_prob(narrow, x)
+        with pytest.raises(ValueError, match=r"log_sigma: expected \(4, 5, 3\), got \(4, 5, 1\)"):
+            likelihood.sample(narrow, 2)
+    for bad in (x[..., :1], x[0], x.float()):
+        with pytest.raises(ValueError, match="x: expected"):
+            likelihood.log_prob(prediction, bad)
+    for dim in (1, 2):
+        with pytest.raises(ValueError, match=rf"mu: expected \(4, 5, {dim}\), got \(4, 5, 3\)"):
+            build_likelihood(LossConfig(name=name), dim).double().sample(prediction, 2)
+
+
+def test_a_weight_of_another_float_dtype_is_taken() -> None:
+    prediction, target = example()
+    for weight in (torch.ones(5), torch.ones(5).half(), torch.ones(5, dtype=torch.bool)):
+        assert torch.equal(Likelihood()(prediction, target, weight), Likelihood()(prediction, target))
+
+
+def test_mixed_labels_need_a_bool() -> None:
+    prediction, target = example()
+    with pytest.raises(ValueError, match=r"has_depth: expected bool, got torch.int64"):
+        mixed()(prediction, target, torch.ones(4, 1, dtype=torch.long))
+
+
+class NoSample(nn.Linear):
+    def log_prob(self, x: Tensor) -> Tensor:
+        return x.sum(-1)
+
+
+class Fixed(Density):
+    def log_prob(self, x: Tensor) -> Tensor:
+        return log_gaussian(x)
+
+
+@pytest.mark.parametrize("kind", [RLE, DLE, BasicFlow, ReferenceRLE])
+def test_a_flow_that_cannot_be_one_is_said(kind: Callable[..., Likelihood]) -> None:
+    for flow, words in (
+        (NoSample(3, 3), "NoSample has no sample"),
+        (Fixed(), "Fixed has no parameters"),
+        (RealNVP(2), r"expected a density on R\^3: .* RealNVP has \(\(2, 2\), \(2,\)\)"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            kind(3, flow=flow)
+    for sizes in ({"couplings": 0}, {"layers": 1}, {"width": 0}):
+        with pytest.raises(ValueError, match="RealNVP: expected"):
+            RealNVP(3, **sizes)
+
+
+def test_an_unknown_base_is_said() -> None:
+    with pytest.raises(ValueError, match="base: expected one of laplace, gaussian, radial, got 'cauchy'"):
+        Likelihood(3, "cauchy")
+    with pytest.raises(ValueError, match="kind: expected one of l1, l2, mpjpe, got 'l3'"):
+        ConstantVariance("l3")
+    for bad in ({"reach": 0.0}, {"cells": 0}):
+        with pytest.raises(ValueError, match="log_norm: expected a reach above 0 and 1 cell or more"):
+            RLE(1).log_norm(**bad)
+
+
+def test_the_five_lines_of_the_readme_run() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    lines = readme.split("## RLE in your project\n\n```python\n")[1].split("```")[0]
+    prediction, target = example()
+    names = {"mu": prediction.mu.float(), "log_sigma": prediction.log_sigma.float(), "target": target.float()}  # type: ignore[union-attr]
+    names["weight"] = torch.ones(4, 5)
+    exec(lines, names)
+    assert names["loss"].isfinite()

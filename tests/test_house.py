@@ -1,0 +1,106 @@
+"""The rooms of the package: which floor each is on, which files it has, and that nothing imports upwards."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "lifting"
+
+# Floors from the ground up; on each, rooms and single files; in a room, its files, each below those that may use it.
+# What stands on one floor does not know each other.
+HOUSE: list[dict[str, list[str]]] = [
+    {
+        "geometry": ["skeleton", "cameras", "crops", "alignment", "h36m"],
+        "command": [],
+        "prediction": [],
+    },
+    {"config": ["sections", "reading"], "checkpoint": [], "metrics": ["pose_errors", "calibration"]},
+    {
+        "likelihood": ["unit_densities", "flow", "scale", "learned"],
+        "datasets": [
+            "pose_checks", "store", "poses",
+            "image_set", "decode", "image_index", "augment", "image_batches",
+        ],
+    },
+    {
+        "models": ["fc", "srnet", "resnet", "integral", "regressor", "pretrained", "reference_weights", "cost"],
+        "sources": ["safe_npz", "asf_amc", "h36m_poses", "annotations", "h36m_images", "mpii_images", "image_readers"],
+        "synthetic": ["motion", "action_scripts", "poses", "rendering", "body_shape", "scenery", "pictures"],
+        "drawing": ["pose_figures", "diagrams"],
+    },
+    {"training": ["objective", "ranks", "engine", "run_options"], "evaluate": [], "series": []},
+    {"lifter": []},
+    {"reports": ["uncertainty", "image_evaluation", "robustness"]},
+    {"single_stage": [], "estimate": []},
+]  # fmt: skip
+FLOOR = {room: number for number, floor in enumerate(HOUSE) for room in floor}
+SHELF = {room: files for floor in HOUSE for room, files in floor.items()}
+
+
+def parts(path: Path) -> tuple[str, str]:
+    """The room of a file and its name there; "" for a file without a room and for a room's own ``__init__``."""
+    room, *name = path.relative_to(PACKAGE).with_suffix("").parts
+    return room, "" if name in ([], ["__init__"]) else ".".join(name)
+
+
+def imports(path: Path) -> set[tuple[str, str]]:
+    """Room and file of everything of this package that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            module = node.module or ""
+            # `from lifting.room import x`: x is a file of the room, or a name of its __init__
+            names = [f"{module}.{alias.name}" for alias in node.names] if module.count(".") < 2 else [module]
+        for name in names:
+            top, _, rest = name.partition(".")
+            if top == "lifting":
+                room, _, file = rest.partition(".")
+                found.add((room, file if file in SHELF.get(room, []) else ""))
+    return found
+
+
+def test_every_file_has_its_place() -> None:
+    modules = {parts(path) for path in PACKAGE.rglob("*.py")} - {("__init__", "")}
+    assert modules == {(room, file) for room, files in SHELF.items() for file in ["", *files]}
+
+
+def test_no_file_imports_upwards() -> None:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        room, file = parts(path)
+        for other, other_file in imports(path):
+            edge = f"{room}.{file} imports {other}.{other_file}"
+            if other != room:
+                assert FLOOR[other] < FLOOR[room], edge
+            elif file:  # a room's __init__ stands above its files
+                assert other_file, f"{edge}: a file does not import its own room"
+                assert SHELF[room].index(other_file) < SHELF[room].index(file), edge
+
+
+def test_no_room_is_the_whole_house() -> None:
+    lines = dict.fromkeys(SHELF, 0)
+    for path in PACKAGE.rglob("*.py"):
+        lines[parts(path)[0]] = lines.get(parts(path)[0], 0) + len(path.read_text().splitlines())
+    room = max(lines, key=lambda room: lines[room])
+    assert lines[room] < 0.16 * sum(lines.values()), f"{room} has outgrown the house: {lines}"
+
+
+def test_the_tests_mirror_the_rooms() -> None:
+    folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and list(path.glob("test_*.py"))}
+    assert folders <= {room for room, files in SHELF.items() if files}
+
+
+def test_print_is_for_command_lines() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        if path.name not in ("command.py", "evaluate.py", "series.py"):
+            calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+            assert not any(isinstance(n.func, ast.Name) and n.func.id == "print" for n in calls), path
+
+
+def test_nothing_runs_at_import() -> None:
+    command = [sys.executable, "-c", "import lifting.series, lifting.lifter, lifting.evaluate, lifting.estimate"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")

@@ -1,0 +1,166 @@
+"""Training: resumable to the last bit, stopped by what is not finite, the same over ranks."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lifting import lifter
+from lifting.checkpoint import load_checkpoint
+from lifting.command import InputError, RunError
+from lifting.config import Config, TrainConfig, load_config
+from lifting.datasets.poses import load_split
+from lifting.geometry.skeleton import H36M17
+from lifting.metrics.pose_errors import joint_errors, pearson
+from lifting.prediction import Prediction
+from lifting.training import engine, objective, ranks
+from lifting.training.engine import learning_rate
+
+ROOT = Path(__file__).parents[2]
+
+
+def trained(small: list[str], folder: Path, *overrides: str) -> dict[str, torch.Tensor]:
+    lifter.train(load_config(overrides=[*small, *overrides]), folder)
+    content = load_checkpoint(folder / "last.pt")
+    return {**content["network"], **{f"likelihood.{k}": v for k, v in content["likelihood"].items()}}
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON")) for line in lines]
+
+
+@pytest.mark.parametrize("loss", ["rle", "l1"])
+def test_two_and_two_epochs_are_four(small: list[str], tmp_path: Path, loss: str) -> None:
+    straight = trained(small, tmp_path / "straight", f"loss.name={loss}", "train.epochs=4", "data.noise_px=3")
+    # The schedule of batch norm knows the last epoch, so a run that is to be stopped is configured whole.
+    config = load_config(overrides=[*small, f"loss.name={loss}", "train.epochs=4", "data.noise_px=3"])
+    folder = tmp_path / "stopped"
+    stop_after(2, config, folder)
+    assert len(rows(folder)) == 2
+    lifter.train(config, folder)
+    resumed = load_checkpoint(folder / "last.pt")
+    for name, weight in resumed["network"].items():
+        assert torch.equal(weight, straight[name]), name
+    drop = {"seconds"}
+    for one, other in zip(rows(folder), rows(tmp_path / "straight"), strict=True):
+        assert {k: v for k, v in one.items() if k not in drop} == {k: v for k, v in other.items() if k not in drop}
+
+
+def stop_after(epochs: int, config: Config, folder: Path) -> None:
+    """Ctrl-C in the middle of the epoch after that many."""
+    seed_everything = ranks.seed_everything
+
+    def interrupted(seed: int, epoch: int) -> None:
+        if epoch == epochs:
+            raise KeyboardInterrupt
+        seed_everything(seed, epoch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranks, "seed_everything", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            lifter.train(config, folder)
+
+
+def test_a_run_learns_and_leaves_its_files(small: list[str], tmp_path: Path) -> None:
+    lifter.train(load_config(overrides=[*small, "train.epochs=12", "train.warmup_steps=5", "train.lr=1e-2"]), tmp_path)
+    assert {p.name.split(".")[0] for p in tmp_path.iterdir()} == {"config", "last", "best", "metrics", "events"}
+    lines = rows(tmp_path)
+    assert [line["epoch"] for line in lines] == list(range(1, 13))
+    config = load_config(tmp_path / "config.yaml")
+    nothing_learned = load_split(config.data, config.data.path, train=False).target.norm(dim=-1).mean().item()
+    assert lines[-1]["mpjpe_mm"] < 0.5 * 1000 * nothing_learned
+    assert {"loss", "lr", "gradient_norm", "sigma_median", "nll", "pa_mpjpe_mm"} <= set(lines[0])
+    best = load_checkpoint(tmp_path / "best.pt")
+    assert best["best_mpjpe_mm"] == min(line["mpjpe_mm"] for line in lines)
+    assert config.train.epochs == 12
+
+
+def test_resuming_drops_lines_after_the_checkpoint(small: list[str], tmp_path: Path) -> None:
+    lifter.train(load_config(overrides=small), tmp_path)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 3, "half": tru')
+    lifter.train(load_config(overrides=[*small, "train.epochs=3"]), tmp_path)
+    assert [line["epoch"] for line in rows(tmp_path)] == [1, 2, 3]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(small: list[str], tmp_path: Path) -> None:
+    lifter.train(load_config(overrides=[*small, "train.epochs=1"]), tmp_path)
+    before = (tmp_path / "last.pt").read_bytes()
+    state = objective.Objective.forward
+    calls = 0
+
+    def poisoned(self: objective.Objective, batch: object) -> tuple[torch.Tensor, torch.Tensor]:
+        nonlocal calls
+        calls += 1
+        loss, sigma = state(self, batch)  # type: ignore[arg-type]
+        return (loss * math.nan if calls == 5 else loss), sigma
+
+    steps = len(load_split(load_config(overrides=small).data, small[0].split("=")[1], train=True)) // 64
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(objective.Objective, "forward", poisoned)
+        with pytest.raises(RunError, match=f"loss nan, gradient norm nan at step {steps + 4};"):
+            lifter.train(load_config(overrides=small), tmp_path)
+    assert (tmp_path / "last.pt").read_bytes() == before
+
+
+def test_a_checkpoint_of_another_model_is_refused(small: list[str], tmp_path: Path) -> None:
+    lifter.train(load_config(overrides=small), tmp_path)
+    with pytest.raises(InputError, match="is of another model"):
+        lifter.train(load_config(overrides=[*small, "model.width=32"]), tmp_path)
+
+
+def test_unusable_device() -> None:
+    with pytest.raises(InputError, match="device: cannot use 'gpu9'"):
+        ranks.start("gpu9")
+
+
+def test_mean_of_mirrored_swaps_sigma_without_a_sign() -> None:
+    mu, sigma = torch.randn(2, 17, 3), torch.rand(2, 17, 3)
+    mirrored_mu = mu[:, list(H36M17.mirror)] * torch.tensor([-1.0, 1, 1])
+    mirrored = Prediction(mirrored_mu, sigma[:, list(H36M17.mirror)].log())
+    mean = engine.mean_of_mirrored(Prediction(mu, sigma.log()), mirrored, H36M17)
+    assert mean.sigma is not None
+    torch.testing.assert_close(mean.mu, mu)
+    torch.testing.assert_close(mean.sigma, sigma)
+
+
+def test_report_of_a_likelihood_agrees_with_its_parts(small: list[str], small_store: Path) -> None:
+    config = load_config(overrides=small)
+    objective = lifter.build_objective(config, H36M17).eval()
+    poses = load_split(config.data, str(small_store), train=False)
+    report, prediction = lifter.evaluate(objective, poses, config)
+    errors = joint_errors(prediction.mu, poses.target)["mpjpe"]
+    assert report["mpjpe_frame_mm"] == pytest.approx(1000 * errors.mean().item(), rel=1e-5)
+    assert prediction.sigma is not None
+    assert report["sigma_error_r"] == pytest.approx(pearson(prediction.sigma.mean(-1)[:, 1:], errors[:, 1:]), abs=1e-5)
+    assert report["nll"] == pytest.approx(-objective.likelihood.log_prob(
+        *objective.free(prediction, poses.target)).mean().item(), rel=1e-5)  # fmt: skip
+
+
+def test_ranks_see_the_same_poses_and_evaluate_alike(small: list[str], tmp_path: Path) -> None:
+    """Two processes under torchrun train together and write one run, scored as one process scores it."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += [str(ROOT / "run_lifting.py"), "train", "--output", str(tmp_path / "run"), *small]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    objective, config = lifter.load(tmp_path / "run" / "last.pt")
+    report, _ = lifter.evaluate(objective, lifter.load_test(config, objective), config)
+    assert rows(tmp_path / "run")[-1]["mpjpe_mm"] == pytest.approx(report["mpjpe_mm"], rel=1e-4)
+    assert len(rows(tmp_path / "run")) == 2
+
+
+def test_learning_rate_falls_an_epoch_or_at_steps() -> None:
+    train = TrainConfig(lr=0.1, lr_decay=0.5, warmup_steps=4)
+    assert [learning_rate(train, 0, step) for step in range(5)] == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1])
+    assert learning_rate(train, 3, 1000) == pytest.approx(0.1 / 8)
+    train = TrainConfig(lr=0.1, lr_decay=0.1, lr_steps=(90, 120), warmup_steps=0)
+    at = {epoch: learning_rate(train, epoch, 10**6) for epoch in (0, 89, 90, 119, 120, 139)}
+    assert at == pytest.approx({0: 0.1, 89: 0.1, 90: 0.01, 119: 0.01, 120: 0.001, 139: 0.001})
