@@ -18,7 +18,7 @@ HOUSE: list[dict[str, list[str]]] = [
     },
     {"config": ["sections", "reading"], "checkpoint": [], "metrics": ["pose_errors", "calibration"]},
     {
-        "likelihood": ["unit_densities", "flow", "scale", "learned", "mixed"],
+        "likelihood": ["unit_densities", "flow", "scale", "learned", "mixed", "build"],
         "datasets": [
             "pose_checks", "store", "poses",
             "image_set", "decode", "image_index", "augment", "image_batches",

@@ -37,7 +37,7 @@ class FCConfig(_Section):
     width: PositiveInt = 1024
     blocks: int = Field(2, ge=0)
     dropout: float = Field(0.25, ge=0, lt=1)
-    sigma: Literal["coordinate", "joint"] = Field("coordinate", description="one sigma a coordinate, or one a joint")
+    sigma: Literal["coordinate", "joint"] = Field("joint", description="one sigma per coordinate, or one per joint")
 
 
 class SRNetConfig(_Section):
@@ -47,7 +47,7 @@ class SRNetConfig(_Section):
     layers: Literal[6, 8] = 6
     recombine: Literal["multiply", "add", "concat"] = Field("multiply", description="see srnet.GroupLayer")
     dropout: float = Field(0.0, ge=0, lt=1)
-    sigma: Literal["coordinate", "joint"] = Field("coordinate", description="one sigma a coordinate, or one a joint")
+    sigma: Literal["coordinate", "joint"] = Field("joint", description="one sigma per coordinate, or one per joint")
 
 
 LifterConfig = FCConfig | SRNetConfig
@@ -86,7 +86,7 @@ class _ImageModelConfig(_Section):
 
 class RegressorConfig(_ImageModelConfig):
     name: Literal["regressor"] = "regressor"
-    sigma: Literal["coordinate", "joint"] = Field("coordinate", description="one sigma a coordinate, or one a joint")
+    sigma: Literal["coordinate", "joint"] = Field("joint", description="one sigma per coordinate, or one per joint")
     input: Literal["imagenet", "reference"] = Field(
         "imagenet", description="how pixels are normalised; reference is the authors' released weights' way"
     )
@@ -112,11 +112,15 @@ class FlowConfig(_Section):
 
 
 class LossConfig(_Section):
+    """The defaults are the recommended form of RLE, those of configs/lifting/fc_rle.yaml."""
+
     name: Literal["rle", "dle", "flow", "rle_reference", "laplace", "gaussian", "radial", "l1", "l2", "mpjpe"] = "rle"
-    base: Literal["laplace", "gaussian", "radial"] = "laplace"
-    beta: float = Field(0.0, ge=0, le=4, description="0 is the paper's; see likelihood.Likelihood")
+    base: Literal["laplace", "gaussian", "radial"] = "radial"
+    beta: float = Field(1.0, ge=0, le=4, description="0 is the paper's; see likelihood.Likelihood")
     normalise: bool = Field(True, description="log s in the training loss of rle; the paper leaves it out")
-    flow_steers_mu: bool = Field(True, description="whether the gradient of rle's flow reaches mu")
+    flow_steers_mu: bool = Field(
+        False, description="whether the gradient of rle's flow reaches mu; it does in the paper"
+    )
     flow: FlowConfig = FlowConfig()
 
 

@@ -1,6 +1,7 @@
-"""Densities on R^D with an exact log-likelihood, learned: RealNVP as RLE uses it, and flows of zuko in its place."""
+"""Learned densities on R^D with an exact log-likelihood: RealNVP as RLE uses it, and zuko's flows in its place."""
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import TypeVar
 
@@ -8,13 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lifting.command import InputError
-from lifting.config import FlowConfig
 from lifting.likelihood.unit_densities import fixed_draws
 
 
 class Density(nn.Module):
-    """What RLE and DLE take for a flow: any module with parameters and these two."""
+    """The flow that RLE and DLE expect: any module with parameters and these two methods."""
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density at x: (..., D) -> (...,)."""
@@ -26,7 +25,7 @@ class Density(nn.Module):
 
 
 class Bijection(Density):
-    """A density that is a map f of the standard normal one: what the basic design takes."""
+    """A density that is an invertible map f of a standard normal: the basic design needs one."""
 
     def forward(self, z: Tensor) -> Tensor:
         """Noise to data: f(z), (..., D)."""
@@ -125,7 +124,7 @@ class _ScaleAndShift(nn.Module):
 
 
 class ZukoFlow(Bijection):
-    """A flow of zuko (the extra ``zuko``) behind the interface of `RealNVP`: an example of how any density plugs in.
+    """A flow of zuko (the extra ``zuko``) with the interface of `RealNVP`: an example of how to plug in any density.
 
     Args:
         kind: ``"nsf"``, neural spline flow (Durkan et al. 2019), splines within [-5, 5]; ``"maf"``, masked
@@ -133,6 +132,9 @@ class ZukoFlow(Bijection):
         dim: D.
         couplings: transforms.
         layers, width: as in `RealNVP`.
+
+    Raises:
+        ModuleNotFoundError: zuko is not installed.
     """
 
     def __init__(self, kind: str, dim: int, couplings: int, layers: int, width: int) -> None:
@@ -142,7 +144,7 @@ class ZukoFlow(Bijection):
         try:
             import zuko
         except ModuleNotFoundError:
-            raise InputError(f"loss.flow.kind: {kind} needs zuko: pip install 'lifting[zuko]'") from None
+            raise ModuleNotFoundError(f"{kind} needs zuko: pip install 'lifting[zuko]'") from None
         family = {"nsf": zuko.flows.NSF, "maf": zuko.flows.MAF}[kind]
         self.flow = family(dim, transforms=couplings, hidden_features=[width] * (layers - 1))
 
@@ -161,6 +163,15 @@ class ZukoFlow(Bijection):
     def sample(self, shape: tuple[int, ...]) -> Tensor:
         drawn: Tensor = self.flow().sample(shape)
         return drawn
+
+
+ROWS = 2**17  # that a flow is given at a time where there can be millions: 32 MiB a hidden layer at a width of 64
+
+
+def by_rows(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """``function`` of (..., D), which is (...,) or (..., D), taken over `ROWS` rows at a time."""
+    parts = [function(rows) for rows in torch.split(x.reshape(-1, x.shape[-1]), ROWS)]
+    return torch.cat(parts).view(*x.shape[:-1], *parts[0].shape[1:])
 
 
 Flow = TypeVar("Flow", bound=Density)
@@ -187,13 +198,3 @@ def checked(flow: Flow, dim: int) -> Flow:
             f"flow: expected a density on R^{dim}: sample((2,)) {(2, dim)}, log_prob of it (2,); {name} has {found}"
         )
     return flow
-
-
-def build_flow(config: FlowConfig, dim: int) -> Bijection:
-    """The flow that a configuration names.
-
-    Raises:
-        InputError: it needs a library that is not there.
-    """
-    sizes = config.model_dump(exclude={"kind"})
-    return RealNVP(dim, **sizes) if config.kind == "realnvp" else ZukoFlow(config.kind, dim, **sizes)

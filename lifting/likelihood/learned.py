@@ -1,28 +1,62 @@
-"""Likelihoods whose shape a flow learns: RLE, and what it is compared with."""
+"""Likelihoods whose shape a flow learns: RLE, and the densities it is compared with."""
 
 import math
+from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lifting.likelihood.flow import Bijection, Density, RealNVP, checked
+from lifting.likelihood.flow import ROWS, Bijection, Density, RealNVP, by_rows, checked
 from lifting.likelihood.scale import Likelihood, check
 from lifting.likelihood.unit_densities import fixed_draws
 from lifting.prediction import Prediction
 
 
-class WithFlow(Likelihood):
-    """A unit density that a flow takes part in: U = shape / integral of shape, ``log_shape`` given by the subclass.
+class Kept:
+    """Constants of a module's weights, computed once for each state of them.
 
-    The integral depends on the flow alone. It is taken by a Riemann sum (App. E).
+    The weights themselves are compared: torch's version counters do not count the steps of its fused Adam.
     """
 
-    rows = 2**17  # that the flow is given at a time where there can be millions
-    q_scale, g_sign = 1.0, 1.0  # in the shape Q is stretched by the one, and G mirrored by the other
+    def __init__(self) -> None:
+        self.weights: list[Tensor] = []
+        self.constants: dict[object, Tensor] = {}
+
+    def get(self, module: nn.Module, name: object, compute: Callable[[], Tensor]) -> Tensor:
+        """What ``compute`` returned under this name for the weights as they are now."""
+        weights = [*module.parameters(), *module.buffers()]
+        if len(weights) != len(self.weights) or not all(map(_same, weights, self.weights)):
+            self.weights, self.constants = [x.detach().clone() for x in weights], {}
+        if name not in self.constants:
+            self.constants[name] = compute()
+        return self.constants[name]
+
+
+def _same(x: Tensor, y: Tensor) -> bool:
+    return x.dtype == y.dtype and x.device == y.device and torch.equal(x, y)
+
+
+class Learned(Likelihood):
+    """A unit density with a flow in it."""
 
     def __init__(self, dim: int, base: str, beta: float, flow: Density | None) -> None:
         super().__init__(dim, base, beta)
         self.flow = RealNVP(dim) if flow is None else checked(flow, dim)
+        self._kept = Kept()
+
+    def _unit_deviation(self, draws: int, like: Tensor) -> Tensor:
+        name = ("deviation", draws, like.dtype, like.device)
+        return self._kept.get(self.flow, name, lambda: super(Learned, self)._unit_deviation(draws, like))
+
+
+class WithFlow(Learned):
+    """A unit density that a flow is a factor of: U = shape / integral of shape, ``log_shape`` given by the subclass.
+
+    The integral depends on the flow alone. It is taken by a Riemann sum (App. E), once for each state of the flow.
+    """
+
+    pools = 8  # of candidates at most, from which `sample` draws
+    q_scale, g_sign = 1.0, 1.0  # the shape has Q stretched by the one, and G mirrored by the other
 
     def log_shape(self, x_bar: Tensor) -> Tensor:
         """log U up to a constant: (..., D) -> (...,)."""
@@ -40,15 +74,14 @@ class WithFlow(Likelihood):
         return x, torch.logaddexp(log_q, self.flow.log_prob(self.g_sign * x)) - math.log(2)
 
     def log_unit(self, x_bar: Tensor) -> Tensor:
-        rows = torch.split(x_bar.reshape(-1, self.dim), self.rows)
-        return torch.cat([self.log_shape(row) for row in rows]).view(x_bar.shape[:-1]) + self.log_norm()
+        return by_rows(self.log_shape, x_bar) + self.log_norm()
 
-    @torch.no_grad()
     def log_norm(self, reach: float = 5.0, cells: int | None = None) -> Tensor:
-        """-log of the integral of the shape (log s, for RLE) by the midpoint rule over [-reach, reach]^D.
+        """-log of the integral of the shape (log s, for RLE) by the midpoint rule over [-reach, reach]^D, a constant.
 
-        The grid is held against an estimate by importance sampling, which knows no grid. Without ``cells`` it is made
-        finer and wider once where it fails; if it fails again, the flow being very narrow, the estimate is returned.
+        The sum is compared with an estimate by importance sampling, which needs no grid. Without ``cells``, where the
+        two differ, the grid is made finer and wider once; if they differ again, which happens with a very narrow flow,
+        the estimate is returned.
 
         Args:
             reach: half the width of the grid, above zero.
@@ -59,6 +92,10 @@ class WithFlow(Likelihood):
         """
         if reach <= 0 or (cells is not None and cells < 1):
             raise ValueError(f"log_norm: expected a reach above 0 and 1 cell or more, got {reach:g}, {cells}")
+        return self._kept.get(self.flow, ("log_norm", reach, cells), lambda: self._log_norm(reach, cells))
+
+    @torch.no_grad()
+    def _log_norm(self, reach: float, cells: int | None) -> Tensor:
         estimate = self._estimate()
         coarse = {1: 4096, 2: 512}.get(self.dim, 64)
         for count, width in [(cells, reach)] if cells else [(coarse, reach), (3 * coarse // 2, 1.2 * reach)]:
@@ -75,7 +112,7 @@ class WithFlow(Likelihood):
         like = next(self.flow.parameters())
         axis = (torch.arange(cells, dtype=like.dtype, device=like.device) + 0.5) * (2 * reach / cells) - reach
         total = like.new_zeros(())
-        for slab in torch.split(axis, max(1, self.rows // cells ** (self.dim - 1))):
+        for slab in torch.split(axis, max(1, ROWS // cells ** (self.dim - 1))):
             x = torch.stack(torch.meshgrid(slab, *[axis] * (self.dim - 1), indexing="ij"), -1)
             total += torch.exp(self.log_shape(x)).sum() * (2 * reach / cells) ** self.dim
         return total
@@ -89,15 +126,20 @@ class WithFlow(Likelihood):
 
     @torch.no_grad()
     def draw_unit(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """Draws of U: a pool of candidates, drawn from again in proportion to U over their own density."""
+        """Draws of U by importance resampling: from a pool of candidates, in proportion to U over their own density.
+
+        A pool has 2^18 candidates; beyond `pools` times as many draws, single values come back.
+        """
         weights_of = next(self.flow.parameters())
         n = math.prod(shape)
-        pools = []
-        for size in [2**18] * (n // 2**18) + [n % 2**18] * (n % 2**18 > 0):
-            pool, log_density = self.draw_near(2**18, weights_of)
-            odds = torch.softmax(torch.cat([self.log_shape(x) for x in torch.split(pool, self.rows)]) - log_density, 0)
-            pools.append(pool[torch.multinomial(odds, size, replacement=True)])
-        return torch.cat(pools).view(*shape, self.dim).to(like)
+        pools = min(self.pools, -(-n // 2**18))
+        drawn = []
+        for pool in range(pools):
+            x, log_density = self.draw_near(2**18, weights_of)
+            odds = torch.softmax(by_rows(self.log_shape, x) - log_density, 0)
+            size = n * (pool + 1) // pools - n * pool // pools
+            drawn.append(x[torch.multinomial(odds, size, replacement=True)])
+        return torch.cat(drawn).view(*shape, self.dim).to(like)
 
 
 class RLE(WithFlow):
@@ -105,19 +147,21 @@ class RLE(WithFlow):
 
     ``nll = sum_d log sigma_d - log Q(x_bar) - log G(x_bar) [- log s]``   (Eq. 8)
 
-    The flow learns how the true density differs from Q. s, which makes U integrate to one, depends on the flow alone.
-    The paper leaves it out of the training loss (Tab. 7). Then the loss gains by making every x_bar small, where Q is
-    at its peak, and the flow narrow: sigma climbs to its ceiling and stops telling anything. With ``normalise`` the
-    training loss has log s too, at the cost of a few rows of the flow: 1 / s = E[G(x)] for x drawn from Q.
-    `log_prob` always has it, but no gradient of it: to train, call the likelihood.
+    The flow learns how the true density differs from Q. s makes U integrate to one and depends on the flow alone. The
+    paper leaves it out of the training loss (Tab. 7). The loss can then be lowered by making every x_bar small, where Q
+    is at its peak, and the flow narrow: sigma climbs to its ceiling and no longer depends on the pose. With
+    ``normalise`` the training loss includes log s, at the cost of a few rows of the flow: 1 / s = E[G(x)] for x drawn
+    from Q. `log_prob` always includes it, but without its gradient: to train, call the likelihood.
+
+    The defaults are the form that this repository recommends (RESULTS.md); `RLE.paper` is the paper's.
 
     Args:
         dim, base, beta: see `Likelihood`.
         flow: a `Density`; RealNVP by default.
-        normalise: whether the training loss has log s.
-        flow_steers_mu: whether the flow's gradient reaches mu. The flow learns tails that are heavier than Q's, and
-            likelihood then gives hard samples up, which the mean error does not forgive. Without it mu follows Q
-            alone; sigma and the flow follow the whole density either way.
+        normalise: whether the training loss includes log s.
+        flow_steers_mu: whether the flow's gradient reaches mu. The flow learns tails heavier than Q's; with them the
+            likelihood gives up on hard samples, which raises the mean error. Without it mu follows Q alone; sigma and
+            the flow follow the whole density either way.
     """
 
     draws = 2048  # from Q, for the estimate of s in training
@@ -125,15 +169,20 @@ class RLE(WithFlow):
     def __init__(
         self,
         dim: int = 3,
-        base: str = "laplace",
-        beta: float = 0.0,
+        base: str = "radial",
+        beta: float = 1.0,
         flow: Density | None = None,
         normalise: bool = True,
-        flow_steers_mu: bool = True,
+        flow_steers_mu: bool = False,
     ) -> None:
         super().__init__(dim, base, beta, flow)
         self.normalise = normalise
         self.flow_steers_mu = flow_steers_mu
+
+    @classmethod
+    def paper(cls, dim: int = 3, flow: Density | None = None) -> "RLE":
+        """The paper's form: a Laplace Q, no log s in training, and the gradient of the whole loss on mu."""
+        return cls(dim, "laplace", 0.0, flow, normalise=False, flow_steers_mu=True)
 
     def _log_unit(self, x_bar: Tensor, x_bar_still: Tensor) -> Tensor:
         log_q = self.log_q(x_bar)
@@ -150,13 +199,13 @@ class RLE(WithFlow):
 
 
 class ReferenceRLE(WithFlow):
-    """The loss of the authors' public code, which is not Eq. 8, so that its results and weights can be compared.
+    """The loss of the authors' public code, which is not Eq. 8: for comparing results and for their weights.
 
     ``loss = sum_d (2 log sigma_d + |x_d - mu_d| / (sqrt(2) sigma_d) - log G(-x_bar)) + D log sqrt(2 pi)``
 
-    (`rlepose/models/losses.py` and `regression_nf_3d.py` of res-loglikelihood-regression.) Three differences: log sigma
-    counts twice, log G counts once a coordinate by a broadcast, and its Laplace integrates to 2 / sqrt(pi). As a
-    density over x it has a mass that depends on sigma; `log_prob` is that of its shape, normalised as a unit density.
+    (`rlepose/models/losses.py` and `regression_nf_3d.py` of res-loglikelihood-regression.) It differs from Eq. 8 in
+    three ways: log sigma counts twice, a broadcast counts log G once per coordinate, and its Laplace density integrates
+    to 2 / sqrt(pi). As a density over x its mass depends on sigma; `log_prob` normalises its shape as a unit density.
     """
 
     q_scale, g_sign = math.sqrt(2), -1.0
@@ -164,62 +213,61 @@ class ReferenceRLE(WithFlow):
     def __init__(self, dim: int = 3, flow: Density | None = None) -> None:
         super().__init__(dim, "laplace", 0.0, flow)
 
-    def _loss(self, mu_ND: Tensor, log_sigma_ND: Tensor, target_ND: Tensor) -> Tensor:
-        x_bar = (target_ND - mu_ND) * torch.exp(-log_sigma_ND)
-        return 2 * log_sigma_ND.sum(-1) - self.log_shape(x_bar) + self.dim / 2 * math.log(2 * math.pi)
+    def _loss(self, mu: Tensor, log_sigma: Tensor, target: Tensor, visible: Tensor | None = None) -> Tensor:
+        x_bar = (target - mu) * torch.exp(-log_sigma)
+        return 2 * log_sigma.sum(-1) - self.log_shape(x_bar) + self.dim / 2 * math.log(2 * math.pi)
 
     def log_shape(self, x_bar: Tensor) -> Tensor:
         return self.dim * self.flow.log_prob(-x_bar) - x_bar.abs().sum(-1) / math.sqrt(2)
 
 
-class DLE(Likelihood):
+class DLE(Learned):
     """Direct likelihood estimation: the flow is the unit density, U = G.
 
     ``nll = sum_d log sigma_d - log G(x_bar)``   (Eq. 5)
     """
 
-    def __init__(self, dim: int = 3, beta: float = 0.0, flow: Density | None = None) -> None:
-        super().__init__(dim, beta=beta)
-        self.flow = RealNVP(dim) if flow is None else checked(flow, dim)
+    def __init__(self, dim: int = 3, beta: float = 1.0, flow: Density | None = None) -> None:
+        super().__init__(dim, "gaussian", beta, flow)
 
     def log_unit(self, x_bar: Tensor) -> Tensor:
-        return self.flow.log_prob(x_bar)
+        return by_rows(self.flow.log_prob, x_bar)
 
     def draw_unit(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
         return self.flow.sample(shape).to(like)
 
 
-class BasicFlow(Likelihood):
-    """The basic design: the flow f carries a normal density at mu with scale sigma to that of the joint.
+class BasicFlow(Learned):
+    """The basic design: the flow f maps a normal density at mu with scale sigma to that of the joint.
 
     ``nll = -log N(f^-1(x); mu, sigma) - log |det df^-1/dx|``   (Eq. 4)
 
-    mu lives before the flow, so the place that is predicted is f(mu) (`point`) and the flow stays at test time. With
-    the shape of the density tied to where the joint is, the flow learns where joints are, not how predictions err.
-    `log_prob` and `sample` take predictions as `point` returns them.
+    mu lives before the flow, so the predicted position is f(mu) (`point`) and the flow is needed at test time. Because
+    the shape of the density depends on the position of the joint, the flow learns where joints are, not how predictions
+    err. `log_prob` and `sample` take predictions as `point` returns them.
     """
 
-    def __init__(self, dim: int = 3, beta: float = 0.0, flow: Bijection | None = None) -> None:
-        super().__init__(dim, "gaussian", beta)
-        self.flow = RealNVP(dim) if flow is None else checked(flow, dim)
+    flow: Bijection
 
-    def _loss(self, mu_ND: Tensor, log_sigma_ND: Tensor, target_ND: Tensor) -> Tensor:
-        z, log_det = self.flow.inverse(target_ND)
-        return super()._loss(mu_ND, log_sigma_ND, z) - log_det
+    def __init__(self, dim: int = 3, beta: float = 1.0, flow: Bijection | None = None) -> None:
+        super().__init__(dim, "gaussian", beta, flow)
+
+    def _loss(self, mu: Tensor, log_sigma: Tensor, target: Tensor, visible: Tensor | None = None) -> Tensor:
+        z, log_det = self.flow.inverse(target)
+        return super()._loss(mu, log_sigma, z, visible) - log_det
 
     def point(self, prediction: Prediction) -> Prediction:
-        return Prediction(self.flow(prediction.mu), prediction.log_sigma)
+        return Prediction(by_rows(self.flow, prediction.mu), prediction.log_sigma)
 
     def log_prob(self, prediction: Prediction, x: Tensor) -> Tensor:
-        return super().log_prob(prediction, x) + self.flow.inverse(x)[1]
+        return super().log_prob(prediction, x) + by_rows(lambda rows: self.flow.inverse(rows)[1], x)
 
     def standardise(self, prediction: Prediction, x: Tensor) -> Tensor:
         check(self.dim, mu=self._scaled(prediction)[0], x=x)
-        return super().standardise(self._before(prediction), self.flow.inverse(x)[0])
+        return super().standardise(self._before(prediction), self._to_noise(x))
 
     def sample(self, prediction: Prediction, n: int) -> Tensor:
-        drawn: Tensor = self.flow(super().sample(self._before(prediction), n))
-        return drawn
+        return by_rows(self.flow, super().sample(self._before(prediction), n))
 
     @torch.no_grad()
     def deviation(self, prediction: Prediction, draws: int = 2**8) -> Tensor:
@@ -231,4 +279,7 @@ class BasicFlow(Likelihood):
 
     def _before(self, prediction: Prediction) -> Prediction:
         mu, log_sigma = self._scaled(prediction)
-        return Prediction(self.flow.inverse(mu)[0], log_sigma)
+        return Prediction(self._to_noise(mu), log_sigma)
+
+    def _to_noise(self, x: Tensor) -> Tensor:
+        return by_rows(lambda rows: self.flow.inverse(rows)[0], x)

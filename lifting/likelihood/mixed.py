@@ -8,10 +8,9 @@ from lifting.prediction import Prediction
 
 
 class Mixed(nn.Module):
-    """Samples with depth by one likelihood, samples without (MPII) by another, on (u, v) alone.
+    """One likelihood for joints whose depth is labelled, and another on (u, v) alone for the others (MPII).
 
-    A joint without depth gives neither a value nor a gradient to anything of the third coordinate, whatever its label
-    holds there.
+    A joint without depth contributes neither a value nor a gradient to the third coordinate, whatever its label holds.
 
     Args:
         with_depth: D = 3.
@@ -41,7 +40,7 @@ class Mixed(nn.Module):
         return deep + shallow
 
     def point(self, prediction: Prediction, has_depth: Tensor) -> Prediction:
-        """What stands for the density where one place is asked for, see `Likelihood.point`.
+        """The single position that stands for the density, see `Likelihood.point`.
 
         Args:
             has_depth: (J,) or (B, J) bool; the depth of the others stays as it is.

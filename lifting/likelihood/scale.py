@@ -1,4 +1,4 @@
-"""Likelihoods of a fixed shape, with a learned scale or one for all, and what every likelihood is called with."""
+"""Likelihoods of a fixed shape, with a learned scale or one for all, and the checks that every likelihood makes."""
 
 from collections.abc import Callable
 
@@ -10,27 +10,30 @@ from lifting.prediction import Prediction
 
 
 class Likelihood(nn.Module):
-    """Densities with a learned scale: the error x - mu is sigma times a draw of a fixed or learned unit density U.
+    """Densities with a learned scale: the error x - mu is sigma times a draw of a unit density U, fixed or learned.
 
     ``nll = sum_d log sigma_d - log U(x_bar)``   (Eq. 2), here with U = Q.
 
     Args:
         dim: D.
-        base: Q, ``"laplace"`` or ``"gaussian"``, products over the coordinates, or ``"radial"``.
-        beta: in training the gradient that reaches mu is multiplied by sigma^beta over its mean (sigma itself and the
-            flow always follow the plain likelihood). 0 is the paper's form: the gradient on mu goes with 1 / sigma, so
-            that what the network is sure of dominates (Seitzer et al., "On the Pitfalls of Heteroscedastic Uncertainty
-            Estimation", ICLR 2022, who weight the whole term). 1 gives every coordinate its say; 2 is the natural
-            gradient, for the Fisher information about mu goes with 1 / sigma^2.
+        base: Q. ``"radial"`` depends on the length of x_bar alone; ``"laplace"`` and ``"gaussian"`` are products over
+            the coordinates.
+        beta: in training the gradient that reaches mu is multiplied by sigma^beta and divided by the mean of that.
+            Sigma and the flow always follow the plain likelihood. 0 is the paper's form: the gradient on mu is
+            proportional to 1 / sigma, so joints with a small sigma dominate (Seitzer et al., "On the Pitfalls of
+            Heteroscedastic Uncertainty Estimation", ICLR 2022, who weight the whole term). 1 gives all coordinates the
+            same influence. 2 is the natural gradient, because the Fisher information about mu is proportional to
+            1 / sigma^2.
 
     Raises:
-        ValueError: when called with shapes or dtypes that do not fit, with a label that is not finite where its weight
-            is above zero, or with a weight outside [0, 1].
+        ValueError: when called with shapes or dtypes that do not fit; where the weight is above zero, with a label that
+            is not finite or a log sigma of -inf; with a weight outside [0, 1]. Values are looked at in every call on a
+            CPU, and elsewhere in the first call alone, since each look waits for the device.
     """
 
     has_sigma = True
 
-    def __init__(self, dim: int = 3, base: str = "laplace", beta: float = 0.0) -> None:
+    def __init__(self, dim: int = 3, base: str = "radial", beta: float = 1.0) -> None:
         super().__init__()
         if base not in BASES:
             raise ValueError(f"base: expected one of {', '.join(BASES)}, got {base!r}")
@@ -38,37 +41,71 @@ class Likelihood(nn.Module):
         self.base = base
         self.log_q, self.draw_q = BASES[base]
         self.beta = beta
+        self._has_looked = False
 
     def forward(self, prediction: Prediction, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Training loss of each joint, (B, J)."""
+        """Training loss of each joint, (B, J).
+
+        Args:
+            prediction: mu and log_sigma, (B, J, D).
+            target: (B, J, D), in the units of mu; anything where the weight is zero.
+            weight: in [0, 1], a factor for the loss of each joint, of shape (B, J), (B, 1), (1, J) or ().
+        """
         log_sigma = prediction.log_sigma
         if log_sigma is None:
             raise ValueError(f"{type(self).__name__}: expected a prediction with sigma, got one without")
-        return weigh(self._loss, weight, mu=prediction.mu, log_sigma=log_sigma, target=target, dim=self.dim)
+        return self._weighted(self._loss, weight, mu=prediction.mu, log_sigma=log_sigma, target=target)
 
-    def _loss(self, mu_ND: Tensor, log_sigma_ND: Tensor, target_ND: Tensor) -> Tensor:
-        mu_ND = self._paced(mu_ND, log_sigma_ND)
-        x_bar = (target_ND - mu_ND) * torch.exp(-log_sigma_ND)
-        x_bar_still = (target_ND - mu_ND.detach()) * torch.exp(-log_sigma_ND)
-        return log_sigma_ND.sum(-1) - self._log_unit(x_bar, x_bar_still)
+    def _weighted(self, loss: Callable[..., Tensor], weight: Tensor | None, **tensors_BJD: Tensor) -> Tensor:
+        """``loss`` of the joints times their weight, (B, J); zero, with no gradient, where the weight is zero.
 
-    def _paced(self, mu_ND: Tensor, log_sigma_ND: Tensor) -> Tensor:
-        """The value of mu; its gradient times sigma^beta over the mean of that."""
+        A joint of weight zero is masked before the loss: NaN times 0 is NaN. Masks keep every shape, so that nothing
+        waits for the device.
+        """
+        check(self.dim, **tensors_BJD)
+        shape = tensors_BJD["target"].shape[:-1]
+        if weight is not None:
+            weight = _expanded(weight, shape)
+        if not torch.compiler.is_compiling() and self._looks(tensors_BJD["target"]):
+            _check_values(weight, **tensors_BJD)
+        if weight is None:
+            return loss(**tensors_BJD)
+        visible = weight > 0
+        values = loss(
+            visible=visible, **{name: torch.where(visible[..., None], x, 0) for name, x in tensors_BJD.items()}
+        )
+        return torch.where(visible, values * weight.to(values.dtype), 0)
+
+    def _looks(self, target: Tensor) -> bool:
+        """Whether this call checks values."""
+        first, self._has_looked = not self._has_looked, True
+        return target.device.type == "cpu" or (first and not target.is_meta)
+
+    def _loss(self, mu: Tensor, log_sigma: Tensor, target: Tensor, visible: Tensor | None = None) -> Tensor:
+        """The loss of each joint, (B, J), of (B, J, D) that are finite; (B, J) bool ``visible`` says which count."""
+        mu = self._paced(mu, log_sigma, visible)
+        x_bar = (target - mu) * torch.exp(-log_sigma)
+        x_bar_still = (target - mu.detach()) * torch.exp(-log_sigma)
+        return log_sigma.sum(-1) - self._log_unit(x_bar, x_bar_still)
+
+    def _paced(self, mu: Tensor, log_sigma: Tensor, visible: Tensor | None) -> Tensor:
+        """mu, whose gradient is multiplied by sigma^beta over the mean of that."""
         if not self.beta:
-            return mu_ND
-        share = torch.exp(self.beta * log_sigma_ND.detach())
-        return mu_ND.detach() + share / share.mean() * (mu_ND - mu_ND.detach())
+            return mu
+        share = torch.exp(self.beta * log_sigma.detach())
+        mean = _mean(share, visible).clamp(min=torch.finfo(share.dtype).tiny)  # 0 in a batch without labels
+        return mu.detach() + share / mean * (mu - mu.detach())
 
     def _log_unit(self, x_bar: Tensor, x_bar_still: Tensor) -> Tensor:
         """log U as training uses it: (..., D) twice, the second without a gradient to mu, -> (...,)."""
         return self.log_unit(x_bar)
 
     def point(self, prediction: Prediction) -> Prediction:
-        """What stands for the density where one place is asked for: the prediction as it is."""
+        """The single position that stands for the density: the prediction as it is."""
         return prediction
 
     def log_prob(self, prediction: Prediction, x: Tensor) -> Tensor:
-        """Log-density of each joint at x (B, J, D), normalised: (B, J). A joint known exactly (sigma = 0) gives NaN.
+        """Log-density of each joint at x (B, J, D), normalised: (B, J). A joint that is known (sigma = 0) gives NaN.
 
         Raises:
             ValueError: shapes or dtypes that do not fit.
@@ -76,7 +113,7 @@ class Likelihood(nn.Module):
         return self.log_unit(self.standardise(prediction, x)) - self._scaled(prediction)[1].sum(-1)
 
     def standardise(self, prediction: Prediction, x: Tensor) -> Tensor:
-        """x_bar of x, (B, J, D): a draw of U, were the prediction's density that of x."""
+        """x_bar = (x - mu) / sigma, (B, J, D). It follows U if x follows the density that was predicted."""
         mu, log_sigma = self._scaled(prediction)
         check(self.dim, mu=mu, x=x)
         return (x - mu) * torch.exp(-log_sigma)
@@ -99,10 +136,14 @@ class Likelihood(nn.Module):
 
     @torch.no_grad()
     def deviation(self, prediction: Prediction, draws: int = 2**15) -> Tensor:
-        """Root mean square distance from mu in each coordinate, (B, J, D): sigma times that of U, from draws of it."""
+        """Root mean square distance from mu in each coordinate, (B, J, D): sigma times that of ``draws`` from U."""
         mu, log_sigma = self._scaled(prediction)
-        with fixed_draws(mu.device):
-            return log_sigma.exp() * self.draw_unit((draws,), mu).square().mean(0).sqrt()
+        return log_sigma.exp() * self._unit_deviation(draws, mu)
+
+    def _unit_deviation(self, draws: int, like: Tensor) -> Tensor:
+        """(D,), always from the same draws."""
+        with fixed_draws(like.device):
+            return self.draw_unit((draws,), like).square().mean(0).sqrt()
 
     def draw_unit(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """Draws of U, (*shape, D), with the dtype and device of ``like``."""
@@ -110,11 +151,11 @@ class Likelihood(nn.Module):
 
 
 class ConstantVariance(Likelihood):
-    """Losses whose scale is the same for every pose (section 3.1): a distance between mu and the target.
+    """Losses with one scale for all poses (section 3.1): a distance between mu and the target.
 
     ``l1``: sum_d |x_d - mu_d|, a Laplace density; ``l2``: sum_d (x_d - mu_d)^2, a Gaussian; ``mpjpe``: the Euclidean
-    distance, a radial Laplace density. Constant factors and terms do not move the optimum and are left out of the
-    loss; `log_prob` and `sample` have them, at the scale of highest likelihood (a running mean over training batches).
+    distance, a radial Laplace density. The loss leaves out constant factors and terms, which do not move the optimum.
+    `log_prob` and `sample` include them, at the scale of highest likelihood, a running mean over training batches.
     """
 
     has_sigma = False
@@ -129,21 +170,22 @@ class ConstantVariance(Likelihood):
         self.register_buffer("scale", torch.zeros(()))
 
     def forward(self, prediction: Prediction, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        return weigh(self._distance, weight, mu=prediction.mu, target=target, dim=self.dim)
+        return self._weighted(self._distance, weight, mu=prediction.mu, target=target)
 
-    def _distance(self, mu_ND: Tensor, target_ND: Tensor) -> Tensor:
-        error = target_ND - mu_ND
+    def _distance(self, mu: Tensor, target: Tensor, visible: Tensor | None = None) -> Tensor:
+        error = target - mu
         if self.kind == "l1":
             distance = error.abs().sum(-1)
         elif self.kind == "l2":
             distance = error.square().sum(-1)
         else:
             distance = torch.linalg.vector_norm(error, dim=-1)
-        if self.training and distance.numel():
+        if self.training:
             with torch.no_grad():
-                best = distance.mean() / self.dim
-                best = best.sqrt() if self.kind == "l2" else best
-                self.scale.copy_(torch.where(self.scale > 0, self.scale.lerp(best.to(self.scale), 0.02), best))
+                best = _mean(distance, visible) / self.dim
+                best = (best.sqrt() if self.kind == "l2" else best).to(self.scale)
+                moved = torch.where(self.scale > 0, self.scale.lerp(best, 0.02), best)
+                self.scale.copy_(torch.where(best > 0, moved, self.scale))  # a batch without labels says nothing
         return distance
 
     def _scaled(self, prediction: Prediction) -> tuple[Tensor, Tensor]:
@@ -151,33 +193,6 @@ class ConstantVariance(Likelihood):
         if not self.scale > 0:
             raise ValueError(f"{self.kind}: expected a loss that was trained, which sets the density's scale")
         return prediction.mu, self.scale.log().to(prediction.mu).expand_as(prediction.mu)
-
-
-def weigh(loss: Callable[..., Tensor], weight: Tensor | None, *, dim: int, **tensors_BJD: Tensor) -> Tensor:
-    """``loss`` of the joints (rows of D) that ``weight`` lets in, times their weight, zero elsewhere: (B, J)."""
-    check(dim, **tensors_BJD)
-    target = tensors_BJD["target"]
-    if weight is None:
-        _check_finite(target)
-        return loss(*tensors_BJD.values())
-    shape = target.shape[:-1]
-    try:
-        weight = weight.expand(shape)
-    except RuntimeError:
-        raise ValueError(
-            f"weight: expected a shape that broadcasts to {tuple(shape)}, got {tuple(weight.shape)}"
-        ) from None
-    if weight.dtype != torch.bool and not weight.is_floating_point():
-        raise ValueError(f"weight: expected a floating dtype or bool, got {weight.dtype}")
-    if not ((weight >= 0) & (weight <= 1)).all():
-        raise ValueError(f"weight: expected values in [0, 1], got {weight.min():g} to {weight.max():g}")
-    visible = weight > 0
-    seen = [x[visible] for x in tensors_BJD.values()]
-    _check_finite(target, visible)
-    values = loss(*seen)
-    return torch.zeros(shape, dtype=values.dtype, device=values.device).masked_scatter(
-        visible, values * weight[visible].to(values.dtype)
-    )
 
 
 def check(dim: int, **tensors_BJD: Tensor) -> None:
@@ -193,14 +208,43 @@ def check(dim: int, **tensors_BJD: Tensor) -> None:
             raise ValueError(f"{name}: expected {like.dtype}, that of {first}, got {x.dtype}")
 
 
-def _check_finite(target: Tensor, visible: Tensor | None = None) -> None:
-    if torch.compiler.is_compiling():
-        return
-    bad = ~target.isfinite().all(-1)
-    bad = bad if visible is None else bad & visible
+def _expanded(weight: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """``weight`` as (B, J)."""
+    if weight.dtype != torch.bool and not weight.is_floating_point():
+        raise ValueError(f"weight: expected a floating dtype or bool, got {weight.dtype}")
+    # One axis could mean samples or joints: where B = J, broadcasting would pick the joints in silence.
+    fits = weight.ndim == len(shape) and all(
+        side in (1, whole) for side, whole in zip(weight.shape, shape, strict=True)
+    )
+    if not fits and weight.ndim:
+        raise ValueError(f"weight: expected {tuple(shape)}, or 1 in place of a side, got {tuple(weight.shape)}")
+    return weight.expand(shape)
+
+
+def _check_values(weight: Tensor | None, *, target: Tensor, log_sigma: Tensor | None = None, mu: Tensor) -> None:
+    """ValueError unless weights are in [0, 1], and labels and log sigma finite where they are above zero."""
+    if weight is not None and not ((weight >= 0) & (weight <= 1)).all():
+        raise ValueError(f"weight: expected values in [0, 1], got {weight.min():g} to {weight.max():g}")
+    seen = True if weight is None else weight > 0
+    bad = ~target.isfinite().all(-1) & seen
     if bad.any():
         first = bad.nonzero()[0].tolist()
         raise ValueError(
             f"target: expected finite labels where the weight is not zero, got {target[tuple(first)].tolist()} at "
             f"[{', '.join(map(str, first))}], one of {int(bad.sum())}"
         )
+    if log_sigma is not None and (known := (log_sigma.isneginf().any(-1) & seen)).any():
+        joint = int(known.nonzero()[0, -1])
+        raise ValueError(
+            f"log_sigma: expected finite values where the weight is not zero, got -inf at joint {joint}: a root that is"
+            " known exactly has no density; give it weight 0, or train with training.objective.Objective, which leaves"
+            " it out"
+        )
+
+
+def _mean(x: Tensor, visible: Tensor | None) -> Tensor:
+    """The mean of (B, J) or (B, J, D) over the joints that count; 0 if none does."""
+    if visible is None:
+        return x.mean()
+    mask = visible if x.ndim == visible.ndim else visible[..., None].expand_as(x)
+    return torch.where(mask, x, 0).sum() / mask.sum().clamp(min=1)

@@ -1,4 +1,4 @@
-"""Unit densities on R^D that need no learning: their logarithm, (..., D) -> (...,), and how to draw from them."""
+"""Fixed unit densities on R^D: their logarithm, (..., D) -> (...,), and draws from them."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -50,13 +50,19 @@ def draw_radial(shape: tuple[int, ...], like: Tensor) -> Tensor:
 
 @contextmanager
 def fixed_draws(device: torch.device) -> Iterator[None]:
-    """What is drawn inside on this device is the same every time, and nobody else's draws are changed."""
-    on_gpu = device.type == "cuda"  # others are left alone: to save their state would start them
-    with torch.random.fork_rng([device] if on_gpu else []):
-        torch.default_generator.manual_seed(0)
-        if on_gpu:
-            torch.cuda.manual_seed(0)
+    """Inside, draws on the CPU and on this device are the same every time; afterwards nobody's draws have changed."""
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        generators.append(torch.cuda.default_generators[index])
+    states = [generator.get_state() for generator in generators]
+    try:
+        for generator in generators:
+            generator.manual_seed(0)
         yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
 
 
 BASES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[tuple[int, ...], Tensor], Tensor]]] = {

@@ -34,7 +34,7 @@ class FCBaseline(nn.Module):
         blocks: int = 2,
         dropout: float = 0.25,
         with_sigma: bool = True,
-        sigma: str = "coordinate",
+        sigma: str = "joint",
         root: int | None = 0,
     ) -> None:
         super().__init__()

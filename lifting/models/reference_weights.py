@@ -151,5 +151,5 @@ def _modules(state: dict[str, Tensor], where: str) -> tuple[Regressor, Mixed]:
     if kind not in kinds:
         raise InputError(f"{where}: preact: expected one of {', '.join(RESNETS)}, got stages of {blocks} blocks")
     joints = rows("fc_coord.linear.weight") // 3
-    network = Regressor(kinds[kind], rows("preact.conv1.weight"), joints, input="reference")
+    network = Regressor(kinds[kind], rows("preact.conv1.weight"), joints, sigma="coordinate", input="reference")
     return network, Mixed(ReferenceRLE(3, flow(3, "flow3d.")), ReferenceRLE(2, flow(2, "flow2d.")))

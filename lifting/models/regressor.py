@@ -40,7 +40,7 @@ class Regressor(nn.Module):
         width: int = 64,
         joints: int = 18,
         with_sigma: bool = True,
-        sigma: str = "coordinate",
+        sigma: str = "joint",
         input: str = "imagenet",
         heatmaps: bool = False,
         root: int = 0,

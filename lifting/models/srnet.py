@@ -54,7 +54,7 @@ class SRNet(nn.Module):
         recombine: str = "multiply",
         dropout: float = 0.0,
         with_sigma: bool = True,
-        sigma: str = "coordinate",
+        sigma: str = "joint",
     ) -> None:
         super().__init__()
         if joints != 17 or groups not in GROUPS or layers < 4 or layers % 2:

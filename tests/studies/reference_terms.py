@@ -16,8 +16,8 @@ from torch import Tensor
 from lifting import lifter
 from lifting.command import run_command
 from lifting.config import LossConfig, load_config
-from lifting.likelihood import RLE
-from lifting.likelihood.flow import Density, build_flow
+from lifting.likelihood import RLE, build_flow
+from lifting.likelihood.flow import Density
 from lifting.series import ROOT
 
 # How often log sigma and log G count.
@@ -28,11 +28,11 @@ class Counted(RLE):
     """``loss = sum_d n log sigma_d - log Q(x_bar) - m log G(x_bar)``."""
 
     def __init__(self, flow: Density, sigmas: int, flows: int) -> None:
-        super().__init__(3, "laplace", flow=flow, normalise=False)
+        super().__init__(3, "laplace", 0.0, flow, normalise=False, flow_steers_mu=True)
         self.sigmas, self.flows = sigmas, flows
 
-    def _loss(self, mu_ND: Tensor, log_sigma_ND: Tensor, target_ND: Tensor) -> Tensor:
-        return super()._loss(mu_ND, log_sigma_ND, target_ND) + (self.sigmas - 1) * log_sigma_ND.sum(-1)
+    def _loss(self, mu: Tensor, log_sigma: Tensor, target: Tensor, visible: Tensor | None = None) -> Tensor:
+        return super()._loss(mu, log_sigma, target, visible) + (self.sigmas - 1) * log_sigma.sum(-1)
 
     def _log_unit(self, x_bar: Tensor, x_bar_still: Tensor) -> Tensor:
         return self.log_shape(x_bar)

@@ -117,7 +117,7 @@ def test_store_is_cached_and_remade_when_stale_or_broken(
     monkeypatch.setattr(poses, "sequences", two)
     with caplog.at_level(logging.INFO):
         path = poses.synthetic_store(tmp_path / "data")
-    assert path == tmp_path / "data" / "poses.h5"
+    assert path == tmp_path / "data" / "synthetic.h5"
     assert calls == [0]
     assert len(caplog.records) == 1
     assert "synthetic" in caplog.text
@@ -129,7 +129,7 @@ def test_store_is_cached_and_remade_when_stale_or_broken(
     monkeypatch.setattr(poses, "_checksum", lambda seed: "of tomorrow")
     poses.synthetic_store(tmp_path / "data")
     assert calls == [0, 0, 0]
-    assert [p.name for p in path.parent.iterdir()] == ["poses.h5"]
+    assert [p.name for p in path.parent.iterdir()] == ["synthetic.h5"]
 
 
 # Bodies
