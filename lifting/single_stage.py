@@ -241,7 +241,7 @@ def convert(source: Path, output: Path) -> str:
     assert isinstance(flow, RealNVP)
     if network.joints != len(H36M18):
         raise InputError(f"convert: {source}: expected weights of {len(H36M18)} joints, got {network.joints}")
-    model = {"backbone": backbone.name, "width": backbone.width, "input": "reference"}
+    model = {"backbone": backbone.name, "width": backbone.width, "sigma": "coordinate", "input": "reference"}
     loss = {"name": "rle_reference", "flow": flow.sizes}
     config = read_config(SingleStageConfig, base={"model": model, "loss": loss})
     content = {"network": network.state_dict(), "likelihood": likelihood.state_dict()}

@@ -339,7 +339,7 @@ def test_the_references_weights_become_a_checkpoint_and_go_back(
     config = read_config(
         SingleStageConfig,
         overrides=[
-            *("model.backbone=resnet18", "model.width=8", "model.input=reference"),
+            *("model.backbone=resnet18", "model.width=8", "model.input=reference", "model.sigma=coordinate"),
             *("loss.name=rle_reference", "loss.flow.width=32", "loss.flow.couplings=4"),
         ],
     )

@@ -11,12 +11,12 @@ from lifting.models.fc import Dropout, FCBaseline, Head
 
 
 def test_parameter_counts() -> None:
-    """34 -> 1024, two blocks of two, -> 51: 4.29M as in the paper; a second head for sigma."""
+    """34 -> 1024, two blocks of two, -> 51: 4.29M as in the paper; a second head for sigma, one a joint."""
     plain, with_sigma = (
         sum(p.numel() for p in build_lifter(FCConfig(), joints=17, with_sigma=s).parameters()) for s in (False, True)
     )
     assert plain == 4_296_755
-    assert with_sigma == plain + 1024 * 51 + 51
+    assert with_sigma == plain + 1024 * 17 + 17
 
 
 def test_a_new_network_is_modest() -> None:

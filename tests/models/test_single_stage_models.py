@@ -470,7 +470,7 @@ def test_the_layout_goes_both_ways_bit_for_bit(tmp_path: Path) -> None:
 def test_ours_in_the_references_layout() -> None:
     """A network and flows of other sizes than the authors'; heatmaps stay behind."""
     torch.manual_seed(2)
-    network = Regressor("resnet34", 8, joints=5, input="reference", heatmaps=True)
+    network = Regressor("resnet34", 8, joints=5, sigma="coordinate", input="reference", heatmaps=True)
     likelihood = Mixed(ReferenceRLE(3, RealNVP(3, 4, 2, 16)), ReferenceRLE(2, RealNVP(2, 2, 4, 8)))
     network_state, likelihood_state = from_reference(to_reference(network, likelihood))
     assert network_state.keys() == {key for key in network.state_dict() if not key.startswith("heatmap_head")}
@@ -488,7 +488,7 @@ def test_the_depth_is_told_from_the_names(name: str) -> None:
     state |= {"preact.fc.weight": torch.zeros(10, 512), "preact.fc.bias": torch.zeros(10)}
     network_state, _ = from_reference(state)
     with torch.device("meta"):
-        expected = Regressor(name).state_dict()
+        expected = Regressor(name, sigma="coordinate").state_dict()
     assert {key: value.shape for key, value in network_state.items()} == {k: v.shape for k, v in expected.items()}
 
 
@@ -530,13 +530,14 @@ def test_what_the_reference_could_not_use() -> None:
     right = Mixed(ReferenceRLE(3), ReferenceRLE(2))
     with pytest.raises(InputError, match="expected a network with input reference, got imagenet"):
         to_reference(Regressor("resnet18", 8), right)
-    for options in ({"with_sigma": False}, {"sigma": "joint"}):
+    for options in ({"with_sigma": False}, {}):
         network = Regressor("resnet18", 8, input="reference", **options)
         with pytest.raises(InputError, match="expected a network with a sigma for each coordinate"):
             to_reference(network, right)
     loss = LossConfig(name="rle", flow=FlowConfig(width=8))
+    network = Regressor("resnet18", 8, sigma="coordinate", input="reference")
     with pytest.raises(InputError, match=r"expected loss.name rle_reference"):
-        to_reference(Regressor("resnet18", 8, input="reference"), Mixed(build_likelihood(loss), ReferenceRLE(2)))
+        to_reference(network, Mixed(build_likelihood(loss), ReferenceRLE(2)))
 
 
 # Cost
@@ -544,7 +545,7 @@ def test_what_the_reference_could_not_use() -> None:
 
 def test_cost_is_the_papers() -> None:
     """Tab. 8 and 9: 23.8M parameters, which are the network's and both flows', and 5.4 G; 34.3M and 14.1 G."""
-    regressor, integral = Regressor("resnet50").train(), Integral("resnet50")
+    regressor, integral = Regressor("resnet50", sigma="coordinate").train(), Integral("resnet50")
     found = image_model_cost(regressor, 256)
     flows = sum(p.numel() for p in Mixed(ReferenceRLE(3), ReferenceRLE(2)).parameters())
     assert found["parameters"] == 23_729_324
