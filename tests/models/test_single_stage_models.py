@@ -530,8 +530,8 @@ def test_what_the_reference_could_not_use() -> None:
     right = Mixed(ReferenceRLE(3), ReferenceRLE(2))
     with pytest.raises(InputError, match="expected a network with input reference, got imagenet"):
         to_reference(Regressor("resnet18", 8), right)
-    for options in ({"with_sigma": False}, {}):
-        network = Regressor("resnet18", 8, input="reference", **options)
+    for with_sigma in (False, True):
+        network = Regressor("resnet18", 8, input="reference", with_sigma=with_sigma)
         with pytest.raises(InputError, match="expected a network with a sigma for each coordinate"):
             to_reference(network, right)
     loss = LossConfig(name="rle", flow=FlowConfig(width=8))
