@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lifting.command import InputError, existing_file, whole_file
+from lifting.geometry.skeleton import H36M17, H36M18, JOINT_SETS, JointSet
 
 FORMAT = "lifting-checkpoint"
 VERSION = 1
@@ -24,15 +25,29 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Reads a checkpoint onto the CPU without running any code that it may hold.
 
+    The content always has ``joint_set``, the name of the joints that the network predicts. Old checkpoints do not
+    record it: it is h36m17 for a lifter and h36m18 for a single-stage network, whose configuration has ``train_parts``.
+
     Raises:
-        InputError: absent, empty, truncated, not a checkpoint of this package, or of another version.
+        InputError: absent, empty, truncated, not a checkpoint of this package, of another version, or of a joint set
+            that is not known.
     """
     content = read_tensors(path, "checkpoint")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"checkpoint: {path}: expected a checkpoint that this package wrote, got something else")
     if content["version"] != VERSION:
         raise InputError(f"checkpoint: {path}: expected version {VERSION}, got {content['version']}")
+    has_parts = "train_parts" in content.get("config", {}).get("data", {})
+    joint_set = content.setdefault("joint_set", (H36M18 if has_parts else H36M17).name)
+    if joint_set not in JOINT_SETS:
+        raise InputError(f"checkpoint: {path}: expected a joint set of {', '.join(JOINT_SETS)}, got {joint_set!r}")
     return content
+
+
+def expect_joints(content: dict[str, Any], joint_set: JointSet, where: str) -> None:
+    """`InputError`, beginning with ``where``, unless what `load_checkpoint` returned is of these joints."""
+    if content["joint_set"] != joint_set.name:
+        raise InputError(f"{where}: expected a network of the joints {joint_set.name}, got {content['joint_set']}")
 
 
 def read_tensors(path: Path, what: str) -> Any:

@@ -20,6 +20,7 @@ from torch import Tensor
 from lifting.command import InputError, Parser, RunError, existing_file, run_command, whole_file, write_json
 from lifting.datasets.store import PoseStore
 from lifting.geometry.h36m import action_of
+from lifting.metrics.bones import bone_report
 from lifting.metrics.pose_errors import format_report, joint_errors, pose_report
 
 Clip = tuple[str, str, str]  # subject, sequence, camera
@@ -98,7 +99,7 @@ def _stride(path: Path, file: h5py.File) -> int:
 
 
 def score_predictions(path: str | Path, data_path: str | Path, device: str = "cpu") -> dict[str, Any]:
-    """What `pose_errors.pose_report` says of a prediction file, measured against a pose store.
+    """What `pose_errors.pose_report` and `bones.bone_report` say of a prediction file, measured against a pose store.
 
     The roots of both are subtracted. The report has these besides: ``subjects``, ``stride``, and ``n_clips`` of
     ``n_clips_in_data``, the sequences times cameras that were scored and that the data has for those subjects.
@@ -111,7 +112,7 @@ def score_predictions(path: str | Path, data_path: str | Path, device: str = "cp
     names = sorted({action_of(sequence) for _, sequence, _ in predictions})
     errors, actions, moved_roots = [], [], 0
     with PoseStore(data_path) as store:
-        root = store.joint_set.parents.index(-1)
+        root = store.joint_set.root
         for clip, poses in predictions.items():
             target = _target(store, clip, stride)
             prediction = torch.from_numpy(poses)
@@ -122,14 +123,17 @@ def score_predictions(path: str | Path, data_path: str | Path, device: str = "cp
             actions.append(torch.full((len(poses),), names.index(action_of(clip[1]))))
         subjects = [subject for subject in store.subjects if any(subject == clip[0] for clip in predictions)]
         in_data = sum(len(store.sequences(subject)) * len(store.cameras(subject)) for subject in subjects)
-        joints = store.joint_set.joints
+        joint_set = store.joint_set
     if moved_roots:
         _log.info("note: the root was not at zero in %d of %d clips; it was subtracted", moved_roots, len(predictions))
     if len(predictions) < in_data:
         whose = ", ".join(subjects)
         _log.info("note: scored %d of the %d clips that the data has of %s", len(predictions), in_data, whose)
     together = {name: torch.cat([clip_errors[name] for clip_errors in errors]) for name in errors[0]}
-    report = pose_report(together, torch.cat(actions), names, joints)
+    report = pose_report(together, torch.cat(actions), names, joint_set.joints)
+    frames = torch.tensor([len(poses) for poses in predictions.values()])
+    every = torch.from_numpy(np.concatenate(list(predictions.values())))
+    report |= bone_report(every, joint_set, torch.repeat_interleave(frames))
     scope = {"subjects": subjects, "stride": stride, "n_clips": len(predictions), "n_clips_in_data": in_data}
     return {**report, **scope}
 

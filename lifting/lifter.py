@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 from lifting.checkpoint import load_checkpoint, load_weights
+from lifting.command import InputError
 from lifting.config import Config, read_trained
-from lifting.datasets.poses import PoseBatches, PoseSet, load_split
+from lifting.datasets.poses import PoseBatches, PoseSet, load_split, trained_on
+from lifting.datasets.recordings import refuse_shared, warn_of_shared
 from lifting.datasets.store import PoseStore
 from lifting.drawing.pose_figures import DrawnPose, draw_poses
 from lifting.evaluate import write_predictions
 from lifting.geometry.cameras import denormalise_screen
-from lifting.geometry.skeleton import H36M17, JointSet
+from lifting.geometry.skeleton import JOINT_SETS, JointSet
 from lifting.likelihood import build_likelihood
 from lifting.likelihood.flow import Density
 from lifting.metrics.pose_errors import joint_errors, rare_report, rareness
@@ -32,10 +34,10 @@ RARE_STRIDE = 10  # rare are test poses far from every 10th frame of the trainin
 
 
 def build_objective(config: Config, joint_set: JointSet) -> Objective:
-    """Network and likelihood as configured, new."""
+    """Network and likelihood as configured, new, for these joints."""
     likelihood = build_likelihood(config.loss)
-    network = build_lifter(config.model, joints=len(joint_set), with_sigma=likelihood.has_sigma)
-    return Objective(network, likelihood, known=(joint_set.parents.index(-1),))
+    network = build_lifter(config.model, joint_set, with_sigma=likelihood.has_sigma)
+    return Objective(network, likelihood, joint_set)
 
 
 def data_path(config: Config) -> str:
@@ -44,13 +46,19 @@ def data_path(config: Config) -> str:
 
 
 def train(config: Config, folder: Path) -> None:
-    """Trains, or goes on training, in ``folder``; every rank calls it."""
+    """Trains, or goes on training, in ``folder``; every rank calls it.
+
+    Raises:
+        InputError: data or a configuration that cannot be used, a recording in training and in test, a run in
+            ``folder`` that is of another model or of other joints.
+    """
     device = ranks.start(config.train.device)
     try:
         path = data_path(config)
         torch.manual_seed(config.seed)
         training = load_split(config.data, path, train=True).to(device)
         test = load_split(config.data, path, train=False).to(device)
+        refuse_shared(trained_on(config.data, test.clips), path)
         objective = build_objective(config, test.joint_set).to(device)
         batches = PoseBatches(
             training,
@@ -75,19 +83,34 @@ def train(config: Config, folder: Path) -> None:
 
 
 def load(checkpoint: Path, overrides: list[str] | None = None) -> tuple[Objective, Config]:
-    """A trained lifter on its device, and its configuration with ``overrides`` over it."""
+    """A trained lifter on its device, and its configuration with ``overrides`` over it.
+
+    Raises:
+        InputError: no checkpoint, one of the other track, overrides that `read_trained` refuses, weights that do not
+            fit.
+    """
     content = load_checkpoint(checkpoint)
     config = read_trained(Config, content["config"], overrides, f"checkpoint: {checkpoint}")
     device = ranks.start(config.train.device)
-    objective = build_objective(config, H36M17)
+    objective = build_objective(config, JOINT_SETS[content["joint_set"]])
     load_weights(objective.network, content["network"], f"checkpoint: {checkpoint}: the network")
     load_weights(objective.likelihood, content["likelihood"], f"checkpoint: {checkpoint}: the likelihood")
     return objective.to(device).eval(), config
 
 
 def load_test(config: Config, objective: Objective) -> PoseSet:
-    """The test poses of a configuration, on the objective's device."""
-    poses = load_split(config.data, data_path(config), train=False)
+    """The test poses of a configuration, on the objective's device.
+
+    Raises:
+        InputError: data that cannot be used, or of other joints than those that the lifter was trained on.
+    """
+    path = data_path(config)
+    poses = load_split(config.data, path, train=False)
+    expected, got = objective.joint_set.name, poses.joint_set.name
+    if expected != got:
+        raise InputError(f"{path}: expected the joints {expected}, which the lifter was trained on, got {got}")
+    if ranks.rank() == 0:
+        warn_of_shared(trained_on(config.data, poses.clips), path)
     return poses.to(next(objective.parameters()).device)
 
 

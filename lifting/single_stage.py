@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lifting.checkpoint import is_checkpoint, load_checkpoint, load_weights, save_checkpoint
+from lifting.checkpoint import expect_joints, is_checkpoint, load_checkpoint, load_weights, save_checkpoint
 from lifting.command import InputError, write_json
 from lifting.config import SingleStageConfig, read_config, read_trained
 from lifting.datasets.decode import decode
 from lifting.datasets.image_batches import ImageBatches
 from lifting.datasets.image_index import read_encoded, read_index, write_index
-from lifting.datasets.image_set import ImageSet, select
+from lifting.datasets.image_set import ImageSet, recordings_of, select
+from lifting.datasets.recordings import refuse_shared, warn_of_shared
 from lifting.datasets.store import checksum_of
 from lifting.geometry.skeleton import H36M18
 from lifting.likelihood import Mixed, build_likelihood
@@ -63,6 +64,8 @@ def train(config: SingleStageConfig, folder: Path) -> dict[str, Any] | None:
         with ranks.first_rank_first():
             deep, flat = training_sets(config)
             test, flat_test = test_set(config), flat_test_set(config)
+        for shared, path in trained_on(config, test, flat_test):
+            refuse_shared(shared, path)
         objective = build_objective(config, start=not (folder / "last.pt").exists()).to(device)
         batches = ImageBatches(deep, flat, config, device, rank=ranks.rank(), world=ranks.world())
         if ranks.rank() == 0:
@@ -92,9 +95,15 @@ def train(config: SingleStageConfig, folder: Path) -> dict[str, Any] | None:
 
 
 def load(checkpoint: Path, overrides: list[str] | None = None) -> tuple[ImageObjective, SingleStageConfig]:
-    """A trained network on its device, and its configuration with ``overrides`` over it."""
+    """A trained network on its device, and its configuration with ``overrides`` over it.
+
+    Raises:
+        InputError: no checkpoint, one of the other track or of other joints, overrides that `read_trained` refuses,
+            weights that do not fit.
+    """
     content = load_checkpoint(checkpoint)
     config = read_trained(SingleStageConfig, content["config"], overrides, f"checkpoint: {checkpoint}")
+    expect_joints(content, H36M18, f"checkpoint: {checkpoint}")
     device = ranks.start(config.train.device)
     objective = build_objective(config)
     load_weights(objective.network, content["network"], f"checkpoint: {checkpoint}: the network")
@@ -177,6 +186,15 @@ def readable(images: ImageSet, *, skip: bool) -> ImageSet:
     return select(images, good)
 
 
+def trained_on(config: SingleStageConfig, test: ImageSet, flat: ImageSet | None) -> list[tuple[list[str], str]]:
+    """The recordings of each test set that have the names of those that the configuration trains on, and its path."""
+    data = config.data
+    sets = [(test, data.train_parts, data.path)]
+    if flat is not None and data.flat_path is not None:
+        sets.append((flat, data.flat_train_parts, data.flat_path))
+    return [(recordings_of(images, parts), path) for images, parts, path in sets]
+
+
 def load_index(path: str, *, flat: bool = False) -> ImageSet:
     """An index file, or the embedded rendered set, made on first use."""
     if path != "rendered":
@@ -214,6 +232,9 @@ def evaluate_all(
     objective: ImageObjective, images: ImageSet, flat: ImageSet | None, config: SingleStageConfig
 ) -> tuple[dict[str, Any], Prediction, Tensor]:
     """`evaluate`, with ``mean_pose_mpjpe_mm`` if the training poses are there, and `flat_report` under ``flat``."""
+    if ranks.rank() == 0:
+        for shared, path in trained_on(config, images, flat):
+            warn_of_shared(shared, path)
     report, prediction, matrix = evaluate(objective, images, config)
     known = load_index(config.data.path)
     training = select(known, np.isin(known.part, config.data.train_parts))
@@ -243,9 +264,10 @@ def convert(source: Path, output: Path) -> str:
         raise InputError(f"convert: {source}: expected weights of {len(H36M18)} joints, got {network.joints}")
     model = {"backbone": backbone.name, "width": backbone.width, "sigma": "coordinate", "input": "reference"}
     loss = {"name": "rle_reference", "flow": flow.sizes}
-    config = read_config(SingleStageConfig, base={"model": model, "loss": loss})
+    data = {"drop_wrong_s9": True}  # as in every evaluation by the authors' code
+    config = read_config(SingleStageConfig, base={"data": data, "model": model, "loss": loss})
     content = {"network": network.state_dict(), "likelihood": likelihood.state_dict()}
-    save_checkpoint(output, {"config": config.model_dump(mode="json"), **content})
+    save_checkpoint(output, {"config": config.model_dump(mode="json"), "joint_set": H36M18.name, **content})
     return f"{source}, {backbone.name}, as a checkpoint: {output}"
 
 

@@ -19,10 +19,14 @@ SMALL = [
     "data.test_stride=10",
     "model.width=64",
     "model.blocks=1",
+    "loss.flow.width=8",
     "train.batch_size=64",
     "train.epochs=2",
     "train.precision=fp32",
 ]
+
+# Each COCO joint from the joint of Human3.6M that is there or near it.
+COCO_OF_H36M = [9, 10, 10, 10, 10, 11, 14, 12, 15, 13, 16, 4, 1, 5, 2, 6, 3]
 
 
 @pytest.fixture(scope="session")

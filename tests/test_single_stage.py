@@ -18,6 +18,7 @@ from lifting import estimate, single_stage
 from lifting.checkpoint import load_checkpoint
 from lifting.command import InputError
 from lifting.config import SingleStageConfig, read_config
+from lifting.datasets import image_set
 from lifting.datasets.image_index import write_index
 from lifting.datasets.image_set import ImageSet, select
 from lifting.geometry.crops import crop_labels, crop_matrix, picture_points
@@ -88,6 +89,7 @@ def test_train_evaluates_and_draws_and_two_epochs_are_one_and_one(
     assert code == 0, err
     assert "MPJPE (protocol #1)" in out
     assert "PCKh@0.5" in out
+    assert "the RLE paper gives the mean over all frames" in out
     assert "the mean training pose" in out
     names = {path.name for path in (tmp_path / "two").iterdir()}
     assert {"config.yaml", "last.pt", "best.pt", "metrics.jsonl", "report.json", "poses.png"} <= names
@@ -195,9 +197,16 @@ def test_true_labels_have_no_error(indices: tuple[Path, Path]) -> None:
     report = deep_report(objective, images, Prediction(labels, torch.full_like(labels, -2)), matrix, config)
     assert report["mpjpe_mm"] < 1e-2
     assert report["pa_mpjpe_mm"] < 1e-2
-    wrong = deep_report(objective, images, Prediction(labels + noise, noise.abs().log()), matrix, config)
+    assert report["mpsse_mm"] < 0.1
+    assert "mpsce_mm" not in report  # of every recording here there is a single picture
+    recording = {name: np.full(len(images), "one") for name in ("sequence", "camera")}
+    together = replace(images, **recording)
+    report = deep_report(objective, together, Prediction(labels, torch.full_like(labels, -2)), matrix, config)
+    assert report["mpsce_mm"] < 0.1
+    wrong = deep_report(objective, together, Prediction(labels + noise, noise.abs().log()), matrix, config)
     assert wrong["mpjpe_mm"] > 50
     assert wrong["sigma_error_r"] > 0.8  # sigma is the error itself
+    assert min(wrong["mpsse_mm"], wrong["mpsce_mm"]) > 10
 
 
 def test_sigma_in_metres_is_how_far_a_sigma_moves_the_joint(indices: tuple[Path, Path]) -> None:
@@ -351,6 +360,7 @@ def test_the_references_weights_become_a_checkpoint_and_go_back(
     code, out, err = shell(*command, main=MAIN)
     assert code == 0, err
     assert "resnet18" in out
+    assert single_stage.load(tmp_path / "reference.pt")[1].data.drop_wrong_s9
     code, out, err = shell("evaluate", "--checkpoint", tmp_path / "reference.pt", "--data", indices[0], main=MAIN)
     assert code == 0, err
     assert "MPJPE" in out
@@ -460,3 +470,23 @@ def test_bad_input_is_one_line(
     with pytest.raises(InputError, match="expected a file"):
         single_stage.convert(tmp_path / "no.pth", tmp_path / "x.pt")
     assert not (tmp_path / "run" / "last.pt").exists()
+
+
+def test_a_recording_in_training_and_in_test_is_refused_and_said(
+    shell: Shell, small: list[str], trained: Path, indices: tuple[Path, Path], tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    run = ["train", "--output", tmp_path / "run", *small]
+    names = image_set.recordings_of(single_stage.load_index(str(indices[0])), ("S9",))
+    assert all(name.startswith("S9 ") and ", camera " in name for name in names)
+    both = ["data.train_parts=[S1, S9]", "data.test_parts=[S9]"]
+    refused(shell(*run, *both, main=MAIN), f"{indices[0]}: expected test", f"{len(names)} that are: {names[0]}")
+    refused(shell(*run, "data.flat_train_parts=[train, valid]", main=MAIN), f"{indices[1]}: ", "1 that are: valid")
+    assert not (tmp_path / "run").exists()
+    caplog.clear()
+    assert shell("evaluate", "--checkpoint", trained, main=MAIN)[0] == 0
+    assert "names of training recordings" not in caplog.text
+    assert shell("evaluate", "--checkpoint", trained, "data.test_parts=[S1, S9]", main=MAIN)[0] == 0
+    lines = [line for line in caplog.messages if "of the test recordings have the names of training recordings" in line]
+    assert len(lines) == 1
+    assert "such as S1 " in lines[0]

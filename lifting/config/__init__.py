@@ -1,6 +1,6 @@
 """Typed configuration: defaults in `sections`, small YAML leaves over them, ``key.path=value`` over those."""
 
-from lifting.config.reading import Schema, dump_config, load_config, read_config, read_trained, valid_keys
+from lifting.config.reading import Schema, dump_config, expect_track, load_config, read_config, read_trained, valid_keys
 from lifting.config.sections import (
     AugmentConfig,
     Config,
@@ -41,6 +41,7 @@ __all__ = [
     "SingleStageConfig",
     "TrainConfig",
     "dump_config",
+    "expect_track",
     "load_config",
     "read_config",
     "read_trained",

@@ -30,7 +30,8 @@ def read_config(
     """Defaults, then ``base``, then the YAML ``file``, then ``overrides`` such as ``train.epochs=2``.
 
     Raises:
-        InputError: no such file, not YAML, an unknown key (the nearest is named), a value out of range.
+        InputError: no such file, not YAML, a run of the other track, an unknown key (the nearest is named), a value
+            out of range.
     """
     tree: dict[str, Any] = base or {}
     if file is not None:
@@ -42,6 +43,7 @@ def read_config(
             raise InputError(f"config: {file} is not YAML") from None
         if not isinstance(leaf, dict):
             raise InputError(f"config: {file}: expected a mapping such as 'loss: {{name: rle}}', got {leaf!r:.60}")
+        expect_track(schema, leaf, f"config: {file}")
         tree = _merged(tree, leaf)
     for override in overrides or []:
         key, equals, text = override.partition("=")
@@ -66,8 +68,10 @@ def read_trained(schema: type[Schema], trained: dict[str, Any], overrides: list[
     Weights often fit another loss too, whose numbers would then stand under this one's name.
 
     Raises:
-        InputError: such an override, and what `read_config` raises; the former begins with ``where``.
+        InputError: a checkpoint of the other track or such an override, beginning with ``where``; and what
+            `read_config` raises.
     """
+    expect_track(schema, trained, where)
     before, config = read_config(schema, base=trained), read_config(schema, overrides=overrides, base=trained)
     for section, old, new in (("model", before.model, config.model), ("loss", before.loss, config.loss)):
         if old != new:
@@ -75,6 +79,17 @@ def read_trained(schema: type[Schema], trained: dict[str, Any], overrides: list[
                 f"{where}: expected the {section} that it was trained with, got other {section}.* settings"
             )
     return config
+
+
+def expect_track(schema: type[Config] | type[SingleStageConfig], trained: dict[str, Any], where: str) -> None:
+    """`InputError`, beginning with ``where``, if the configuration of a run is one of the other track."""
+    other, key = (SingleStageConfig, "train_parts") if schema is Config else (Config, "train_subjects")
+    data = trained.get("data")
+    if isinstance(data, dict) and key in data:
+        raise InputError(
+            f"{where}: expected a run of the {schema.track} track, got one of the {other.track} track, "
+            f"which run_{other.track}.py reads"
+        )
 
 
 def dump_config(config: RunConfig) -> str:

@@ -1,6 +1,6 @@
 """The sections of a configuration, with their defaults and ranges."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
@@ -168,6 +168,7 @@ class RunConfig(_Section):
 class Config(RunConfig):
     """The lifting track."""
 
+    track: ClassVar[str] = "lifting"
     data: DataConfig = DataConfig()
     model: Annotated[Annotated[FCConfig, Tag("fc")] | Annotated[SRNetConfig, Tag("srnet")], _named("fc")] = FCConfig()
     loss: LossConfig = LossConfig()
@@ -177,6 +178,7 @@ class Config(RunConfig):
 class SingleStageConfig(RunConfig):
     """The single-stage track."""
 
+    track: ClassVar[str] = "single_stage"
     data: ImageDataConfig = ImageDataConfig()
     model: Annotated[
         Annotated[RegressorConfig, Tag("regressor")] | Annotated[IntegralConfig, Tag("integral")], _named("regressor")

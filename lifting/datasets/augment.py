@@ -21,7 +21,7 @@ from lifting.datasets.image_set import ImageSet
 from lifting.geometry.crops import crop_labels, crop_matrix
 from lifting.geometry.skeleton import H36M18, mirror_joints
 
-ROOT = H36M18.joints.index("pelvis")
+ROOT = H36M18.root
 
 OUTSIDE = (128, 128, 128)  # what a crop shows where there is no picture
 TURNED = 0.6  # probability; the others stay upright, as most people at test are

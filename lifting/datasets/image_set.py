@@ -53,3 +53,11 @@ def select(images: ImageSet, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Ima
         f.name: v[rows] for f in fields(images) if isinstance(v := getattr(images, f.name), np.ndarray)
     }
     return replace(images, **arrays)
+
+
+def recordings_of(images: ImageSet, parts: tuple[str, ...]) -> list[str]:
+    """The recordings of these parts, each once: "S9 Walking 1, camera 54138969"; or the part alone."""
+    some = select(images, np.isin(images.part, parts))
+    rows = zip(some.part.tolist(), some.sequence.tolist(), some.camera.tolist(), strict=True)
+    names = (f"{part} {sequence}, camera {camera}" if sequence else part for part, sequence, camera in rows)
+    return list(dict.fromkeys(names))

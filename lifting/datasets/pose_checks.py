@@ -1,18 +1,22 @@
-"""Checks that the converters make before anything is written: shapes, units, left and right, cameras that see a person.
+"""Checks made before a store is written: shapes, units, left and right, cameras that see people.
 
-All but the first take Human3.6M's 17 joints in metres.
+`check_recording` and what it calls take any joint set and look at no more than `SAMPLE` frames; `check_person` and what
+it calls take Human3.6M's 17 joints in metres.
 """
+
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 
 from lifting.command import InputError
 from lifting.geometry.cameras import Camera
-from lifting.geometry.skeleton import H36M17, mirror_joints
+from lifting.geometry.skeleton import H36M17, JointSet, mirror_joints
 
-PELVIS, THORAX = 0, 8
-HIPS, KNEES, ANKLES = [1, 4], [2, 5], [3, 6]  # right, left
+HIPS, KNEES = [1, 4], [2, 5]  # right, left
 THIGH_RANGE = (0.2, 0.8)  # metres
+EXTENT_RANGE = (0.4, 4.0)  # metres, the diagonal of the box about a pose: from a crouching child to outstretched arms
+SAMPLE = 200  # frames of a recording
 
 
 def check_array(values: np.ndarray, shape: tuple[int, ...], what: str) -> None:
@@ -28,23 +32,86 @@ def check_array(values: np.ndarray, shape: tuple[int, ...], what: str) -> None:
         raise InputError(f"{what}: expected finite values, got {values[tuple(where)]} at {where}")
 
 
+def check_recording(
+    positions: np.ndarray, keypoints: Mapping[str, Mapping[str, np.ndarray]], cameras: Mapping[str, Camera], where: str
+) -> None:
+    """Checks the units that nobody wrote down. Medians decide, so that a few wild frames pass.
+
+    Args:
+        positions: (T, J, 3), world.
+        keypoints: detector -> camera -> (T, J, 2).
+        cameras: of this person, by name.
+
+    Raises:
+        InputError: positions that are not metres of a person; keypoints that are not pixels of a person in or beside
+            the picture; a camera that has the person behind it, as a dot, or far outside its picture, most of the time.
+    """
+    some = sampled(positions)
+    check_extent(some, f"{where}: positions")
+    for name, camera in cameras.items():
+        pixels = _project(some, camera).numpy()
+        seen = pixels[np.isfinite(pixels).all((1, 2))]
+        hint = "R X + t takes the world to the camera in metres, focal and center are in pixels"
+        if 2 * len(seen) < len(pixels):
+            share = 1 - len(seen) / len(pixels)
+            raise InputError(f"{where}: camera {name}: expected people before it, got {share:.0%} behind it; {hint}")
+        check_pixels(seen, camera.size, f"{where}: camera {name}", hint)
+    for detector, views in keypoints.items():
+        for name, points in views.items():
+            hint = "keypoints are in pixels, not normalised"
+            check_pixels(sampled(points), cameras[name].size, f"{where}: keypoints {detector}, {name}", hint)
+
+
+def sampled(frames: np.ndarray) -> np.ndarray:
+    """At most `SAMPLE` of the frames, evenly spread."""
+    return frames[:: -(-len(frames) // SAMPLE)]
+
+
+def check_extent(positions: np.ndarray, where: str) -> None:
+    """InputError unless (T, J, 3) are as large as people in metres, by the median over the frames."""
+    extent = float(np.median(np.linalg.norm(np.ptp(positions, axis=1), axis=-1)))
+    low, high = EXTENT_RANGE
+    if not low <= extent <= high:
+        units = {"millimetres": 1000, "centimetres": 100}
+        guess = next((f": {unit} in place of metres" for unit, n in units.items() if low <= extent / n <= high), "")
+        raise InputError(f"{where}: expected poses {low} to {high} m across, got {extent:.4g} m{guess}")
+
+
+def check_pixels(points: np.ndarray, size: tuple[int, int], where: str, hint: str) -> None:
+    """InputError, ending with ``hint``, unless (T, J, 2) are pixels of people, by medians over the frames.
+
+    In a picture of this (width, height) they are at least a hundredth of its longer side across, and their middle is
+    at most half a picture outside.
+    """
+    across, least = float(np.median(np.ptp(points, axis=1).max(-1))), max(size) / 100
+    outside = np.abs(np.median(points.mean(1), axis=0) / size - 0.5).max()
+    if across < least or outside > 1:
+        expected = f"people of {least:g} pixels or more in or beside a picture of {size[0]} x {size[1]}"
+        x, y = np.median(points.mean(1), axis=0)
+        raise InputError(f"{where}: expected {expected}, got {across:.3g} pixels about ({x:.4g}, {y:.4g}); {hint}")
+
+
 def thigh_lengths(positions: np.ndarray) -> np.ndarray:
     """(T, 17, 3) -> (T, 2): right, left; in the unit of the positions."""
     return np.asarray(np.linalg.norm(positions[:, KNEES] - positions[:, HIPS], axis=-1))
 
 
-def left_of_body(positions: np.ndarray) -> np.ndarray:
-    """(T, 17, 3) in a right-handed world -> (T,): above zero where the left hip is at the body's left.
+def left_of_body(positions: np.ndarray, joint_set: JointSet = H36M17) -> np.ndarray:
+    """(T, J, 3) in a right-handed world -> (T,): above zero where the left hip is at the body's left.
 
     Knees bend forward: f, the sum of both knees' offsets from the line hip-ankle, points ahead whatever the names of
-    the legs. With u from pelvis to thorax, u x f points to the left; the value is its product with (left - right hip).
-    Exchanged names or a mirrored world change the sign; a straight leg makes it zero, and a single frame says little.
+    the legs. With u from the hips to the shoulders, u x f points to the left; the value is its product with
+    (left - right hip). Exchanged names or a mirrored world change the sign; a straight leg makes it zero, and a single
+    frame says little.
     """
-    hip, knee, ankle = (positions[:, joints].astype(np.float64) for joints in (HIPS, KNEES, ANKLES))
+    hip, knee, ankle, shoulder = (
+        positions[:, [joint_set.joints.index(f"{side}_{joint}") for side in ("right", "left")]].astype(np.float64)
+        for joint in ("hip", "knee", "ankle", "shoulder")
+    )
     leg = ankle - hip
     share = ((knee - hip) * leg).sum(-1, keepdims=True) / np.maximum((leg**2).sum(-1, keepdims=True), 1e-12)
     forward = (knee - hip - share * leg).sum(1)
-    up = positions[:, THORAX] - positions[:, PELVIS]
+    up = shoulder.mean(1) - hip.mean(1)
     return np.asarray(((hip[:, 1] - hip[:, 0]) * np.cross(up, forward)).sum(-1))
 
 
@@ -56,8 +123,13 @@ def check_person(positions: np.ndarray, where: str) -> None:
         guess = ": millimetres in place of metres" if low <= thigh / 1000 <= high else ""
         guess = guess or (": metres in place of millimetres" if low <= thigh * 1000 <= high else "")
         raise InputError(f"{where}: expected thighs of {low} to {high} m, got {thigh:.4g} m{guess}")
-    share = float((left_of_body(positions) >= 0).mean())
-    if share < 0.5:
+    check_sides(left_of_body(positions) >= 0, 0.5, where)
+
+
+def check_sides(left: np.ndarray, least: float, where: str) -> None:
+    """InputError unless `left_of_body` is as it should be, (T,) bool, in this share of the frames."""
+    share = float(left.mean())
+    if share < least:
         raise InputError(
             f"{where}: left and right are exchanged, or the world is mirrored"
             f" (knees bend forward in only {share:.0%} of the frames)"

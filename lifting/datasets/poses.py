@@ -1,6 +1,6 @@
 """Keypoints and their 3D joints as tensors that live on the training device; a batch is an index into them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,6 +24,9 @@ class Clip:
     camera: str
     start: int
     stop: int
+
+    def __str__(self) -> str:
+        return f"{self.subject} {self.sequence}, camera {self.camera}"
 
 
 @dataclass(frozen=True)
@@ -111,14 +114,29 @@ def chosen_names(wanted: tuple[str, ...], there: set[str], where: str) -> set[st
     for name in wanted:
         if name.removeprefix("-") not in there:
             raise InputError(f"{where}: expected of {', '.join(sorted(there))}, got {name!r}")
-    named = {name for name in wanted if not name.startswith("-")}
-    return (named or there) - {name[1:] for name in wanted if name.startswith("-")}
+    return {name for name in there if _is_chosen(name, wanted)}
+
+
+def _is_chosen(name: str, wanted: tuple[str, ...]) -> bool:
+    named = {other for other in wanted if not other.startswith("-")}
+    return (not named or name in named) and f"-{name}" not in wanted
+
+
+def trained_on(config: DataConfig, clips: Iterable[Clip]) -> list[Clip]:
+    """Those of the clips that have the names of clips that the configuration trains on."""
+    return [
+        clip
+        for clip in clips
+        if clip.subject in config.train_subjects
+        and _is_chosen(action_of(clip.sequence), config.train_actions)
+        and _is_chosen(clip.camera, config.train_cameras)
+    ]
 
 
 def _read(store: PoseStore, chosen: list[tuple[str, str, dict[str, Camera]]], stride: int, keypoints: str) -> PoseSet:
     uvs, targets, pixels, actions, clips = [], [], [], [], []
     names: dict[str, int] = {}
-    start = 0
+    start, root = 0, store.joint_set.root
     for subject, sequence, cameras in chosen:
         world = torch.from_numpy(store.positions(subject, sequence)[::stride]).double()
         action = names.setdefault(action_of(sequence), len(names))
@@ -133,7 +151,7 @@ def _read(store: PoseStore, chosen: list[tuple[str, str, dict[str, Camera]]], st
                 raise InputError(f"{where}: expected finite keypoints of people before the camera, got others")
             n = len(world)
             uvs.append(normalise_screen(uv, camera.size).float())
-            targets.append((points - points[:, :1]).float())
+            targets.append((points - points[:, root : root + 1]).float())
             pixels.append(torch.full((n, 1, 1), 2 / camera.size[0]))
             actions.append(torch.full((n,), action))
             clips.append(Clip(subject, sequence, name, start, start + n))
@@ -183,6 +201,9 @@ class PoseBatches:
         flip: mirror half of each batch.
         noise_px: standard deviation of the noise, pixels.
         rank, world: which part is ours.
+
+    Raises:
+        InputError: fewer than two poses in a rank's part of a batch, of which batch norm can take no variance.
     """
 
     def __init__(
@@ -191,6 +212,10 @@ class PoseBatches:
         self.poses, self.flip, self.noise_px = poses, flip, noise_px
         self.batch_size = min(batch_size, len(poses))
         self.rank, self.world = rank, world
+        if self.batch_size < 2 * world:
+            raise InputError(
+                f"train.batch_size: expected {2 * world} poses or more, two for each rank, got {self.batch_size} in a batch"
+            )
 
     def __len__(self) -> int:
         return len(self.poses) // self.batch_size

@@ -24,13 +24,17 @@ import numpy as np
 import torch
 
 from lifting.command import InputError, existing_file, whole_file
-from lifting.datasets.pose_checks import check_array
+from lifting.datasets.pose_checks import check_array, check_recording, check_sides, left_of_body, sampled
 from lifting.geometry.cameras import Camera
 from lifting.geometry.skeleton import H36M17, JOINT_SETS, JointSet
 
 FORMAT = "lifting-poses"
 VERSION = 1
 GROUND_TRUTH = "gt"  # the detector name that stands for projected positions
+
+# Left and right are told apart by how knees bend, which seated people show in fewer than half of their frames. So a
+# person is refused only for a share of frames that is lower than that, and only if there are enough frames.
+_ENOUGH_FRAMES, _LEAST_SHARE = 100, 0.2
 
 _CAMERA_SHAPES = {"focal": (2,), "center": (2,), "radial": (3,), "tangential": (2,), "R": (3, 3), "t": (3,)}
 
@@ -71,7 +75,9 @@ def write_store(
         checksum: of the source, see `checksum_of`.
 
     Raises:
-        InputError: nothing to write, a subject without cameras, a wrong shape, a value that is not finite.
+        InputError: nothing to write, a subject without cameras, a wrong shape, a value that is not finite; positions
+            that are not metres of people, keypoints that are not pixels, cameras that do not see the people (see
+            `pose_checks.check_recording`); a person whose left and right are plainly exchanged.
         OSError: the file could not be written.
     """
     if not (np.isfinite(frame_rate) and frame_rate > 0):
@@ -85,9 +91,13 @@ def write_store(
             group = file.create_group(f"cameras/{_name(subject)}", track_order=True)
             for name, camera in named.items():
                 _write_camera(group.create_group(_name(name)), camera)
-        poses = file.create_group("poses")
+        poses, left = file.create_group("poses"), dict[str, list[np.ndarray]]()
         for sequence in sequences:
             _write_sequence(poses, sequence, cameras, len(joint_set))
+            left.setdefault(sequence.subject, []).append(left_of_body(sampled(sequence.positions), joint_set) >= 0)
+        for subject, frames in left.items():
+            if sum(map(len, frames)) >= _ENOUGH_FRAMES:
+                check_sides(np.concatenate(frames), _LEAST_SHARE, subject)
         if not len(poses):
             raise InputError(f"nothing to write to {path}: no sequence was given")
     with whole_file(path) as temporary:
@@ -98,6 +108,8 @@ def _write_camera(group: h5py.Group, camera: Camera) -> None:
     for name, shape in _CAMERA_SHAPES.items():
         value = np.asarray(getattr(camera, name), dtype=np.float64)
         check_array(value, shape, f"camera {group.name}: {name}")
+        if name == "R" and not (np.allclose(value @ value.T, np.eye(3), atol=1e-3) and np.linalg.det(value) > 0):
+            raise InputError(f"camera {group.name}: R: expected a rotation, got {value.tolist()}")
         group.attrs[name] = value
     group.attrs["size"] = np.asarray(camera.size, dtype=np.int64)
     group.attrs["tangential_factor"] = float(camera.tangential_factor)
@@ -123,6 +135,7 @@ def _write_sequence(poses: h5py.Group, sequence: Sequence, cameras: dict[str, di
             check_array(points, (frames, joints, 2), f"{where}: keypoints {detector}, {camera}")
             name = f"keypoints/{_name(detector)}/{camera}"
             group.create_dataset(name, data=points.astype(np.float32))
+    check_recording(sequence.positions, sequence.keypoints, known, where)
 
 
 class PoseStore:

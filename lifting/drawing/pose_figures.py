@@ -24,6 +24,7 @@ TRUTH, TEXT, QUIET = "#9a9a9a", "#222222", "#777777"
 _AZIMUTH, _ELEVATION = np.radians(42), np.radians(16)
 _NARROW = 0.8  # width of a 3D panel for a height of 1
 _STAGE = 0.75  # metres, the radius of the disc that a person stands on
+_LONGEST_TITLE = 34  # characters
 _SIGMAS = 2  # how many sigma the shaded ellipses reach
 
 
@@ -67,7 +68,7 @@ def draw_poses(path: str | Path, poses: Sequence[DrawnPose], joint_set: JointSet
     panels = figure.subplots(len(poses), len(ratios), squeeze=False, width_ratios=ratios)
     for row, pose in zip(panels, poses, strict=True):
         _check(pose, len(joint_set))
-        row[0].set_title(pose.title, fontsize=11, color=TEXT)
+        row[0].set_title(_shortened(pose.title), fontsize=11, color=TEXT)
         row[-1].set_title("prediction", fontsize=11, color=TEXT)
         _draw_input(row[0], pose, joint_set)
         _draw_space(row[-1], pose, pose.mu, joint_set)
@@ -93,6 +94,12 @@ def draw_poses(path: str | Path, poses: Sequence[DrawnPose], joint_set: JointSet
         labelcolor=TEXT,
     )
     save_figure(figure, path)
+
+
+def _shortened(title: str) -> str:
+    """The title without the middle of a long one, often a file's name, so that it fits above its panel."""
+    half = _LONGEST_TITLE // 2
+    return title if len(title) <= _LONGEST_TITLE else f"{title[: half - 1]}…{title[-half:]}"
 
 
 def _check(pose: DrawnPose, joints: int) -> None:
@@ -174,9 +181,8 @@ def _draw_sigma(axes: Axes, mu: np.ndarray, sigma: np.ndarray, colours: list[str
     angles = np.degrees(np.arctan2(directions[:, 1, 1], directions[:, 0, 1]))
     ellipses = EllipseCollection(diameters[:, 1], diameters[:, 0], angles, units="xy", offsets=mu @ view.T,
                                  offset_transform=axes.transData, facecolors=colours, alpha=0.25,
-                                 linewidths=0, zorder=4, clip_on=False)  # fmt: skip
-    ellipses.set_in_layout(False)  # large ones would push titles out of the figure
-    axes.add_collection(ellipses)
+                                 linewidths=0, zorder=4)  # fmt: skip
+    axes.add_collection(ellipses)  # clipped to the panel, so that large ones do not hide the title
 
 
 def _view() -> np.ndarray:
@@ -208,5 +214,6 @@ def check_ending(path: str | Path) -> None:
 
 def save_figure(figure: Figure, path: str | Path) -> None:
     check_ending(path)
+    figure.draw_without_rendering()  # the layout needs two passes where panels have a fixed aspect: titles were cut off
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=200)

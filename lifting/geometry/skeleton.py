@@ -1,6 +1,7 @@
 """Joint sets: names, parents, mirror images, and the maps from one set to another."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -24,6 +25,11 @@ class JointSet:
 
     def __len__(self) -> int:
         return len(self.joints)
+
+    @property
+    def root(self) -> int:
+        """The joint that poses are relative to."""
+        return self.parents.index(-1)
 
     @property
     def bones(self) -> list[tuple[int, int]]:
@@ -87,14 +93,20 @@ def flip(points: Tensor, joint_set: JointSet) -> Tensor:
     Args:
         points: (..., J, D), x first.
     """
-    mirrored = mirror_joints(points, joint_set).clone()
+    mirrored = mirror_joints(points, joint_set)
     mirrored[..., 0] *= -1
     return mirrored
 
 
 def mirror_joints(values: Tensor, joint_set: JointSet) -> Tensor:
     """(..., J, D) with left and right joints exchanged and no sign changed, as a sigma wants it."""
-    return values[..., list(joint_set.mirror), :]
+    return values.index_select(-2, _index(joint_set.mirror, values.device))
+
+
+@lru_cache
+def _index(joints: tuple[int, ...], device: torch.device) -> Tensor:
+    """An index that lives on the device: one that is a Python list would be copied there, and waited for, each time."""
+    return torch.tensor(joints, device=device)
 
 
 def coco17_to_h36m17(points: Tensor) -> Tensor:

@@ -165,7 +165,9 @@ class ZukoFlow(Bijection):
         return drawn
 
 
-ROWS = 2**17  # that a flow is given at a time where there can be millions: 32 MiB a hidden layer at a width of 64
+# Rows that a flow is given at a time where there can be millions. A hidden layer of a width of 64 then takes 4 MiB: from
+# about 16 MiB on, malloc gives memory back to the system after each use, and fetching it again costs as much as the flow.
+ROWS = 2**13
 
 
 def by_rows(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import nn
 
 from lifting.command import InputError
 from lifting.config import ImageModelConfig, LifterConfig
+from lifting.geometry.skeleton import H36M17, JointSet
 from lifting.models.fc import FCBaseline
 from lifting.models.integral import Integral
 from lifting.models.pretrained import load_backbone
@@ -20,9 +21,21 @@ LIFTERS: dict[str, Callable[..., nn.Module]] = {"fc": FCBaseline, "srnet": SRNet
 IMAGE_MODELS: dict[str, Callable[..., nn.Module]] = {"regressor": Regressor, "integral": Integral}
 
 
-def build_lifter(config: LifterConfig, *, joints: int, with_sigma: bool) -> nn.Module:
-    """A lifter for ``joints`` joints; the fields of ``config`` beside the name are its keyword arguments."""
-    return LIFTERS[config.name](joints=joints, with_sigma=with_sigma, **config.model_dump(exclude={"name"}))
+def build_lifter(config: LifterConfig, joint_set: JointSet, *, with_sigma: bool) -> nn.Module:
+    """A lifter of these joints; the fields of ``config`` beside the name are its keyword arguments.
+
+    Raises:
+        InputError: SRNet is asked for other joints than Human3.6M's 17.
+    """
+    options = config.model_dump(exclude={"name"}) | {"with_sigma": with_sigma}
+    if config.name == "fc":
+        options |= {"joints": len(joint_set), "root": joint_set.root}
+    elif joint_set != H36M17:
+        raise InputError(
+            f"config: model.name srnet: expected the joints {H36M17.name}, which its groups are made of, "
+            f"got {joint_set.name}"
+        )
+    return LIFTERS[config.name](**options)
 
 
 def build_image_model(config: ImageModelConfig, *, joints: int, with_sigma: bool, heatmaps: bool = False) -> nn.Module:

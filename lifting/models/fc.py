@@ -1,7 +1,10 @@
 """The fully connected lifter of Martinez et al. 2017, with a scale for each coordinate beside its position."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from lifting.prediction import Prediction
@@ -39,7 +42,8 @@ class FCBaseline(nn.Module):
     ) -> None:
         super().__init__()
         self.joints, self.root = joints, root
-        self.entry = _Layer(joints * 2, width, dropout)
+        self.known: tuple[int, ...] = () if root is None else (root,)  # joints that are no data, see `Objective`
+        self.entry = _Layer(joints * 2, width, dropout, EntryLinear)
         self.blocks = nn.ModuleList(
             nn.Sequential(_Layer(width, width, dropout), _Layer(width, width, dropout)) for _ in range(blocks)
         )
@@ -49,19 +53,38 @@ class FCBaseline(nn.Module):
 
     def forward(self, keypoints: Tensor) -> Prediction:
         """(B, J, 2) normalised screen coordinates -> metres, camera frame."""
-        hidden = self.entry(keypoints.flatten(1))
+        hidden = self.entry(rearrange(keypoints, "b j d -> b (j d)"))
         for block in self.blocks:
             hidden = hidden + block(hidden)
-        mu = self.mu_head(hidden).view(-1, self.joints, 3)
+        mu = rearrange(self.mu_head(hidden), "b (j d) -> b j d", d=3)
         log_sigma = None
         if self.sigma_head is not None:
-            log_sigma = F.logsigmoid(self.sigma_head(hidden)).view(len(mu), self.joints, -1).expand_as(mu)
+            raw = rearrange(self.sigma_head(hidden), "b (j d) -> b j d", j=self.joints)
+            log_sigma = F.logsigmoid(raw).expand_as(mu)
         if self.root is not None:
             mu = mu - mu[:, self.root : self.root + 1]
             if log_sigma is not None:
                 is_root = torch.arange(self.joints, device=mu.device)[:, None] == self.root
                 log_sigma = log_sigma.masked_fill(is_root, -torch.inf)
         return Prediction(mu, log_sigma)
+
+
+def in_full_precision(product: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """product(x) without autocast; the result, not the input, is rounded to the precision that autocast asks for.
+
+    For products with keypoints: rounded to bfloat16, a keypoint of a picture 1000 pixels wide moves by up to a pixel.
+    """
+    kind = x.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    with torch.autocast(kind, enabled=False):
+        return product(x).to(dtype)
+
+
+class EntryLinear(nn.Linear):
+    """W x + b of keypoints, `in_full_precision`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return in_full_precision(super().forward, x)
 
 
 class Head(nn.Linear):
@@ -91,7 +114,7 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
-        if x.device.type != "cpu":
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
             return F.dropout(x, self.p)
         dropped = round(self.p * 256)
         words = torch.empty((x.numel() + 3) // 4, dtype=torch.int32).random_(-(2**31), 2**31)
@@ -100,5 +123,5 @@ class Dropout(nn.Module):
 
 
 class _Layer(nn.Sequential):
-    def __init__(self, inputs: int, outputs: int, dropout: float) -> None:
-        super().__init__(nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.ReLU(inplace=True), Dropout(dropout))
+    def __init__(self, inputs: int, outputs: int, dropout: float, linear: type[nn.Linear] = nn.Linear) -> None:
+        super().__init__(linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.ReLU(inplace=True), Dropout(dropout))

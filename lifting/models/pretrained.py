@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lifting.checkpoint import FORMAT, load_checkpoint, read_tensors
 from lifting.command import InputError
+from lifting.config import SingleStageConfig, expect_track
 
 # Of a backbone's weights: in torchvision's and SimplePose's files, in ours and mmpose's, in the RLE authors'.
 PREFIXES = ("", "backbone.", "preact.")
@@ -18,11 +19,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Of a checkpoint of ours the network's; of another what is under ``state_dict`` or ``model``, if there is that.
 
     Raises:
-        InputError: absent, empty, broken, without weights, or with objects that would run code.
+        InputError: absent, empty, broken, without weights, a checkpoint of the lifting track, or with objects that
+            would run code.
     """
     content = read_tensors(path, "weights")
     if isinstance(content, dict) and content.get("format") == FORMAT:
-        content = load_checkpoint(path)["network"]
+        checkpoint = load_checkpoint(path)
+        expect_track(SingleStageConfig, checkpoint.get("config", {}), f"weights: {path}")
+        content = checkpoint["network"]
     for nest in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(nest), dict):
             content = content[nest]

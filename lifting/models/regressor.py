@@ -62,7 +62,7 @@ class Regressor(nn.Module):
         return self._joints(self.backbone(self.normalise(images)), images.shape[-1])
 
     def forward_with_heatmaps(self, images: Tensor) -> tuple[Prediction, Tensor]:
-        """As `forward`, and heatmaps (B, J, S / 4, S / 4) for `heatmap_loss`.
+        """As `forward`, and heatmaps (B, J, S / 4, S / 4) for `heatmap_losses`.
 
         Raises:
             ValueError: the network was made without them.
@@ -81,22 +81,23 @@ class Regressor(nn.Module):
         return Prediction(mu, F.logsigmoid(self.sigma_head(x)).view(len(mu), self.joints, -1).expand_as(mu))
 
 
-def heatmap_loss(heatmaps: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Mean squared error against a Gaussian of height 1 where each joint is; a mean over joints and pixels.
-
-    Joints of weight zero, and joints more than three deviations outside the crop, are left out.
+def heatmap_losses(heatmaps: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared error against a Gaussian of height 1 at each joint, a mean over pixels, times the weight of the joint.
 
     Args:
         heatmaps: (B, J, H, W).
         target: (B, J, 2 or 3), u and v first; anything where the weight is zero.
         weight: (B, J) in [0, 1].
+
+    Returns:
+        the losses, (B, J), and the weights, (B, J): zero for joints more than three deviations outside the crop too.
     """
     uv = target[..., :2]
     weight = torch.where((uv.abs() < 0.5 + 3 * BLOB).all(-1), weight, 0)
     uv = torch.where(weight[..., None] > 0, uv, 0)
     columns, rows = _bump(uv[..., :1], heatmaps.shape[3]), _bump(uv[..., 1:], heatmaps.shape[2])
     error = heatmaps.to(rows.dtype) - rows[..., :, None] * columns[..., None, :]
-    return (weight * error.square().mean((2, 3))).sum() / weight.sum().clamp(min=1)
+    return weight * error.square().mean((2, 3)), weight
 
 
 def _bump(middle: Tensor, cells: int) -> Tensor:

@@ -6,9 +6,11 @@ group is one block of memory, and its product needs no copy.
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
-from lifting.models.fc import Dropout
+from lifting.geometry.skeleton import H36M17
+from lifting.models.fc import Dropout, in_full_precision
 from lifting.prediction import Prediction
 
 # Which joints of Human3.6M's 17 work together, by the number of groups. Each group takes the root first.
@@ -23,6 +25,8 @@ RECOMBINE = ("multiply", "add", "concat")
 class SRNet(nn.Module):
     """2D keypoints to root-relative 3D joints through groups that see each other by one number a layer only.
 
+    The joints are Human3.6M's 17, which the groups are made of.
+
     A first `GroupLayer` to ``width`` features, pairs of them with a skip, and one for the outputs; each but the last is
     followed by batch norm, LeakyReLU and dropout. 898,833 parameters without sigma at the defaults; the authors' code
     has 899,029, for its last group has 13 outputs of which 12 are used, which is 196 weights.
@@ -32,7 +36,6 @@ class SRNet(nn.Module):
     of their inputs, for the reasons that `fc.FCBaseline` gives.
 
     Args:
-        joints: 17, those of Human3.6M, of which joint 0 is the root.
         width: features of a hidden layer, all groups together; shared out by the groups' joints.
         groups: 5, 3 or 2 (`GROUPS`).
         layers: the first, the last and the pairs between: even, from 4.
@@ -42,12 +45,11 @@ class SRNet(nn.Module):
         sigma: ``"coordinate"`` for a sigma in each coordinate, ``"joint"`` for one that the three of a joint share.
 
     Raises:
-        ValueError: another number of joints, groups or layers, or another way to recombine.
+        ValueError: another number of groups or layers, or another way to recombine.
     """
 
     def __init__(
         self,
-        joints: int = 17,
         width: int = 1024,
         groups: int = 5,
         layers: int = 6,
@@ -57,19 +59,16 @@ class SRNet(nn.Module):
         sigma: str = "joint",
     ) -> None:
         super().__init__()
-        if joints != 17 or groups not in GROUPS or layers < 4 or layers % 2:
-            raise ValueError(
-                "joints, groups, layers: expected 17; 5, 3 or 2; an even number from 4; "
-                f"got {joints}; {groups}; {layers}"
-            )
-        self.groups = GROUPS[groups]
+        if groups not in GROUPS or layers < 4 or layers % 2:
+            raise ValueError(f"groups, layers: expected 5, 3 or 2; an even number from 4; got {groups}; {layers}")
+        self.groups, self.known = GROUPS[groups], (H36M17.root,)
         seen = torch.tensor([2 * joint + axis for group in self.groups for joint in group for axis in (0, 1)])
         self.register_buffer("seen", seen, persistent=False)
         inputs = [2 * len(group) for group in self.groups]
         hidden = _shared_out(width, inputs)
-        self.entry = _Layer(inputs, hidden, recombine, dropout)
+        self.entry = _Layer(EntryGroupLayer(inputs, hidden, recombine), dropout)
         self.pairs = nn.ModuleList(
-            nn.Sequential(_Layer(hidden, hidden, recombine, dropout), _Layer(hidden, hidden, recombine, dropout))
+            nn.Sequential(*(_Layer(GroupLayer(hidden, hidden, recombine), dropout) for _ in range(2)))
             for _ in range(layers // 2 - 1)
         )
         scales = (3 if sigma == "coordinate" else 1) if with_sigma else 0
@@ -110,7 +109,7 @@ class GroupLayer(nn.Module):
         super().__init__()
         if recombine not in RECOMBINE:
             raise ValueError(f"recombine: expected one of {', '.join(RECOMBINE)}, got {recombine!r}")
-        self.inputs, self.recombine = inputs, recombine
+        self.inputs, self.outputs, self.recombine = inputs, outputs, recombine
         more = int(recombine == "concat")
         self.weights = nn.ParameterList(torch.empty(o, i + more) for i, o in zip(inputs, outputs, strict=True))
         for weight in self.weights:
@@ -143,11 +142,18 @@ class GroupLayer(nn.Module):
         return F.leaky_relu(a) if self.norm is None else self.norm(a[None])[0].sigmoid()
 
 
+class EntryGroupLayer(GroupLayer):
+    """The group layer that takes keypoints, `in_full_precision`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return in_full_precision(super().forward, x)
+
+
 class _Layer(nn.Module):
-    def __init__(self, inputs: list[int], outputs: list[int], recombine: str, dropout: float) -> None:
+    def __init__(self, product: GroupLayer, dropout: float) -> None:
         super().__init__()
-        self.product = GroupLayer(inputs, outputs, recombine)
-        self.norm = nn.BatchNorm1d(sum(outputs))
+        self.product = product
+        self.norm = nn.BatchNorm1d(sum(product.outputs))
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -183,10 +189,10 @@ class _Head(nn.Module):
         mu, raw = [], []
         parts = torch.split(out, [size for sizes in self.sizes for size in sizes])
         for places, sigmas, inputs in zip(parts[::2], parts[1::2], self.inputs, strict=True):
-            joints = places.view(-1, 3, x.shape[1]) * inputs**-0.5
+            joints = rearrange(places, "(j d) b -> j d b", d=3) * inputs**-0.5
             mu.append(joints[1:] - joints[:1])
             if self.scales:
-                raw.append(sigmas.view(-1, self.scales, x.shape[1]))
+                raw.append(rearrange(sigmas, "(j d) b -> j d b", d=self.scales))
         # The groups' joints are in the joints' order.
         mu_BJD = F.pad(torch.cat(mu).permute(2, 0, 1), (0, 0, 1, 0))
         return mu_BJD, torch.cat(raw).permute(2, 0, 1) + self.sigma_bias if self.sigma_bias is not None else None

@@ -16,11 +16,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from lifting.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from lifting.checkpoint import expect_joints, load_checkpoint, load_weights, save_checkpoint
 from lifting.command import RunError, whole_file
 from lifting.config import RunConfig, TrainConfig, dump_config
 from lifting.datasets.poses import PoseSet
 from lifting.geometry.skeleton import JointSet, flip, mirror_joints
+from lifting.metrics.bones import bone_report
 from lifting.metrics.pose_errors import joint_errors, pearson, pose_report
 from lifting.prediction import Batch, Prediction
 from lifting.training import ranks
@@ -53,7 +54,7 @@ def fit(
 
     Raises:
         RunError: the loss is not finite; the checkpoints are those of the last whole epoch.
-        InputError: ``last.pt`` is of another model.
+        InputError: ``last.pt`` is of another model, or of other joints than the data.
     """
     train, device = config.train, next(objective.parameters()).device
     optimizer = torch.optim.Adam(objective.parameters(), lr=train.lr, fused=device.type in ("cuda", "cpu"))
@@ -96,8 +97,7 @@ def _epoch(
     bar: "tqdm[NoReturn]",
 ) -> dict[str, float]:
     """One pass over the training set; means of what was seen on the way."""
-    train, device = config.train, next(objective.parameters()).device
-    parameters = list(objective.parameters())
+    train = config.train
     objective.train()
     seen: list[Tensor] = []
     for index, batch in enumerate(batches.epoch(config.seed * 100_003 + epoch)):
@@ -105,13 +105,7 @@ def _epoch(
         lr = learning_rate(train, epoch, step)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        with autocast(device, train.precision):
-            loss, sigma = model(batch)
-        optimizer.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(parameters, train.clip_norm)
-        optimizer.step()
-        seen.append(torch.stack([loss.detach(), norm, sigma]))
+        seen.append(training_step(model, batch, optimizer, train))
         bar.update()
         if len(seen) % CHECK_EVERY == 0 or index + 1 == len(batches):
             _check_finite(seen, step)
@@ -119,6 +113,18 @@ def _epoch(
     loss_mean, norm_mean, sigma_mean = torch.stack(seen).mean(0).tolist()
     row = {"loss": loss_mean, "lr": lr, "gradient_norm": norm_mean, "sigma_median": sigma_mean}
     return {name: value for name, value in row.items() if not math.isnan(value)}
+
+
+def training_step(model: nn.Module, batch: Batch, optimizer: torch.optim.Optimizer, train: TrainConfig) -> Tensor:
+    """One step of the optimiser: (3,) loss, norm of the gradient, median sigma. Nothing in it waits for the device."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    with autocast(parameters[0].device, train.precision):
+        loss, sigma = model(batch)
+    optimizer.zero_grad()
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(parameters, train.clip_norm)
+    optimizer.step()
+    return torch.stack([loss.detach(), norm, sigma])
 
 
 def learning_rate(train: TrainConfig, epoch: int, step: int) -> float:
@@ -172,7 +178,7 @@ def take_statistics(objective: AnyObjective, batches: Batches, config: RunConfig
     device = next(objective.parameters()).device
     with autocast(device, config.train.precision):
         for batch in islice(batches.epoch(config.seed * 100_003 + epoch), config.train.bn_batches):
-            objective.network(batch.input)
+            objective.outputs(batch.input)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         for statistic in (norm.running_mean, norm.running_var):
@@ -189,6 +195,7 @@ def _state(
 ) -> dict[str, Any]:
     return {
         "config": config.model_dump(mode="json"),
+        "joint_set": objective.joint_set.name,
         "network": objective.network.state_dict(),
         "likelihood": objective.likelihood.state_dict(),
         "optimizer": optimizer.state_dict(),
@@ -203,6 +210,7 @@ def resume(objective: AnyObjective, optimizer: torch.optim.Optimizer, folder: Pa
     if not path.exists():
         return 0, math.inf
     state = load_checkpoint(path)
+    expect_joints(state, objective.joint_set, f"checkpoint: {path}")
     load_weights(objective.network, state["network"], f"checkpoint: {path}: the network")
     load_weights(objective.likelihood, state["likelihood"], f"checkpoint: {path}: the likelihood")
     optimizer.load_state_dict(state["optimizer"])
@@ -230,7 +238,7 @@ def _report(row: dict[str, Any], epochs: int, metrics: Path, board: SummaryWrite
 
 
 @torch.no_grad()
-def predict(objective: Objective, poses: PoseSet, *, flip_test: bool, batch_size: int = 8192) -> Prediction:
+def predict(objective: Objective, poses: PoseSet, *, flip_test: bool, batch_size: int = 1024) -> Prediction:
     """What is predicted for every pose, (N, J, 3); with ``flip_test`` the mean over the mirror image too.
 
     The ranks share the work; each returns the whole. The network is left in evaluation mode.
@@ -258,13 +266,15 @@ def mean_of_mirrored(straight: Prediction, mirrored: Prediction, joint_set: Join
 
 @torch.no_grad()
 def evaluate_poses(objective: Objective, poses: PoseSet, prediction: Prediction) -> dict[str, Any]:
-    """Both protocols and what else `pose_errors.pose_report` has; ``nll``, and with a sigma ``sigma_error_r``.
+    """What `pose_errors.pose_report` and `bones.bone_report` have, ``nll``, and with a sigma ``sigma_error_r``.
 
     ``nll`` is the normalised negative log-likelihood of a joint in nats (metres), ``sigma_error_r`` is Pearson's r
     of a joint's mean sigma and its error; both over the joints whose place is not known beforehand.
     """
     errors = joint_errors(prediction.mu, poses.target)
     report = pose_report(errors, poses.action, poses.actions, poses.joint_set.joints)
+    frames = torch.tensor([clip.stop - clip.start for clip in poses.clips], device=prediction.mu.device)
+    report |= bone_report(prediction.mu, poses.joint_set, torch.repeat_interleave(frames))
     free, target = objective.free(prediction, poses.target)
     report["nll"] = -float(objective.likelihood.log_prob(free, target).mean())
     if free.sigma is not None:

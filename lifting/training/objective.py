@@ -5,42 +5,69 @@ import math
 import torch
 from torch import Tensor, nn
 
+from lifting.geometry.skeleton import H36M17, H36M18, JointSet
 from lifting.likelihood import Likelihood, Mixed
-from lifting.models.regressor import heatmap_loss
+from lifting.models.regressor import heatmap_losses
 from lifting.prediction import Batch, Prediction
+from lifting.training import ranks
 
 
 class Objective(nn.Module):
     """Network and likelihood as one module, for both have weights: what the optimiser and DDP hold.
 
     Joints whose place is known (the root) are no data: their density would be a spike without bound. They are left
-    out before the likelihood sees them.
+    out before the likelihood sees them. A network names them in its attribute ``known``, a tuple of joints; one
+    without that attribute knows of none.
+
+    Args:
+        network: (B, J, 2) keypoints -> `Prediction`.
+        likelihood: of the joints whose place is not known.
+        joint_set: what the J joints are. A checkpoint records it, and data of another joint set is refused.
+
+    Raises:
+        ValueError: a network of another number of joints.
     """
 
-    def __init__(self, network: nn.Module, likelihood: Likelihood, known: tuple[int, ...] = ()) -> None:
+    is_known: Tensor
+    free_joints: Tensor
+
+    def __init__(self, network: nn.Module, likelihood: Likelihood, joint_set: JointSet = H36M17) -> None:
         super().__init__()
-        self.network, self.likelihood, self.known = network, likelihood, known
+        joints = getattr(network, "joints", len(joint_set))
+        if joints != len(joint_set):
+            raise ValueError(f"joint_set: expected {joints} joints, as the network has, got {len(joint_set)}")
+        self.network, self.likelihood, self.joint_set = network, likelihood, joint_set
+        self.known: tuple[int, ...] = getattr(network, "known", ())
+        # Buffers: an index that is a Python list would be copied to the device in every step, which waits for it.
+        is_known = torch.tensor([j in self.known for j in range(len(joint_set))])
+        self.register_buffer("is_known", is_known[:, None], persistent=False)
+        self.register_buffer("free_joints", (~is_known).nonzero()[:, 0], persistent=False)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss, a mean over poses and joints, and the median sigma (NaN where there is none)."""
-        prediction, target = self.free(self.network(batch.input), batch.target)
-        sigma = prediction.sigma
-        median = target.new_tensor(math.nan) if sigma is None else sigma.detach().median()
-        return self.likelihood(prediction, target).mean(), median
+        prediction, target = self.free(self.outputs(batch.input), batch.target)
+        losses: Tensor = self.likelihood(prediction, target)
+        return _mean(losses, torch.ones_like(losses)), _median_sigma(prediction)
+
+    def outputs(self, keypoints: Tensor) -> Prediction:
+        """All that the network computes in training."""
+        prediction: Prediction = self.network(keypoints)
+        return prediction
 
     def predict(self, keypoints: Tensor) -> Prediction:
         """Where the joints are, after what of the likelihood stays at test time; known joints stay where they are."""
         straight = self.network(keypoints)
         point = self.likelihood.point(straight)
-        known = torch.zeros(point.mu.shape[1], 1, dtype=torch.bool, device=point.mu.device)
-        known[list(self.known)] = True
-        return Prediction(torch.where(known, straight.mu, point.mu), point.log_sigma)
+        return Prediction(torch.where(self.is_known, straight.mu, point.mu), point.log_sigma)
 
     def free(self, prediction: Prediction, target: Tensor) -> tuple[Prediction, Tensor]:
         """Both without the joints whose place is known."""
-        free = [j for j in range(target.shape[-2]) if j not in self.known]
-        log_sigma = None if prediction.log_sigma is None else prediction.log_sigma[..., free, :]
-        return Prediction(prediction.mu[..., free, :], log_sigma), target[..., free, :]
+
+        def free(x: Tensor) -> Tensor:
+            return x.index_select(-2, self.free_joints)
+
+        log_sigma = None if prediction.log_sigma is None else free(prediction.log_sigma)
+        return Prediction(free(prediction.mu), log_sigma), free(target)
 
 
 class ImageObjective(nn.Module):
@@ -52,6 +79,8 @@ class ImageObjective(nn.Module):
         heatmap: weight of the auxiliary heatmap loss; above zero the network has heatmaps.
     """
 
+    joint_set = H36M18  # what every network of this track predicts
+
     def __init__(self, network: nn.Module, likelihood: Mixed, heatmap: float = 0.0) -> None:
         super().__init__()
         self.network, self.likelihood, self.heatmap = network, likelihood, heatmap
@@ -59,16 +88,18 @@ class ImageObjective(nn.Module):
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss, a mean over labelled joints, and the median sigma (NaN where there is none)."""
         assert batch.weight is not None and batch.has_depth is not None
-        extra: Tensor | float = 0.0
-        if self.heatmap:
-            prediction, heatmaps = self.network.forward_with_heatmaps(batch.input)  # type: ignore[operator]
-            extra = self.heatmap * heatmap_loss(heatmaps, batch.target, batch.weight)
-        else:
-            prediction = self.network(batch.input)
-        losses: Tensor = self.likelihood(prediction, batch.target, batch.has_depth, batch.weight)
-        sigma = prediction.sigma
-        median = losses.new_tensor(math.nan) if sigma is None else sigma.detach().median()
-        return losses.sum() / batch.weight.sum().clamp(min=1) + extra, median
+        prediction, heatmaps = self.outputs(batch.input)
+        loss = _mean(self.likelihood(prediction, batch.target, batch.has_depth, batch.weight), batch.weight)
+        if heatmaps is not None:
+            loss = loss + self.heatmap * _mean(*heatmap_losses(heatmaps, batch.target, batch.weight))
+        return loss, _median_sigma(prediction)
+
+    def outputs(self, images: Tensor) -> tuple[Prediction, Tensor | None]:
+        """All that the network computes in training: joints, and heatmaps if there is a loss on them."""
+        if not self.heatmap:
+            return self.network(images), None
+        prediction, heatmaps = self.network.forward_with_heatmaps(images)  # type: ignore[operator]
+        return prediction, heatmaps
 
     def predict(self, images: Tensor, has_depth: Tensor) -> Prediction:
         """Where the joints are, after what of the likelihood stays at test time.
@@ -83,3 +114,21 @@ class ImageObjective(nn.Module):
 
 
 AnyObjective = Objective | ImageObjective
+
+
+def _mean(losses: Tensor, weight: Tensor) -> Tensor:
+    """The sum of the losses over the sum of their weights, those of all ranks.
+
+    DDP averages the gradients of the ranks, however many labels each has. Divided by the labels of the mean rank, their
+    average is the gradient of the mean over all labels.
+    """
+    count = weight.sum()
+    ranks.average(count)
+    return losses.sum() / torch.where(count > 0, count, 1)
+
+
+def _median_sigma(prediction: Prediction) -> Tensor:
+    """NaN where there is none."""
+    if prediction.sigma is None:
+        return torch.full((), math.nan, device=prediction.mu.device)
+    return prediction.sigma.detach().median()

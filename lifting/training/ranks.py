@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
+from einops import rearrange
 from torch import Tensor
 
 from lifting.command import InputError
@@ -31,10 +32,12 @@ def start(device: str) -> torch.device:
     return chosen
 
 
-def stop() -> None:
-    """Leaves the group of ranks, if there is one."""
+def stop() -> bool:
+    """Leaves the group of ranks, if there is one; whether we were its first, the only one that prints and writes."""
+    first = rank() == 0
     if dist.is_initialized():
         dist.destroy_process_group()
+    return first
 
 
 def rank() -> int:
@@ -66,7 +69,7 @@ def gather_rows(rows: Tensor, total: int) -> Tensor:
     padded[: len(rows)] = rows
     parts = [torch.empty_like(padded) for _ in range(world())]
     dist.all_gather(parts, padded.contiguous())
-    return torch.stack(parts, 1).flatten(0, 1)[:total]
+    return rearrange(parts, "rank n ... -> (n rank) ...")[:total]
 
 
 def average(values: Tensor) -> None:
@@ -83,9 +86,9 @@ def seed_everything(seed: int, epoch: int) -> None:
 
 
 def has_bf16_units(device: torch.device) -> bool:
-    """Whether bfloat16 products are faster than float32 ones on this device: a recent GPU, or a CPU with AMX."""
+    """Whether this device has units for bfloat16 products: a recent GPU, or a CPU with AMX or AVX-512 BF16."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
-        return bool(torch.cpu._is_amx_tile_supported())
+        return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
     return False

@@ -56,7 +56,7 @@ def products() -> Callable[[], None]:
 def step(network: str, loss: str, precision: str) -> Callable[[], None]:
     """One optimiser step, as `lifting.training.engine` takes it."""
     likelihood = LIKELIHOODS[loss]()
-    objective = Objective(NETWORKS[network](with_sigma=likelihood.has_sigma), likelihood, known=(0,))
+    objective = Objective(NETWORKS[network](with_sigma=likelihood.has_sigma), likelihood)
     parameters = list(objective.parameters())
     optimizer = torch.optim.Adam(parameters, lr=1e-3, fused=True)
     batch = Batch(torch.randn(BATCH, 17, 2), 0.3 * torch.randn(BATCH, 17, 3))

@@ -7,7 +7,7 @@ import torch
 
 from lifting.command import InputError
 from lifting.config import DataConfig
-from lifting.datasets.poses import PoseBatches, PoseSet, load_poses, load_split
+from lifting.datasets.poses import PoseBatches, PoseSet, load_poses, load_split, trained_on
 from lifting.datasets.store import PoseStore
 from lifting.geometry.cameras import normalise_screen
 from lifting.geometry.skeleton import H36M17, flip
@@ -125,6 +125,29 @@ def test_a_split_takes_its_own_choice(small_store: Path, poses: PoseSet) -> None
     training, test = (load_split(config, str(small_store), train=train) for train in (True, False))
     assert training.actions == [action] and {row[2] for row in seen(training)} == {camera}
     assert action not in test.actions and len({row[2] for row in seen(test)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("choice", "shared"),
+    [
+        ({}, 16),
+        ({"train_subjects": ("S1",)}, 0),
+        ({"train_actions": ("Walking",), "test_actions": ("-Walking",)}, 0),
+        ({"train_cameras": ("54138969",), "test_cameras": ("-54138969",)}, 0),
+        ({"train_actions": ("-Greeting",), "train_cameras": ("-54138969", "-55011271")}, 4),
+        ({"train_actions": ("Walking", "Greeting", "-Greeting"), "test_cameras": ("54138969",)}, 2),
+    ],
+)
+def test_recordings_that_are_trained_on_are_found_by_their_names(
+    small_store: Path, choice: dict[str, tuple[str, ...]], shared: int
+) -> None:
+    """By the configuration alone, as by a look at what both parts hold."""
+    subjects = {"train_subjects": ("S1", "S9"), "test_subjects": ("S5", "S9")}
+    config = DataConfig.model_validate({**subjects, "stride": 50, "test_stride": 50, **choice})
+    training, test = (load_split(config, str(small_store), train=train) for train in (True, False))
+    found = trained_on(config, test.clips)
+    assert {(clip.subject, clip.sequence, clip.camera) for clip in found} == seen(training) & seen(test)
+    assert len(found) == shared
 
 
 def test_wrong_s9_is_a_switch(small_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

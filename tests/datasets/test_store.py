@@ -14,16 +14,22 @@ import torch
 from lifting.command import InputError
 from lifting.datasets.store import FORMAT, VERSION, PoseStore, Sequence, checksum_of, write_store
 from lifting.geometry import h36m
-from lifting.geometry.skeleton import COCO17, H36M17
+from lifting.geometry.cameras import Camera
+from lifting.geometry.skeleton import COCO17, H36M17, JointSet
+from tests.conftest import COCO_OF_H36M
 
-POSES = np.random.default_rng(0).normal(size=(7, 17, 3)).astype(np.float32)
+# Clouds of joints, as large as people, where people stand before Human3.6M's cameras.
+POSES = (np.random.default_rng(0).normal(size=(7, 17, 3)) * 0.3 + [0.3, 1, 0.9]).astype(np.float32)
+PIXELS = 500 + 200 * POSES[..., :2]
 SUBJECTS = ("S11", "S1", "S5")
 
 
 def write(path: Path, sequences: list[Sequence] | None = None, **changes: Any) -> Path:
     if sequences is None:
         sequences = [
-            Sequence(s, n, POSES + i) for i, s in enumerate(SUBJECTS) for n in ("Walking 10", "Walking", "Walking 2")
+            Sequence(s, n, POSES + i / 10)
+            for i, s in enumerate(SUBJECTS)
+            for n in ("Walking 10", "Walking", "Walking 2")
         ]
     keywords = {"frame_rate": 50.0, "source": "a test", "checksum": "none", **changes}
     cameras = keywords.pop("cameras", {s: h36m.cameras(s) for s in SUBJECTS})
@@ -33,8 +39,8 @@ def write(path: Path, sequences: list[Sequence] | None = None, **changes: Any) -
 
 def test_everything_comes_back(tmp_path: Path) -> None:
     keypoints = {
-        "cpn": {c: POSES[..., :2] + i for i, c in enumerate(h36m.CAMERA_NAMES)},
-        "d2": {"54138969": POSES[..., 1:]},
+        "cpn": {c: PIXELS + i for i, c in enumerate(h36m.CAMERA_NAMES)},
+        "d2": {"54138969": PIXELS - 7},
     }
     cameras = {"S9": {n: replace(c, tangential_factor=2.0) for n, c in reversed(h36m.cameras("S9").items())}}
     write(
@@ -99,7 +105,7 @@ def test_what_is_absent_is_said(tmp_path: Path, ask: Callable[[PoseStore], objec
 
 
 def test_an_absent_camera_is_said(tmp_path: Path) -> None:
-    write(tmp_path / "x.h5", [Sequence("S1", "Walking", POSES, {"cpn": {"54138969": POSES[..., :2]}})])
+    write(tmp_path / "x.h5", [Sequence("S1", "Walking", POSES, {"cpn": {"54138969": PIXELS}})])
     with PoseStore(tmp_path / "x.h5") as store, pytest.raises(InputError, match=r"no camera '5'.*54138969"):
         store.keypoints("S1", "Walking", "5", "cpn")
 
@@ -112,12 +118,12 @@ def test_an_absent_camera_is_said(tmp_path: Path) -> None:
         (Sequence("S1", "W", np.where(np.arange(3) == 1, np.nan, POSES)), r"finite values, got nan at \[0, 0, 1\]"),
         (Sequence("S2", "W", POSES), "no cameras for S2; there are cameras for S11, S1, S5"),
         (Sequence("S1", "W", POSES, {"gt": {}}), "'gt' are made from the positions"),
-        (Sequence("S1", "W", POSES, {"cpn": {"1": POSES[..., :2]}}), "camera 1; S1 has 54138969"),
+        (Sequence("S1", "W", POSES, {"cpn": {"1": PIXELS}}), "camera 1; S1 has 54138969"),
         (
-            Sequence("S1", "W", POSES, {"cpn": {"54138969": POSES[:3, :, :2]}}),
+            Sequence("S1", "W", POSES, {"cpn": {"54138969": PIXELS[:3]}}),
             r"expected \(7, 17, 2\), got \(3, 17, 2\)",
         ),
-        (Sequence("S1", "W", POSES, {"cpn": {"54138969": POSES[..., :2] * np.inf}}), "expected finite values"),
+        (Sequence("S1", "W", POSES, {"cpn": {"54138969": PIXELS * np.inf}}), "expected finite values"),
         (Sequence("S1", "a/b", POSES), "cannot be called 'a/b'"),
     ],
 )
@@ -125,6 +131,89 @@ def test_bad_sequences_are_refused_and_leave_no_file(tmp_path: Path, sequence: S
     with pytest.raises(InputError, match=message):
         write(tmp_path / "x.h5", [Sequence("S1", "fine", POSES), sequence])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("joint_set", [H36M17, COCO17], ids=lambda joint_set: joint_set.name)
+@pytest.mark.parametrize(
+    ("factor", "message"),
+    [
+        (1000, r"S1 W: positions: expected poses 0.4 to 4.0 m across, got 1[0-9]{3} m: millimetres in place of metres"),
+        (100, r"got 1[0-9.]+ m: centimetres in place of metres"),
+        (10, r"got 1[0-9]\.[0-9]* m$"),
+        (1e-3, r"got 0.001[0-9]* m$"),
+    ],
+)
+def test_positions_in_other_units_are_refused(tmp_path: Path, factor: float, message: str, joint_set: JointSet) -> None:
+    with pytest.raises(InputError, match=message):
+        write(tmp_path / "x.h5", [Sequence("S1", "W", factor * POSES)], joint_set=joint_set)
+    assert list(tmp_path.iterdir()) == []
+
+
+def camera(**changes: Any) -> dict[str, dict[str, Camera]]:
+    """One of S1's, changed."""
+    return {"S1": {"left": replace(h36m.cameras("S1")["54138969"], **changes)}}
+
+
+ONE = camera()["S1"]["left"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"t": 1000 * ONE.t}, r"S1 W: camera left: expected people of 10.02 pixels or more .* t takes the world"),
+        ({"t": -ONE.t}, r"expected people before it, got 100% behind it; R X \+ t takes the world"),
+        ({"R": ONE.R.T, "t": -ONE.R.T @ ONE.t}, "S1 W: camera left: expected people"),  # camera -> world
+        ({"focal": ONE.focal / 1000}, "got 0.293 pixels about .* focal and center are in pixels"),
+        (
+            {"focal": ONE.focal / 1000, "center": torch.zeros(2)},
+            "got .* pixels about .* focal and center are in pixels",
+        ),
+        ({"center": ONE.center + 2000}, "in or beside a picture of 1000 x 1002, got [0-9]{3} pixels about"),
+        ({"R": torch.eye(3)[[1, 0, 2]]}, "camera .*left: R: expected a rotation, got"),
+        ({"R": 2 * ONE.R}, "R: expected a rotation"),
+    ],
+)
+def test_cameras_that_do_not_see_the_people_are_refused(
+    tmp_path: Path, changes: dict[str, torch.Tensor], message: str
+) -> None:
+    write(tmp_path / "fine.h5", [Sequence("S1", "W", POSES)], cameras=camera())
+    with pytest.raises(InputError, match=message):
+        write(tmp_path / "x.h5", [Sequence("S1", "W", POSES)], cameras=camera(**changes))
+    assert not (tmp_path / "x.h5").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [PIXELS / 500 - 1, PIXELS / 1000, np.zeros_like(PIXELS), PIXELS + 3000, PIXELS - [0, 3000]],
+    ids=["-1 to 1", "0 to 1", "missing", "right of it", "above it"],
+)
+def test_keypoints_that_are_not_pixels_of_the_picture_are_refused(tmp_path: Path, wrong: np.ndarray) -> None:
+    message = "S1 W: keypoints cpn, left: expected people of 10.02 pixels .* 1000 x 1002, got .*; keypoints are in pix"
+    with pytest.raises(InputError, match=message):
+        write(tmp_path / "x.h5", [Sequence("S1", "W", POSES, {"cpn": {"left": wrong}})], cameras=camera())
+
+
+def test_a_few_wild_frames_pass(tmp_path: Path) -> None:
+    """A detector's failures and a glitch of the capture are the data's own."""
+    positions, pixels = POSES.copy(), PIXELS.copy()
+    positions[:3], pixels[:3] = 50 * positions[:3], 0
+    write(tmp_path / "x.h5", [Sequence("S1", "W", positions, {"cpn": {"left": pixels}})], cameras=camera())
+
+
+@pytest.mark.parametrize("joint_set", [H36M17, COCO17], ids=lambda joint_set: joint_set.name)
+def test_exchanged_sides_are_refused_where_there_is_no_doubt(
+    small_store: Path, tmp_path: Path, joint_set: JointSet
+) -> None:
+    with PoseStore(small_store) as store:
+        positions = store.positions("S1", "Walking")
+    if joint_set == COCO17:
+        positions = positions[:, COCO_OF_H36M]
+    exchanged = positions[:, list(joint_set.mirror)]
+    assert len(positions) > 200
+    write(tmp_path / "fine.h5", [Sequence("S1", "W", positions)], joint_set=joint_set)
+    with pytest.raises(InputError, match="S1: left and right are exchanged, or the world is mirrored"):
+        write(tmp_path / "x.h5", [Sequence("S1", "W", exchanged)], joint_set=joint_set)
+    write(tmp_path / "few.h5", [Sequence("S1", "W", exchanged[:90])], joint_set=joint_set)  # too few to tell
 
 
 def test_other_bad_calls_are_refused(tmp_path: Path) -> None:

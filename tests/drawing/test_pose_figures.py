@@ -49,6 +49,41 @@ def test_what_the_picture_says(tmp_path: Path) -> None:
     assert "sigma" not in (tmp_path / "sure.svg").read_text()
 
 
+PICTURE = np.full((1002, 1000, 3), 150, np.uint8)
+
+
+@pytest.mark.parametrize(
+    "poses",
+    [
+        [person()],
+        [replace(person(), target=None, picture=PICTURE)],  # what `estimate` draws
+        [replace(person(), target=None, picture=PICTURE, title="a picture whose name has " + 40 * "x" + ".jpg")],
+        [replace(person(), sigma=np.full((17, 3), 2.0))] * 2,
+    ],
+    ids=["alone", "estimate", "long", "two"],
+)
+def test_titles_are_whole(poses: list[DrawnPose], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within the figure, within their panels, and nothing over them, in the file as it is saved."""
+    figures: list[Figure] = []
+    savefig = Figure.savefig
+
+    def kept(figure: Figure, *arguments: Any, **options: Any) -> None:
+        figures.append(figure)
+        savefig(figure, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", kept)
+    draw_poses(tmp_path / "pose.png", poses)
+    (figure,) = figures
+    figure.set_dpi(200)  # at which it was saved, and its texts were measured
+    for axes in figure.axes:
+        title, panel = axes.title.get_window_extent(), axes.get_window_extent()
+        assert title.width > 0
+        assert figure.bbox.y0 <= panel.y1 < title.y0 < title.y1 <= figure.bbox.y1
+        assert figure.bbox.x0 <= title.x0 < title.x1 <= figure.bbox.x1
+        assert panel.x0 - 0.1 * panel.width <= title.x0 and title.x1 <= panel.x1 + 0.1 * panel.width
+        assert all(drawn.get_clip_on() for drawn in axes.collections)
+
+
 def test_left_and_right_differ() -> None:
     colours = visualise._colours(H36M17)
     assert len({colours[joint] for joint in H36M17.left}) == len({colours[joint] for joint in H36M17.right}) == 1

@@ -2,18 +2,20 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from lifting.config import FCConfig, load_config
-from lifting.geometry.skeleton import H36M17
+from lifting.geometry.skeleton import H36M17, JOINT_SETS, JointSet
 from lifting.lifter import build_objective, cost
 from lifting.models import build_lifter
 from lifting.models.fc import Dropout, FCBaseline, Head
+from lifting.models.srnet import SRNet
 
 
 def test_parameter_counts() -> None:
     """34 -> 1024, two blocks of two, -> 51: 4.29M as in the paper; a second head for sigma, one a joint."""
     plain, with_sigma = (
-        sum(p.numel() for p in build_lifter(FCConfig(), joints=17, with_sigma=s).parameters()) for s in (False, True)
+        sum(p.numel() for p in build_lifter(FCConfig(), H36M17, with_sigma=s).parameters()) for s in (False, True)
     )
     assert plain == 4_296_755
     assert with_sigma == plain + 1024 * 17 + 17
@@ -38,6 +40,15 @@ def test_the_root_is_known() -> None:
     assert (prediction.sigma[:, 0] == 0).all()
     assert (prediction.sigma[:, 1:] > 0).all()
     assert FCBaseline(width=32, with_sigma=False)(torch.randn(8, 17, 2)).sigma is None
+
+
+@pytest.mark.parametrize("joint_set", JOINT_SETS.values(), ids=JOINT_SETS)
+def test_a_configuration_builds_it_for_any_joint_set(joint_set: JointSet) -> None:
+    network = build_lifter(FCConfig(width=8), joint_set, with_sigma=True)
+    assert network.known == (joint_set.root,)
+    prediction = network(torch.randn(8, len(joint_set), 2))
+    assert prediction.mu.shape == (8, len(joint_set), 3)
+    assert (prediction.mu.norm(dim=-1) == 0).nonzero()[:, 1].unique().tolist() == [joint_set.root]
 
 
 @pytest.mark.parametrize("shape", [(64, 1000), (7, 3), (1, 1), (333,)])
@@ -84,3 +95,19 @@ def test_multiply_adds_are_the_papers() -> None:
     assert found["parameters"] / 1e6 == pytest.approx(4.29, abs=0.01)
     assert 64 * found["multiply_adds"] / 1e9 == pytest.approx(0.275, abs=0.001)
     assert set(cost(rle, 17)) == {"parameters", "multiply_adds", "flow_parameters", "flow_multiply_adds"}
+
+
+@pytest.mark.parametrize("network", [FCBaseline(width=64), SRNet(width=64)], ids=["fc", "srnet"])
+def test_keypoints_are_not_rounded_under_autocast(network: FCBaseline | SRNet) -> None:
+    """Only their product with the weights is; near the border of a picture bfloat16 steps are two pixels of 1000."""
+    network.eval()
+    entered: list[Tensor] = []
+    product = network.entry[0] if isinstance(network, FCBaseline) else network.entry.product
+    product.register_forward_hook(lambda module, inputs, output: entered.append(output))
+    keypoints = 0.9 + torch.rand(32, 17, 2) / 1000
+    network(keypoints)
+    with torch.autocast("cpu", torch.bfloat16):
+        network(keypoints)
+    exact, rounded = entered
+    assert rounded.dtype == torch.bfloat16
+    assert torch.equal(rounded, exact.bfloat16())

@@ -20,7 +20,7 @@ from lifting.models.cost import image_model_cost
 from lifting.models.integral import Integral, soft_argmax
 from lifting.models.pretrained import load_backbone
 from lifting.models.reference_weights import from_reference, load_reference, save_reference, to_reference
-from lifting.models.regressor import Regressor, heatmap_loss
+from lifting.models.regressor import Regressor, heatmap_losses
 from lifting.models.resnet import PIXELS, RESNETS, Normalise, ResNet
 
 # Written once from torchvision 0.28: convolutions and batch norms by name, with the shape of their weight.
@@ -174,7 +174,7 @@ def test_every_weight_learns(heatmaps: bool) -> None:
     if heatmaps:
         prediction, maps = network.forward_with_heatmaps(images())
         assert maps.shape == (2, 18, 16, 16)
-        extra = heatmap_loss(maps, torch.zeros(2, 18, 3), torch.ones(2, 18))
+        extra = heatmap_losses(maps, torch.zeros(2, 18, 3), torch.ones(2, 18))[0].sum()
     else:
         prediction, extra = network(images()), torch.zeros(())
     assert prediction.log_sigma is not None
@@ -206,27 +206,29 @@ def slow_heatmap(u: float, v: float, height: int, width: int) -> Tensor:
     return heatmap
 
 
-def test_heatmap_loss_is_a_mean_square() -> None:
+def test_heatmap_losses_are_mean_squares() -> None:
     target = torch.tensor([[[0.1, -0.2, 0.3], [-0.45, 0.52, 0.0]]])
     right = torch.stack([slow_heatmap(u, v, 32, 64) for u, v, _ in target[0].tolist()])[None]
-    assert heatmap_loss(right, target, torch.ones(1, 2)) < 1e-12
+    assert heatmap_losses(right, target, torch.ones(1, 2))[0].max() < 1e-12
     off = right + torch.tensor([0.1, 0.3])[:, None, None]
-    torch.testing.assert_close(heatmap_loss(off, target, torch.tensor([[1.0, 1.0]])), torch.tensor((0.01 + 0.09) / 2))
-    torch.testing.assert_close(heatmap_loss(off, target, torch.tensor([[1.0, 0.0]])), torch.tensor(0.01))
+    for weight in (torch.tensor([[1.0, 1.0]]), torch.tensor([[0.5, 0.0]])):
+        losses, counted = heatmap_losses(off, target, weight)
+        torch.testing.assert_close(losses, weight * torch.tensor([[0.01, 0.09]]))
+        assert torch.equal(counted, weight)
 
 
-def test_heatmap_loss_leaves_joints_out() -> None:
+def test_heatmap_losses_leave_joints_out() -> None:
     """No label, whatever stands there, and a label far outside the crop: neither a value nor a gradient."""
     maps = torch.randn(1, 4, 16, 16, requires_grad=True)
     target = torch.tensor([[[0.1, 0.1, 0.0], [math.nan] * 3, [math.inf, 0, 0], [0.0, 0.7, math.nan]]])
-    weight = torch.tensor([[1.0, 0.0, 0.0, 1.0]])
-    loss = heatmap_loss(maps, target, weight)
-    torch.autograd.backward(loss)
-    torch.testing.assert_close(loss, (maps[0, 0] - slow_heatmap(0.1, 0.1, 16, 16)).square().mean())
+    losses, counted = heatmap_losses(maps, target, torch.tensor([[1.0, 0.0, 0.0, 1.0]]))
+    torch.autograd.backward(losses.sum())
+    assert torch.equal(counted, torch.tensor([[1.0, 0.0, 0.0, 0.0]]))
+    torch.testing.assert_close(losses[0, 0], (maps[0, 0] - slow_heatmap(0.1, 0.1, 16, 16)).square().mean())
+    assert (losses[0, 1:] == 0).all()
     assert maps.grad is not None and maps.grad.isfinite().all()
     assert maps.grad[0, 0].abs().max() > 0
     assert (maps.grad[0, 1:] == 0).all()
-    assert heatmap_loss(maps, target, torch.zeros(1, 4)) == 0
 
 
 # Integral Pose

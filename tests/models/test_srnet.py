@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lifting.command import InputError
 from lifting.config import SRNetConfig
-from lifting.geometry.skeleton import H36M17, flip
+from lifting.geometry.skeleton import COCO17, H36M17, H36M18, MPII16, JointSet, flip
 from lifting.models import build_lifter
 from lifting.models.srnet import GROUPS, RECOMBINE, GroupLayer, SRNet
 from lifting.training.engine import mean_of_mirrored
@@ -251,13 +252,19 @@ def test_the_flipped_mean_is_symmetric() -> None:
 @pytest.mark.parametrize(("groups", "recombine"), VARIANTS)
 def test_a_configuration_builds_it(groups: int, recombine: str) -> None:
     config = SRNetConfig.model_validate({"groups": groups, "recombine": recombine, "layers": 8, "width": 64})
-    network = build_lifter(config, joints=17, with_sigma=True)
+    network = build_lifter(config, H36M17, with_sigma=True)
     assert isinstance(network, SRNet)
     assert (len(network.groups), len(network.pairs), network.head.product.recombine) == (groups, 3, recombine)
     assert SRNet(with_sigma=False, width=50)(torch.randn(4, 17, 2)).sigma is None
 
 
-@pytest.mark.parametrize("wrong", [{"joints": 16}, {"groups": 4}, {"layers": 5}, {"recombine": "mean"}])
+@pytest.mark.parametrize("joint_set", [COCO17, MPII16, H36M18], ids=lambda joint_set: joint_set.name)
+def test_its_groups_are_of_human36m_alone(joint_set: JointSet) -> None:
+    with pytest.raises(InputError, match=f"expected the joints h36m17, .* got {joint_set.name}"):
+        build_lifter(SRNetConfig(), joint_set, with_sigma=True)
+
+
+@pytest.mark.parametrize("wrong", [{"groups": 4}, {"layers": 5}, {"recombine": "mean"}])
 def test_what_it_cannot_be_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
         SRNet(**wrong)  # type: ignore[arg-type]

@@ -1,0 +1,183 @@
+"""A training step: it never waits for the device, and it is the same over ranks, whatever each of them has labels of."""
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+from lifting.config import ImageTrainConfig, SingleStageConfig, TrainConfig
+from lifting.datasets.poses import PoseBatches, PoseSet
+from lifting.geometry.skeleton import H36M17
+from lifting.likelihood import DLE, RLE, BasicFlow, ConstantVariance, Likelihood, Mixed, ReferenceRLE
+from lifting.models.fc import FCBaseline
+from lifting.models.regressor import Regressor
+from lifting.models.srnet import SRNet
+from lifting.prediction import Batch
+from lifting.training import ranks
+from lifting.training.engine import take_statistics, training_step
+from lifting.training.objective import AnyObjective, ImageObjective, Objective
+
+
+def poses(n: int = 8) -> PoseSet:
+    return PoseSet(torch.randn(n, 17, 2), 0.3 * torch.randn(n, 17, 3), torch.full((n, 1, 1), 0.002),
+                   torch.zeros(n, dtype=torch.long), ["Walking"], [], H36M17, 1)  # fmt: skip
+
+
+def image_batch(n: int = 4, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (n, 3, 64, 64), dtype=torch.uint8, generator=generator)
+    target = 0.2 * torch.randn(n, 18, 3, generator=generator)
+    weight = (torch.rand(n, 18, generator=generator) > 0.3).float()
+    return Batch(images, target, weight, torch.rand(n, 18, generator=generator) > 0.5)
+
+
+def image_objective(heatmap: float = 0.0) -> ImageObjective:
+    return ImageObjective(Regressor("resnet18", 8, heatmaps=heatmap > 0), Mixed(RLE(3), RLE(2)), heatmap)
+
+
+LIFTERS: dict[str, Callable[[], Objective]] = {
+    "fc rle": lambda: Objective(FCBaseline(width=32), RLE()),
+    "fc rle, the paper's": lambda: Objective(FCBaseline(width=32), RLE.paper()),
+    "fc dle": lambda: Objective(FCBaseline(width=32), DLE()),
+    "fc flow": lambda: Objective(FCBaseline(width=32), BasicFlow()),
+    "fc rle_reference": lambda: Objective(FCBaseline(width=32), ReferenceRLE()),
+    "fc radial": lambda: Objective(FCBaseline(width=32), Likelihood()),
+    "fc l1": lambda: Objective(FCBaseline(width=32, with_sigma=False), ConstantVariance("l1")),
+    "srnet rle": lambda: Objective(SRNet(width=64, dropout=0.1), RLE()),
+}
+
+
+@pytest.mark.parametrize("name", ["fc rle", "srnet rle", "image and heatmaps"])
+def test_a_step_is_one_graph(name: str) -> None:
+    """`torch.compile` finds nothing that it cannot take in: no value is read on the way."""
+    if name in LIFTERS:
+        batches = PoseBatches(poses(), 8, flip=True)
+        objective: AnyObjective = LIFTERS[name]()
+        batch = next(batches.epoch(0))
+    else:
+        objective, batch = image_objective(float(name == "image and heatmaps")), image_batch()
+    torch._dynamo.reset()
+    found = torch._dynamo.explain(objective)(batch)
+    assert (found.graph_count, found.graph_break_count) == (1, 0), found.break_reasons
+
+
+class NothingCrosses(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Refuses an operation that takes tensors of the host to those of the device, or from there: each is waited for."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        tensors = [x for x in tree_flatten((args, kwargs, made))[0] if isinstance(x, Tensor)]
+        devices = {x.device.type for x in tensors if x.ndim or func is torch.ops.aten._to_copy.default}
+        assert len(devices) < 2, f"{func} takes tensors of {devices}"
+        return made
+
+
+def crossing_refused() -> NothingCrosses:
+    return NothingCrosses()  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("name", [*LIFTERS, "image", "image and heatmaps"])
+def test_a_step_leaves_the_device_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the meta device there are no values: whatever asks for one fails. From batch to optimiser nothing does."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which this device has not
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)
+    meta = torch.device("meta")
+    if name in LIFTERS:
+        objective: AnyObjective = LIFTERS[name]().to(meta)
+        batches = PoseBatches(poses().to(meta), 8, flip=True, noise_px=5)
+        rows = torch.arange(8, device=meta)
+        train = TrainConfig()
+        batch_of: Callable[[], Batch] = lambda: batches._batch(rows)  # noqa: E731
+    else:
+        objective = image_objective(float(name == "image and heatmaps")).to(meta)
+        batch = image_batch()
+        assert batch.weight is not None and batch.has_depth is not None
+        batch = Batch(*(x.to(meta) for x in (batch.input, batch.target, batch.weight, batch.has_depth)))
+        train = ImageTrainConfig()
+        batch_of = lambda: batch  # noqa: E731
+    optimizer = torch.optim.SGD(objective.parameters(), lr=0.1)
+    training_step(objective, batch_of(), optimizer, train)  # what is looked at or kept once, in the first step
+    with crossing_refused():
+        training_step(objective, batch_of(), optimizer, train)
+
+
+def test_what_crosses_is_seen() -> None:
+    x = torch.zeros(3, device="meta")
+    with crossing_refused(), pytest.raises(AssertionError, match="takes tensors of"):
+        x[torch.tensor([0, 2])]
+    with crossing_refused(), pytest.raises(AssertionError, match="takes tensors of"):
+        torch.tensor(1.0).to("meta")
+    with crossing_refused(), pytest.raises(RuntimeError, match="item"):
+        float(x.sum())
+
+
+def gradients(objective: nn.Module, batch: Batch) -> list[Tensor]:
+    objective.zero_grad()
+    loss, _ = objective(batch)
+    loss.backward()
+    return [p.grad.clone() for p in objective.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("heatmap", [0.0, 1.0])
+def test_ranks_with_few_and_many_labels_make_the_gradient_of_all(
+    heatmap: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DDP averages gradients: of a rank with 3 labels and one with 30 it has to be the gradient over 33."""
+    torch.manual_seed(0)
+    likelihood = Mixed(ConstantVariance("l1", 3), ConstantVariance("l1", 2))
+    network = Regressor("resnet18", 8, with_sigma=False, heatmaps=heatmap > 0)
+    objective = ImageObjective(network, likelihood, heatmap).double().eval()  # in eval, for ranks share no batch norm
+    whole = image_batch(4)
+    assert whole.weight is not None and whole.has_depth is not None
+    whole.weight[:2] = 0
+    whole.weight[0, :3] = 1
+    parts = [
+        Batch(whole.input[half], whole.target[half].double(), whole.weight[half].double(), whole.has_depth[half])
+        for half in (slice(0, 2), slice(2, 4))
+    ]
+    together = Batch(whole.input, whole.target.double(), whole.weight.double(), whole.has_depth)
+    expected = gradients(objective, together)
+    counted: list[list[Tensor]] = []
+    for part in parts:  # first what each rank counts, as they would tell each other
+        counts: list[Tensor] = []
+        monkeypatch.setattr(ranks, "average", lambda values, counts=counts: counts.append(values.clone()))
+        gradients(objective, part)
+        counted.append(counts)
+    means = [torch.stack(pair).mean(0) for pair in zip(*counted, strict=True)]
+    found = []
+    for part in parts:
+        left = iter(means)
+        monkeypatch.setattr(ranks, "average", lambda values, left=left: values.copy_(next(left)))
+        found.append(gradients(objective, part))
+    for one, other, both in zip(*found, expected, strict=True):
+        torch.testing.assert_close((one + other) / 2, both)
+
+
+class FixedBatches:
+    """The same batches in every epoch."""
+
+    def __init__(self, batches: list[Batch]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def epoch(self, seed: int) -> Iterator[Batch]:
+        yield from self.batches
+
+
+def test_statistics_are_of_every_part_of_the_network() -> None:
+    """Batch norm's statistics of the auxiliary head, which nothing but training uses, are means over the same batches."""
+    objective, batches = image_objective(1.0), [image_batch(seed=seed) for seed in range(3)]
+    config = SingleStageConfig(train=ImageTrainConfig(bn_batches=3, precision="fp32"))
+    take_statistics(objective, FixedBatches(batches), config, 0)
+    norms = {name: m for name, m in objective.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    assert any("heatmap_head" in name for name in norms)
+    for name, norm in norms.items():
+        assert norm.num_batches_tracked == 3, name
+        assert norm.running_var is not None and (norm.running_var != 1).any(), name
