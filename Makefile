@@ -3,12 +3,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test bench tables lint lock
+.PHONY: help demo test bench gpu tables lint lock
 help:
 	@echo "make demo    trains, evaluates and draws on the embedded set (about five minutes on two cores)"
 	@echo "make test    runs the test suite"
 	@echo "make tables  runs the paper's tables by analogy, short, on the embedded set; TABLES='--data FILE --seeds 3' for all"
 	@echo "make bench   times the fast paths and writes bench.json"
+	@echo "make gpu     tests and times everything on a GPU, in ten minutes, and writes gpu.md; nothing without a GPU"
 	@echo "make lint    ruff and mypy"
 	@echo "make lock    writes requirements.lock anew from pyproject.toml"
 
@@ -20,6 +21,9 @@ test: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python -m tests.benchmarks
+
+gpu: .venv/ready
+	$(BIN)/python -m tests.gpu
 
 TABLES ?= --short --seeds 1 --jobs 2
 tables: .venv/ready

@@ -9,7 +9,8 @@ from lifting.config import Config, load_config
 from lifting.drawing.diagrams import draw_density
 from lifting.drawing.pose_figures import check_ending
 from lifting.metrics.pose_errors import format_report
-from lifting.reports import uncertainty
+from lifting.reports import hypotheses, uncertainty
+from lifting.training import ranks
 from lifting.training.run_options import (
     OVERRIDES,
     add_evaluate,
@@ -20,6 +21,7 @@ from lifting.training.run_options import (
 )
 
 DEMO = Path(__file__).parent / "configs" / "lifting" / "demo.yaml"
+HEADLINE = "For lifters the papers give the mean over the actions; compare that row with their tables."
 
 
 def main() -> None:
@@ -34,7 +36,7 @@ def main() -> None:
     evaluate.add_argument(
         "--rare", action="store_true", help="also the rarest test poses, those farthest from training"
     )
-    evaluate.add_argument("--uncertainty", action="store_true", help="what sigma is worth: NLL, coverage, AUSE, r")
+    evaluate.add_argument("--uncertainty", action="store_true", help="what sigma is worth: scores, coverage, AUSE, r")
     evaluate.add_argument(
         "--calibrate",
         type=Path,
@@ -77,18 +79,20 @@ def run_evaluate(options: argparse.Namespace) -> None:
     objective, config = lifter.load(options.checkpoint, options.overrides)
     poses = lifter.load_test(config, objective)
     report, prediction = lifter.evaluate(objective, poses, config)
+    held_out = uncertainty.held_out_deviations(options.calibrate, config)
+    if not ranks.stop():  # the ranks share the predictions; the first does everything that follows
+        return
     report["cost"] = lifter.cost(objective, len(poses.joint_set))
-    texts = []
+    texts = [HEADLINE]
     if options.rare:
         report["rare"] = lifter.evaluate_rare(poses, prediction, config)
     if options.uncertainty:
-        held_out = uncertainty.held_out_deviations(options.calibrate, config)
         found = uncertainty.uncertainty_report(objective, poses, prediction, held_out)
         report["uncertainty"] = found
         texts.append(uncertainty.format_uncertainty(found))
     if options.hypotheses:
-        report["hypotheses"] = uncertainty.hypotheses_report(objective, poses, prediction, options.hypotheses)
-        texts.append(uncertainty.format_hypotheses(report["hypotheses"]))
+        report["hypotheses"] = hypotheses.hypotheses_report(objective, poses, prediction, options.hypotheses)
+        texts.append(hypotheses.format_hypotheses(report["hypotheses"]))
     if options.json:
         write_json(options.json, report)
     if options.save:

@@ -22,6 +22,8 @@ from lifting.training.run_options import (
     train_or_stop,
 )
 
+HEADLINE = "For single-stage networks the RLE paper gives the mean over all frames; compare that row with its tables."
+
 
 def main() -> None:
     parser = Parser(prog="run_single_stage.py", description=__doc__)
@@ -85,9 +87,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
         report["occlusion"] = robustness.occlusion_report(objective, images, prediction, matrix, config)
     if options.truncation:
         report["truncation"] = robustness.truncation_report(objective, images, config)
-    first = ranks.rank() == 0
-    ranks.stop()
-    if not first:
+    if not ranks.stop():
         return
     if options.json:
         write_json(options.json, report)
@@ -102,7 +102,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 def format_all(report: dict[str, Any]) -> str:
     """Every part of a report that is there, for the screen."""
-    texts = [format_report(report)]
+    texts = [format_report(report), HEADLINE]
     if "mean_pose_mpjpe_mm" in report:
         texts.append(f"the mean training pose: {report['mean_pose_mpjpe_mm']:.1f} mm over all frames")
     if "sigma_error_r" in report:

@@ -44,7 +44,7 @@ def read_h36m_images(source: Path, images: Path | None = None) -> Source:
 
 
 def read_mpii(source: Path, images: Path | None = None) -> Source:
-    """Every labelled person of MPII in HRNet's files or in a dict in the style of COCO; see `mpii_sources`.
+    """Every labelled person of MPII in HRNet's files or in a COCO-style dict; see `mpii_images`.
 
     Args and raises as above; pictures may also lie in the folder of the annotations or above it.
     """

@@ -1,7 +1,10 @@
-"""Readers of MPII: HRNet's lists of persons (Sun et al. 2019), and dicts in the style of COCO, as RLE's.
+"""Readers of MPII: HRNet's lists of persons (Sun et al. 2019), and COCO-style dicts such as RLE's (Li et al. 2021).
 
-MPII counts pixels from one. HRNet's files keep that and HRNet subtracts one on reading, as is done here. RLE reads its
-own file as it stands, and so is that: nobody says whether its pixels count from zero or from one.
+MPII counts pixels from one. HRNet's files keep that, and both HRNet and this reader subtract one. RLE takes the pixels
+of its own file as they stand, and so does this reader; the file does not say whether they count from zero or from one.
+
+Both codes crop 1.25 times the extent that their file gives a person: HRNet's square of 200 pixels times the scale, and
+RLE's box after it was clipped to the picture.
 """
 
 from collections.abc import Sequence
@@ -22,7 +25,7 @@ from lifting.sources.annotations import Source, column, kind_of, load_json, text
 Numbers = NDArray[np.float64]
 
 PERSON = 200  # pixels that a scale of one is
-AROUND = 1.25  # HRNet's crop over the person's height
+AROUND = 1.25  # the crop over the person's extent, in HRNet's code and in RLE's
 DOWN = 15  # pixels at a scale of one, by which HRNet moves the middle so that the feet are in
 HEAD = 0.6  # of the diagonal of the head's box: MPII's measure
 SAME = 5  # pixels, median: the joints of gt_valid.mat are those of valid.json, if they are in the same order
@@ -80,16 +83,19 @@ def _hrnet_persons(content: Any, path: Path, notes: list[str]) -> _Persons:
         raise InputError(f"{path}[{row}]: expected the place of a person and a scale above 0, got {got}")
     labelled = (visible > 0) & ~(joints == -1).all(-1)
     middle = center - 1 + np.stack([0 * scale, DOWN * scale], 1)
-    side = np.stack([PERSON * AROUND * scale] * 2, 1)
+    box = _around(middle, np.stack([PERSON * scale] * 2, 1))
     head_size = np.full(len(content), np.nan)
     if path.stem == "valid":
         head_size = _head_sizes(path.with_name("gt_valid.mat"), joints, labelled, notes)
-    box = np.concatenate([middle - side / 2, side], 1)
     return _Persons(names, _part(path, len(names)), box, joints - 1, labelled, head_size)
 
 
 def _coco_persons(content: Any, path: Path, _: list[str]) -> _Persons:
-    """Lists of images and annotations, the latter with a box and 16 times x, y, visible."""
+    """Lists of images and annotations, the latter with a box and 16 times x, y, visible.
+
+    The box is clipped to the picture and then widened about its middle, which is how RLE reads MPII. (It widens
+    Human3.6M's boxes by nothing.) A widened box may leave the picture.
+    """
     all_pictures, labels = annotations.lists(content, path)
     if not isinstance(labels[0], dict) or "keypoints" not in labels[0]:
         raise InputError(f"{path}: expected annotations with keypoints, got {kind_of(labels)}")
@@ -98,8 +104,14 @@ def _coco_persons(content: Any, path: Path, _: list[str]) -> _Persons:
     joints = column(labels, "keypoints", (3 * JOINTS,), f"{path}: annotations").reshape(-1, JOINTS, 3)
     box = column(labels, "bbox", (4,), f"{path}: annotations")
     box = annotations.clipped(box, annotations.sizes(pictures, where))
+    box = _around(box[:, :2] + box[:, 2:] / 2, box[:, 2:])
     head_size = np.full(len(labels), np.nan)
     return _Persons(names, _part(path, len(names)), box, joints[..., :2], joints[..., 2] > 0, head_size)
+
+
+def _around(middle: Numbers, extent: Numbers) -> Numbers:
+    """Boxes (N, 4) of `AROUND` times the extents (N, 2) of persons about their middles (N, 2)."""
+    return np.concatenate([middle - AROUND * extent / 2, AROUND * extent], 1)
 
 
 def _part(path: Path, count: int) -> NDArray[np.str_]:

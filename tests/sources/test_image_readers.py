@@ -448,7 +448,8 @@ def test_coco_style(tmp_path: Path) -> None:
     found = read_mpii(path)
     assert_mpii(found.images, persons())
     check_pictures(found.images)
-    assert found.images.box.tolist() == [[90, 0, 220, 239]] * 4
+    # [90, -10, 220, 260] is cut to [90, 0, 220, 239] by a picture of 400 x 240, then widened by 1.25 about (200, 119.5)
+    np.testing.assert_allclose(found.images.box, [[62.5, -29.875, 275, 298.75]] * 4)
     assert set(found.images.part) == {"train"}
     assert np.isnan(found.images.head_size).all()
     (tmp_path / "annot" / "train.json").rename(tmp_path / "annotations" / "train.json")
