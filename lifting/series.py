@@ -1,11 +1,12 @@
-"""Runs a grid of configurations and seeds, resumable, and writes its table.
+"""Trains and evaluates a grid of configurations and seeds, and writes a table of the results.
 
     python -m lifting.series configs/series/standin_20.yaml --data data/standin.h5 --output checkpoints/standin_20
     python -m lifting.series configs/series/densities.yaml --output checkpoints/densities --short
 
-A series file names leaves of configs/lifting, variants of them and overrides for all. Each run has a folder of its own;
-a run that has its ``report.json`` is done, one that was stopped goes on. ``--jobs`` runs share the cores, each with
-its own part of the threads: one-thread runs side by side get more out of a CPU than one run with all threads.
+A series file names configurations (files of configs/lifting or configs/single_stage), variants of each, and overrides
+for all. Every run has its own folder. After an interruption, call the command again: runs that have a ``report.json``
+are kept, an unfinished one goes on from its last checkpoint. ``--jobs`` runs at a time share the threads of the
+machine: several runs of one thread each get more out of a CPU than one run with all threads.
 """
 
 import json
@@ -33,32 +34,37 @@ SCHEMAS = {"lifting": Config, "single_stage": SingleStageConfig}
 COST = {
     "parameters": "parameters",
     "multiply_adds": "multiply-adds",
-    "flow_parameters": "of the flow",
+    "flow_parameters": "parameters of the flow",
     "flow_multiply_adds": "multiply-adds of the flow",
 }
+# What is read from the reports: heading and digits. Errors are in millimetres.
 COLUMNS = {
-    "mpjpe_frame_mm": "MPJPE",
-    "pa_mpjpe_frame_mm": "PA-MPJPE",
-    "mpjpe_mm": "MPJPE, action mean",
-    "pa_mpjpe_mm": "PA-MPJPE, action mean",
-    "nll": "NLL (nats a joint)",
-    "sigma_error_r": "r(sigma, error)",
-    "ause": "AUSE",
-    "calibration_error": "calibration error (points)",
-    "seconds": "training (s)",
+    "mpjpe_mm": ("MPJPE (action mean)", 2),
+    "pa_mpjpe_mm": ("PA-MPJPE (action mean)", 2),
+    "mpjpe_frame_mm": ("MPJPE (frame mean)", 2),
+    "pa_mpjpe_frame_mm": ("PA-MPJPE (frame mean)", 2),
+    "nll": ("NLL (nats a joint)", 3),
+    "energy_score_mm": ("energy score (mm)", 2),
+    "ece": ("ECE", 3),
+    "calibration_error": ("calibration error (points)", 2),
+    "sigma_error_r": ("r(sigma, error)", 3),
+    "ause": ("AUSE", 3),
+    "seconds": ("training (s)", 0),
 }
+# Which mean the RLE paper prints for each track; its numbers stand beside ours of the same mean.
+PAPER_MEAN = {"lifting": "action mean", "single_stage": "frame mean"}
 
 
 class Series(BaseModel):
-    """What a series file holds.
+    """The content of a series file.
 
     Attributes:
-        track: whose entry point runs it, and whose folder of ``configs`` has the leaves.
-        configs: leaves.
-        variants: overrides of each.
-        overrides: for all runs.
-        short: more of them for ``--short``, a budget of minutes.
-        paper: what a publication has for a config or a variant on Human3.6M, as text, a column of the table.
+        track: which ``run_*.py`` carries out the runs, and which folder of ``configs`` holds the configurations.
+        configs: names of configuration files, without their ending.
+        variants: for each variant its overrides; every configuration is run in every variant.
+        overrides: of all runs.
+        short: further overrides of all runs with ``--short``, for a budget of minutes.
+        paper: the published numbers on Human3.6M for a configuration or a variant, as text for the table.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -73,7 +79,7 @@ class Series(BaseModel):
 
 @dataclass(frozen=True)
 class Run:
-    """One cell of the grid."""
+    """One configuration, in one variant, with one seed."""
 
     variant: str
     config: str
@@ -91,7 +97,7 @@ class Run:
         return ROOT / "configs" / self.track / f"{self.config}.yaml"
 
     def read(self, file: Path, overrides: list[str] | None = None) -> RunConfig:
-        """A file of configuration, as this run's track has it."""
+        """A configuration file, read by the schema of this run's track."""
         schema: type[Any] = SCHEMAS[self.track]
         found: RunConfig = read_config(schema, file, overrides)
         return found
@@ -107,7 +113,7 @@ def load_series(path: Path) -> Series:
 
 
 def runs_of(series: Series, data: str | None, output: Path, seeds: int, *, short: bool = False) -> Iterator[Run]:
-    """Every run, seed by seed, so that a series that is cut short has whole rows of fewer seeds."""
+    """All runs in their order: first every cell with seed 0, so that an unfinished series still has all its rows."""
     for seed in range(seeds):
         for variant, extra in series.variants.items():
             for config in series.configs:
@@ -119,10 +125,10 @@ def runs_of(series: Series, data: str | None, output: Path, seeds: int, *, short
 
 
 def check_folder(run: Run) -> None:
-    """A folder that holds a run of another configuration would lend its numbers to this one's name.
+    """Makes sure that the table will not show the results of another configuration under this run's name.
 
     Raises:
-        InputError: it does; the run's own configuration cannot be.
+        InputError: the folder holds a run of another configuration, or the run's own configuration is not valid.
     """
     config, there = run.read(run.leaf, run.overrides), run.folder / "config.yaml"
     if there.exists() and run.read(there) != config:
@@ -130,7 +136,13 @@ def check_folder(run: Run) -> None:
 
 
 def carry_out(run: Run, threads: int) -> None:
-    """Trains (or goes on training) and evaluates one run in processes of its own; its words go to ``log.txt``."""
+    """Trains and evaluates one run in separate processes, whose output goes to ``log.txt`` of the run's folder.
+
+    A run that was interrupted goes on from its last checkpoint; one that has its report is left as it is.
+
+    Raises:
+        RunError: a process failed.
+    """
     if run.report.exists():
         return
     run.folder.mkdir(parents=True, exist_ok=True)
@@ -146,17 +158,18 @@ def carry_out(run: Run, threads: int) -> None:
             if subprocess.run(command, env=environment, stdout=words, stderr=words, check=False).returncode:
                 last = (run.folder / "log.txt").read_text().strip().splitlines()[-1:]
                 raise RunError(f"{run.folder}: {arguments[0]} failed: {''.join(last)}")
-    log.info(f"{run.folder}: MPJPE {json.loads(run.report.read_text())['mpjpe_frame_mm']:.1f} mm")
+    log.info(f"{run.folder}: MPJPE {json.loads(run.report.read_text())['mpjpe_mm']:.1f} mm (action mean)")
 
 
 def row_of(runs: list[Run]) -> dict[str, Any]:
-    """Means and spreads (standard deviations over the seeds) of the runs of one cell."""
+    """One row of the table: for each column the mean and the standard deviation over the seeds."""
     reports = [json.loads(run.report.read_text()) for run in runs]
     for run, report in zip(runs, reports, strict=True):
         lines = (run.folder / "metrics.jsonl").read_text().splitlines()
         report["seconds"] = sum(json.loads(line)["seconds"] for line in lines)
-        if worth := report.get("uncertainty"):  # a report of an earlier version has none
-            report |= {"calibration_error": worth["calibration_error"], **worth["ranking"].get("joint", {})}
+        if found := report.get("uncertainty"):  # single-stage reports and those of earlier versions have less
+            scores = {key: found[key] for key in ("energy_score_mm", "ece", "calibration_error") if key in found}
+            report |= {**scores, **found["ranking"].get("joint", {})}
     row: dict[str, Any] = {"variant": runs[0].variant, "config": runs[0].config, "seeds": len(runs)}
     row |= reports[0].get("cost", {})
     for key in COLUMNS:
@@ -166,33 +179,36 @@ def row_of(runs: list[Run]) -> dict[str, Any]:
     return row
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """The rows as a table; millimetres where a column does not say otherwise."""
-    cost = {key: name for key, name in COST.items() if any(row.get(key) for row in rows)}
-    paper = ["paper, Human3.6M"] if any("paper" in row for row in rows) else []
-    titles = [*COLUMNS.values(), *cost.values(), *paper]
-    lines = [f"| variant | config | seeds | {' | '.join(titles)} |", "|---|---|---|" + "---:|" * len(titles)]
-    for row in rows:
-        cells = [row["variant"], row["config"], str(row["seeds"])]
-        for key in COLUMNS:
-            digits = {"nll": 3, "sigma_error_r": 3, "ause": 3, "seconds": 0}.get(key, 2)
-            value = row.get(key)
-            spread = "" if value is None or value["spread"] is None else f" ± {value['spread']:.{digits}f}"
-            cells.append("" if value is None else f"{value['mean']:.{digits}f}{spread}")
-        cells += [f"{row[key]:,}" if row.get(key) else "" for key in cost]
-        cells += [row.get("paper", "") for _ in paper]
-        lines.append(f"| {' | '.join(cells)} |")
+def markdown(rows: list[dict[str, Any]], track: str) -> str:
+    """The rows as a table, without the columns that no row has a value for."""
+    columns: dict[str, list[str]] = {}
+    for key, (heading, digits) in COLUMNS.items():
+        columns[heading] = [_mean_and_spread(row.get(key), digits) for row in rows]
+        if heading == f"PA-MPJPE ({PAPER_MEAN[track]})":
+            columns[f"paper, Human3.6M ({PAPER_MEAN[track]})"] = [row.get("paper", "") for row in rows]
+    columns |= {heading: [f"{row[key]:,}" if row.get(key) else "" for row in rows] for key, heading in COST.items()}
+    columns = {heading: cells for heading, cells in columns.items() if any(cells)}
+    lines = [f"| variant | config | seeds | {' | '.join(columns)} |", "|---|---|---|" + "---:|" * len(columns)]
+    for row, cells in zip(rows, zip(*columns.values(), strict=True), strict=True):
+        lines.append(f"| {row['variant']} | {row['config']} | {row['seeds']} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _mean_and_spread(value: dict[str, Any] | None, digits: int) -> str:
+    if value is None:
+        return ""
+    spread = "" if value["spread"] is None else f" ± {value['spread']:.{digits}f}"
+    return f"{value['mean']:.{digits}f}{spread}"
 
 
 def main() -> None:
     parser = Parser(prog="python -m lifting.series", description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("series", type=Path, help="a file of configs/series")
     parser.add_argument("--data", help="a prepared file; without, the configuration's (an embedded set by default)")
-    parser.add_argument("--output", type=Path, required=True, help="folder of all runs, table.md and table.json")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
-    parser.add_argument("--short", action="store_true", help="the few epochs that the file names for it")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the runs, table.md and table.json")
+    parser.add_argument("--seeds", type=int, default=3, help="how many seeds, 0, 1, ... (3 by default)")
+    parser.add_argument("--jobs", type=int, default=1, help="how many runs at a time (1 by default)")
+    parser.add_argument("--short", action="store_true", help="apply the file's overrides under short: a few epochs")
     options = parser.parse_args()
     if options.seeds < 1 or options.jobs < 1:
         raise InputError(f"series: expected --seeds and --jobs of at least 1, got {options.seeds}, {options.jobs}")
@@ -215,8 +231,8 @@ def main() -> None:
             row["paper"] = paper
     write_json(options.output / "table.json", rows)
     with whole_file(options.output / "table.md") as file:
-        file.write_text(markdown(rows))
-    print(markdown(rows), end="")
+        file.write_text(markdown(rows, series.track))
+    print(markdown(rows, series.track), end="")
 
 
 if __name__ == "__main__":

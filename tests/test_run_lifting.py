@@ -1,6 +1,7 @@
 """Every verb of run_lifting.py and of lifting.series as a person runs it."""
 
 import json
+import logging
 import math
 import os
 import signal
@@ -39,6 +40,7 @@ def test_every_leaf_and_loss_trains_and_is_evaluated(
     code, out, err = shell("evaluate", "--checkpoint", checkpoint, "--rare", "--json", report, "--save", poses)
     assert code == 0, err
     assert "MPJPE (protocol #1)" in out
+    assert "the papers give the mean over the actions" in out
     assert "rarest 5 %" in out
     numbers = json.loads(report.read_text())
     assert set(numbers["per_action"]) == {"Walking", "Greeting"}
@@ -60,7 +62,7 @@ def test_saved_predictions_score_as_the_evaluation_did(shell: Shell, small: list
     done = subprocess.run([*command, "--json", str(tmp_path / "two.json")], cwd=ROOT, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
-    for key in ("mpjpe_mm", "pa_mpjpe_mm", "n_mpjpe_mm", "mpjpe_frame_mm", "n_poses"):
+    for key in ("mpjpe_mm", "pa_mpjpe_mm", "n_mpjpe_mm", "mpjpe_frame_mm", "n_poses", "mpsse_mm", "mpsce_mm"):
         assert one[key] == pytest.approx(two[key], rel=1e-5), key
 
 
@@ -98,7 +100,10 @@ def test_demo_prints_two_rows_and_draws(shell: Shell, small: list[str], tmp_path
     assert again == out
 
 
-def test_a_series_is_resumable_and_writes_its_table(shell: Shell, small: list[str], tmp_path: Path) -> None:
+def test_a_series_is_resumable_and_writes_its_table(
+    shell: Shell, small: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     file = tmp_path / "series.yaml"
     overrides = json.dumps(small[1:])
     published = "paper: {clean: 40.9 / 31.1, fc_l1: 50.1 / 39.3}"
@@ -112,8 +117,14 @@ def test_a_series_is_resumable_and_writes_its_table(shell: Shell, small: list[st
     assert "sigma_error_r" not in rows[0]
     assert (tmp_path / "runs" / "table.md").read_text() == out
     title, _, l1, rle = ([cell.strip() for cell in line.split("|")] for line in out.splitlines())
-    assert title[-2] == "paper, Human3.6M"
-    assert (l1[-2], rle[-2]) == ("50.1 / 39.3", "40.9 / 31.1")
+    assert title[4:7] == ["MPJPE (action mean)", "PA-MPJPE (action mean)", "paper, Human3.6M (action mean)"]
+    assert (l1[6], rle[6]) == ("50.1 / 39.3", "40.9 / 31.1")
+    for row in rows:
+        report = json.loads((tmp_path / "runs" / "clean" / row["config"] / "seed0" / "report.json").read_text())
+        assert row["mpjpe_mm"]["values"][0] == report["mpjpe_mm"]
+        assert row["ece"]["values"][0] == report["uncertainty"]["ece"]
+        assert row["energy_score_mm"]["values"][0] == report["uncertainty"]["energy_score_mm"]
+    assert f"MPJPE {rows[0]['mpjpe_mm']['values'][0]:.1f} mm (action mean)" in caplog.text
     before = (tmp_path / "runs" / "clean" / "fc_l1" / "seed0" / "log.txt").read_bytes()
     code, again, _ = shell(*arguments, main=series.main)
     assert (code, again) == (0, out)

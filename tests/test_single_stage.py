@@ -199,8 +199,8 @@ def test_true_labels_have_no_error(indices: tuple[Path, Path]) -> None:
     assert report["pa_mpjpe_mm"] < 1e-2
     assert report["mpsse_mm"] < 0.1
     assert "mpsce_mm" not in report  # of every recording here there is a single picture
-    recording = {name: np.full(len(images), "one") for name in ("sequence", "camera")}
-    together = replace(images, **recording)
+    one = np.full(len(images), "one")
+    together = replace(images, sequence=one, camera=one)
     report = deep_report(objective, together, Prediction(labels, torch.full_like(labels, -2)), matrix, config)
     assert report["mpsce_mm"] < 0.1
     wrong = deep_report(objective, together, Prediction(labels + noise, noise.abs().log()), matrix, config)

@@ -1,4 +1,4 @@
-"""Diagrams of what a sigma is worth: the density that was learned, reliability, sparsification, sigma against error."""
+"""Diagrams of a predicted uncertainty: the learned density, reliability, sparsification, sigma against error."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 
 from lifting.command import InputError
@@ -42,12 +43,14 @@ def draw_uncertainty(
     doubts: dict[str, tuple[Tensor, Tensor]],
     scale: float | None = None,
 ) -> None:
-    """All in one look: `draw_density` above, if there is one; below reliability, sparsification, sigma against error.
+    """The panels of `draw_density` above, those of reliability, sparsification and sigma against error below.
+
+    The basic design has the lower row alone, because its density depends on the place.
 
     Args:
-        found: of the test poses.
+        found: deviations of the test poses.
         doubts: sigma and error in metres by "joint" and by "pose"; empty where there is no sigma.
-        scale: of sigma, as fitted on held-out people, if it was.
+        scale: a factor for sigma that was fitted on held-out people; its reliability is drawn too.
     """
     rows = 1 if isinstance(likelihood, BasicFlow) else 2
     figure = new_figure(12.4, 4.1 * rows)
@@ -183,4 +186,6 @@ def _draw_sigma_error(panel: Axes, doubt: Tensor, error: Tensor) -> None:
     panel.set_title(f"sigma and error, Pearson's r {pearson(doubt, error):.2f}", fontsize=11, color=TEXT)
     panel.legend(loc="upper left", fontsize=9, frameon=False, labelcolor=TEXT)
     for axis in (panel.xaxis, panel.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())  # on less than two decades they would run into each other

@@ -266,8 +266,8 @@ class BasicFlow(Learned):
         check(self.dim, mu=self._scaled(prediction)[0], x=x)
         return super().standardise(self._before(prediction), self._to_noise(x))
 
-    def sample(self, prediction: Prediction, n: int) -> Tensor:
-        return by_rows(self.flow, super().sample(self._before(prediction), n))
+    def unstandardise(self, prediction: Prediction, x_bar: Tensor) -> Tensor:
+        return by_rows(self.flow, super().unstandardise(self._before(prediction), x_bar))
 
     @torch.no_grad()
     def deviation(self, prediction: Prediction, draws: int = 2**8) -> Tensor:

@@ -118,14 +118,19 @@ class Likelihood(nn.Module):
         check(self.dim, mu=mu, x=x)
         return (x - mu) * torch.exp(-log_sigma)
 
+    def unstandardise(self, prediction: Prediction, x_bar: Tensor) -> Tensor:
+        """x = mu + sigma x_bar, the inverse of `standardise`; x_bar and x are (..., B, J, D)."""
+        mu, log_sigma = self._scaled(prediction)
+        return mu + log_sigma.exp() * x_bar
+
     def log_unit(self, x_bar: Tensor) -> Tensor:
         """log U, normalised: (..., D) -> (...,)."""
         return self.log_q(x_bar)
 
     def sample(self, prediction: Prediction, n: int) -> Tensor:
         """n draws of every joint, (n, B, J, D)."""
-        mu, log_sigma = self._scaled(prediction)
-        return mu + log_sigma.exp() * self.draw_unit((n, *mu.shape[:-1]), mu)
+        mu, _ = self._scaled(prediction)
+        return self.unstandardise(prediction, self.draw_unit((n, *mu.shape[:-1]), mu))
 
     def _scaled(self, prediction: Prediction) -> tuple[Tensor, Tensor]:
         """mu and the log of the scale that U is stretched by."""

@@ -1,8 +1,8 @@
-"""What a sigma is worth: coverage of central intervals, a scale fitted after training, sparsification.
+"""Calibration of a predicted sigma: coverage of central intervals, a scale fitted after training, sparsification.
 
-A likelihood says that the standardised deviations x_bar of every joint are draws of one unit density U on R^D. Here U
-is given by draws, one coordinate at a time: F_d is their distribution function, and a central interval of level p in
-coordinate d lies between the quantiles (1 - p) / 2 and (1 + p) / 2 of F_d.
+A likelihood claims that the standardised deviations x_bar of all joints are draws of one unit density U on R^D. Here U
+is known by draws, and each coordinate is looked at alone: F_d is the distribution function of the draws in coordinate
+d, and the central interval of level p lies between the quantiles (1 - p) / 2 and (1 + p) / 2 of F_d.
 
 Shape letters: N poses, J joints, D coordinates, M draws, L levels.
 """
@@ -19,14 +19,14 @@ LEVELS = (0.5, 0.8, 0.9, 0.95)
 
 @dataclass(frozen=True)
 class Deviations:
-    """What came, and draws of what was predicted to come.
+    """Deviations of the truth from the prediction, and draws of the density that they should follow.
 
     Attributes:
         x_bar: (N, J, D) standardised deviations.
         draws: (M, D) draws of U.
 
     Raises:
-        ValueError: other shapes, nothing at all, or values that are not finite.
+        ValueError: other shapes, empty tensors, or values that are not finite.
     """
 
     x_bar: Tensor
@@ -64,9 +64,9 @@ def calibration_error(central: Tensor) -> float:
 
 
 def tails(found: Deviations) -> list[dict[str, float]]:
-    """How heavy the tails are, for each coordinate: the 99th percentile over the median of |x_bar|.
+    """How heavy the tails of the ``errors`` and of the learned ``density`` are, for each coordinate.
 
-    Of the ``errors`` and of the learned ``density``. A Gaussian has 3.8, a Laplace density 6.6.
+    The measure is the 99th percentile of |x_bar| over its median: 3.8 for a Gaussian, 6.6 for a Laplace density.
     """
 
     def of(x: Tensor) -> float:
@@ -78,10 +78,10 @@ def tails(found: Deviations) -> list[dict[str, float]]:
 
 
 def fit_scale(held_out: Sequence[Deviations]) -> float:
-    """What to multiply sigma by, so that the mean coverage over `LEVELS` of people not trained on is what it should be.
+    """The factor for sigma with which the mean coverage over `LEVELS` is right on people outside the training set.
 
-    Every element of ``held_out`` has one vote, whatever its length, for poses of one person say the same many times.
-    Found by bisection between 1/8 and 8, for a larger scale covers more.
+    Every element of ``held_out`` counts alike, however long it is, because the poses of one person resemble each other.
+    The factor is found by bisection between 1/8 and 8: a larger one covers more.
 
     Args:
         held_out: deviations on people whom a network was not trained on, each with the U of its own network.
@@ -99,13 +99,13 @@ def fit_scale(held_out: Sequence[Deviations]) -> float:
 
 @dataclass(frozen=True)
 class Sparsification:
-    """Mean error of what is left when the samples of the largest doubt are left out (Ilg et al., ECCV 2018).
+    """Mean error of the remaining samples when those of the largest doubt are removed (Ilg et al., ECCV 2018).
 
-    In units of the mean error of all samples. The area between the curve and that of an oracle, which leaves out those
-    of the largest error, is AUSE: 0 if doubt ranks as the error does, ``chance`` if it tells nothing.
+    In units of the mean error of all samples. An oracle removes the samples of the largest error. The area between the
+    two curves is AUSE: 0 if doubt orders the samples as the error does, ``chance`` if doubt and error are unrelated.
 
     Attributes:
-        removed: (K,) share of the samples left out, from 0.
+        removed: (K,) share of the samples that is removed, from 0.
         by_doubt, by_error: (K,) mean error of the rest.
     """
 
@@ -123,10 +123,10 @@ class Sparsification:
 
 
 def sparsify(doubt: Tensor, error: Tensor, steps: int = 100) -> Sparsification:
-    """Curves at 0, 1 / steps, ..., 1 - 1 / steps of the samples left out.
+    """Curves at 0, 1 / steps, ..., 1 - 1 / steps of the samples removed.
 
     Args:
-        doubt, error: one shape, a sample each; errors not below zero.
+        doubt, error: of equal shape, one value a sample; errors are not negative.
 
     Raises:
         ValueError: the shapes differ, or there are fewer samples than steps.

@@ -15,8 +15,8 @@ from lifting.geometry.alignment import align, scale_align
 # How a prediction is moved towards its target before distances are taken.
 _MOVES = {"mpjpe": lambda prediction, target: prediction, "pa_mpjpe": align, "n_mpjpe": scale_align}
 _HEADS = {"mpjpe": "MPJPE (protocol #1)", "pa_mpjpe": "PA-MPJPE (protocol #2)", "n_mpjpe": "N-MPJPE"}
-# Poses worked on at a time, which bounds the memory to some tens of megabytes.
-_CHUNK = 65536
+# Poses worked on at a time: some megabytes, which malloc keeps (see likelihood.flow.ROWS).
+_CHUNK = 8192
 
 # Poses of one set and of the other whose distances are taken at a time: a few megabytes, which stay in a CPU's cache.
 _RARE_CHUNKS = (64, 1024)
@@ -175,7 +175,10 @@ def pose_report(
 
 
 def format_report(report: Mapping[str, Any]) -> str:
-    """A `pose_report` as a table for the screen: actions, means, joints; a `rare_report` under ``rare`` too."""
+    """A `pose_report` as a table for the screen: actions, means, joints.
+
+    Where the report holds them, a `rare_report` (under ``rare``) and a `bones.bone_report` too.
+    """
     actions, joints = report["per_action"], report["per_joint"]
     first = max(len(name) for name in (*actions, *joints, "mean over 15 actions"))
 
@@ -190,8 +193,11 @@ def format_report(report: Mapping[str, Any]) -> str:
     means = [row(over_actions, report), row("mean over all frames", report, "frame_mm")]
     means += [row(f"rarest {percent} %", values) for percent, values in report.get("rare", {}).items()]
     shares = f"PCK at 150 mm {report['pck_150mm']:.1f} %, AUC {report['auc']:.1f} %"
+    names = {"mpsse_mm": "left against right (MPSSE)", "mpsce_mm": "over time (MPSCE)"}
+    bones = [f"{name} {report[key]:.1f} mm" for key, name in names.items() if key in report]
+    last = [f"bone lengths differ: {', '.join(bones)}"] if bones else []
     per_action, per_joint = ([row(*item) for item in table.items()] for table in (actions, joints))
-    return "\n".join([head, rule, *per_action, rule, *means, rule, *per_joint, rule, shares])
+    return "\n".join([head, rule, *per_action, rule, *means, rule, *per_joint, rule, shares, *last])
 
 
 def pckh_report(error: Tensor, labelled: Tensor, head_size: Tensor, joint_names: Sequence[str]) -> dict[str, Any]:

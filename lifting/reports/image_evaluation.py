@@ -20,6 +20,7 @@ from lifting.drawing.pose_figures import DrawnPose, draw_poses
 from lifting.geometry.crops import DEPTH, camera_points, crop_labels, picture_points
 from lifting.geometry.h36m import action_of
 from lifting.geometry.skeleton import H36M17, H36M18, MPII16, h36m18_to_mpii16
+from lifting.metrics.bones import bone_report
 from lifting.metrics.pose_errors import joint_errors, pckh_report, pearson, pose_report
 from lifting.prediction import Prediction
 from lifting.training import ranks
@@ -94,7 +95,7 @@ def predict_crops(objective: ImageObjective, crops: Tensor, has_depth: Tensor, c
 def deep_report(
     objective: ImageObjective, images: ImageSet, prediction: Prediction, matrix: Tensor, config: SingleStageConfig
 ) -> dict[str, Any]:
-    """Both protocols and what else `pose_errors.pose_report` has, on 17 of the 18 joints.
+    """What `pose_errors.pose_report` and `bones.bone_report` have, on 17 of the 18 joints.
 
     Box, intrinsics and the depth of the root are given, as the field has it. ``nll`` is the normalised negative
     log-likelihood of a joint in nats, in the coordinates of the crop, ``sigma_error_r`` Pearson's r of a joint's mean
@@ -106,6 +107,9 @@ def deep_report(
     names = sorted(set(actions))
     index = torch.tensor([names.index(action) for action in actions])
     report = pose_report(errors, index, names, H36M17.joints)
+    recordings = list(zip(images.part, images.sequence, images.camera, strict=True))
+    number = {recording: i for i, recording in enumerate(dict.fromkeys(recordings))}
+    report |= bone_report(mu[:, :17], H36M17, torch.tensor([number[recording] for recording in recordings]))
     labels = crop_labels_of(images, matrix, config.data.size)
     free = slice(ROOT + 1, 17)
     log_sigma = None if prediction.log_sigma is None else prediction.log_sigma[:, free]

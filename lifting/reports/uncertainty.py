@@ -1,13 +1,14 @@
-"""What the density that a lifter predicts is worth on test poses: calibration, sparsification, hypotheses."""
+"""What the density that a lifter predicts is worth on test poses: scores, calibration, sparsification."""
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
-from tqdm import tqdm
 
 from lifting import lifter
 from lifting.command import InputError
@@ -15,50 +16,34 @@ from lifting.config import Config
 from lifting.datasets.poses import PoseSet, load_split
 from lifting.datasets.store import PoseStore
 from lifting.drawing.diagrams import draw_uncertainty
-from lifting.likelihood.unit_densities import fixed_draws
-from lifting.metrics.calibration import (
-    LEVELS,
-    Deviations,
-    calibration_error,
-    centrality,
-    coverage,
-    fit_scale,
-    sparsify,
-    tails,
-)
+from lifting.likelihood import ConstantVariance, Likelihood
+from lifting.metrics.calibration import Deviations, centrality, coverage, fit_scale, sparsify, tails
 from lifting.metrics.pose_errors import pearson
 from lifting.prediction import Prediction
+from lifting.reports.density_scores import AXES, by_level, constant_sigma, density_scores, deviations, format_scores
 from lifting.training.engine import predict
 from lifting.training.objective import Objective
 
-AXES = ("x", "y", "z")
-_DRAWS = 2**16  # of a unit density, for its quantiles
-_AT_ONCE = 2**22  # coordinates of hypotheses drawn at a time
-_FEWEST = 100  # poses that shares in per cent can be told of
-_BINS = 10  # of joints, by the spread of their hypotheses
-
-
-@torch.no_grad()
-def deviations(objective: Objective, poses: PoseSet, prediction: Prediction) -> Deviations:
-    """Standardised deviations of the joints whose place is not known, and draws of the unit density."""
-    free, target = objective.free(prediction, poses.target)
-    likelihood = objective.likelihood
-    with fixed_draws(target.device):
-        draws = likelihood.draw_unit((_DRAWS,), target)
-    return Deviations(likelihood.standardise(free, target), draws)
+_FEWEST = 100  # poses; shares of fewer in per cent say little
+_BINS = 10  # of joints, by their predicted sigma
 
 
 def held_out_deviations(checkpoints: Sequence[Path], config: Config) -> dict[str, Deviations]:
-    """Those of networks on subjects that they were not trained on and ``config`` is not tested on, by their names.
+    """Deviations of other checkpoints on people whom they were not trained on, by subject and checkpoint.
+
+    Subjects that ``config`` is tested on are left out.
 
     Raises:
-        InputError: a checkpoint that was trained on all subjects but those of the test.
+        InputError: a checkpoint of another loss, model or kind of keypoints, or one that was trained on all subjects
+            but those of the test.
     """
     with PoseStore(lifter.data_path(config)) as store:
-        subjects = store.subjects
+        subjects, joints = store.subjects, store.joint_set.name
     found = {}
     for path in checkpoints:
         objective, trained = lifter.load(path)
+        if objective.joint_set.name != joints:
+            raise InputError(f"calibrate: {path}: expected the joints {joints}, got {objective.joint_set.name}")
         for what in ("loss", "model"):
             if getattr(trained, what) != getattr(config, what):
                 raise InputError(f"calibrate: {path}: expected the {what} of the evaluated checkpoint, got another")
@@ -75,9 +60,8 @@ def held_out_deviations(checkpoints: Sequence[Path], config: Config) -> dict[str
         for subject in left:
             data = config.data.model_copy(update={"test_subjects": (subject,)})
             poses = load_split(data, lifter.data_path(config), train=False).to(next(objective.parameters()).device)
-            found[f"{subject}, {path}"] = deviations(
-                objective, poses, predict(objective, poses, flip_test=config.train.flip)
-            )
+            prediction = predict(objective, poses, flip_test=config.train.flip)
+            found[f"{subject}, {path}"] = deviations(objective.likelihood, *objective.free(prediction, poses.target))
     return found
 
 
@@ -85,48 +69,40 @@ def held_out_deviations(checkpoints: Sequence[Path], config: Config) -> dict[str
 def uncertainty_report(
     objective: Objective, poses: PoseSet, prediction: Prediction, held_out: Mapping[str, Deviations] | None = None
 ) -> dict[str, Any]:
-    """NLL in nats a joint; coverage in per cent overall, by axis and by joint; AUSE and r over joints and over poses.
+    """The `density_scores` of the predicted density, over the joints whose place is not known, and more:
 
-    ``tail`` is `calibration.tails`. ``calibration_error`` is in points, the mean over all levels. With ``held_out``,
-    whose keys say where it comes from, ``calibrated`` has the same after one scale for sigma that is fitted on it.
-    Without a sigma there is no ``ranking``. Tab. 4 of the paper has Pearson's r of the confidence 1 - sigma (Eq. 9) and
-    the error, which is -r.
+    - ``constant_sigma``: the same scores of `density_scores.constant_sigma`, to compare with.
+    - ``calibrated``: with ``held_out`` deviations, by the names of their sources (``on``), the same scores after one
+      ``scale`` for sigma that is fitted to them.
+    - ``ranking``: AUSE and Pearson's r of sigma and error, by joint and by pose; empty without a sigma. Tab. 4 of the
+      RLE paper has r of the confidence 1 - sigma (Eq. 9) and the error, which is this with the opposite sign.
+    - ``tenths``: of all joints by predicted sigma, from the smallest; empty without a sigma. The mean sigma and error,
+      and the coverage of the central intervals, which shows whether small sigmas promise too much.
+    - ``tail``: see `calibration.tails`.
+
+    Raises:
+        InputError: fewer than 100 poses.
     """
     if len(poses.target) < _FEWEST:
         raise InputError(f"evaluate: uncertainty: expected {_FEWEST} test poses or more, got {len(poses.target)}")
-    found = deviations(objective, poses, prediction)
-    free, target = objective.free(prediction, poses.target)
+    likelihood, (free, target) = objective.likelihood, objective.free(prediction, poses.target)
     joints = [name for j, name in enumerate(poses.joint_set.joints) if j not in objective.known]
-    nll = -float(objective.likelihood.log_prob(free, target).mean())
-    report = {"nll": nll, "tail": tails(found), **_coverage_report(centrality(found), joints), "ranking": {}}
-    for what, (doubt, error) in doubts(objective, poses, prediction).items():
+    found = deviations(likelihood, free, target)
+    report = {**density_scores(likelihood, free, target, found, joints), "tail": tails(found), "ranking": {}}
+    pairs = doubts(objective, poses, prediction)
+    for what, (doubt, error) in pairs.items():
         curves, r = sparsify(doubt, error), pearson(doubt, error)
         report["ranking"][what] = {"ause": curves.ause, "ause_by_chance": curves.chance, "sigma_error_r": r}
+    report["tenths"] = _tenths(centrality(found), *pairs["joint"]) if pairs else []
+    constant, same_mu = constant_sigma(free, target)
+    around = deviations(constant, same_mu, target)
+    report["constant_sigma"] = density_scores(constant, same_mu, target, around, joints)
     if held_out:
         scale = fit_scale(list(held_out.values()))
-        log_unit = objective.likelihood.log_unit
-        gain = float(log_unit(found.x_bar / scale).mean() - log_unit(found.x_bar).mean())
-        report["calibrated"] = {
-            "on": list(held_out),
-            "scale": scale,
-            "nll": nll - gain + found.x_bar.shape[2] * math.log(scale),
-            **_coverage_report(centrality(found, scale), joints),
-        }
+        stretched = replace(found, x_bar=found.x_bar / scale)
+        scores = density_scores(*_scaled(likelihood, free, scale), target, stretched, joints)
+        report["calibrated"] = {"on": list(held_out), "scale": scale, **scores}
     return report
-
-
-def _coverage_report(central: Tensor, joints: Sequence[str]) -> dict[str, Any]:
-    shares = 100 * coverage(central).cpu()
-
-    def by_level(values: Tensor) -> dict[str, float]:
-        return {f"{100 * level:g}": float(value) for level, value in zip(LEVELS, values, strict=True)}
-
-    return {
-        "coverage": by_level(shares.mean((1, 2))),
-        "coverage_per_axis": {axis: by_level(shares[:, :, d].mean(1)) for d, axis in enumerate(AXES)},
-        "coverage_per_joint": {joint: by_level(shares[:, j].mean(1)) for j, joint in enumerate(joints)},
-        "calibration_error": 100 * calibration_error(central),
-    }
 
 
 def doubts(objective: Objective, poses: PoseSet, prediction: Prediction) -> dict[str, tuple[Tensor, Tensor]]:
@@ -138,101 +114,81 @@ def doubts(objective: Objective, poses: PoseSet, prediction: Prediction) -> dict
     return {"joint": (doubt, error), "pose": (doubt.mean(1), error.mean(1))}
 
 
+def _tenths(central: Tensor, doubt: Tensor, error: Tensor) -> list[dict[str, Any]]:
+    """Of (N, J, D) centralities, and of (N, J) sigmas and errors in metres."""
+    central = rearrange(central, "n j d -> (n j) 1 d")
+    doubt, error = doubt.flatten(), error.flatten()
+    return [
+        {
+            "sigma_mm": 1000 * float(doubt[rank].mean()),
+            "error_mm": 1000 * float(error[rank].mean()),
+            "coverage": by_level(100 * coverage(central[rank]).mean((1, 2))),
+        }
+        for rank in torch.tensor_split(doubt.argsort(), _BINS)
+    ]
+
+
+def _scaled(likelihood: Likelihood, prediction: Prediction, scale: float) -> tuple[Likelihood, Prediction]:
+    """The same density with sigma times ``scale``; that of a loss without a sigma is written out as one."""
+    log_sigma = prediction.log_sigma
+    if isinstance(likelihood, ConstantVariance):
+        log_sigma = likelihood.scale.log().to(prediction.mu).expand_as(prediction.mu)
+        likelihood = Likelihood(likelihood.dim, likelihood.base)
+    assert log_sigma is not None
+    return likelihood, Prediction(prediction.mu, log_sigma + math.log(scale))
+
+
 def draw(path: Path, objective: Objective, poses: PoseSet, prediction: Prediction, report: Mapping[str, Any]) -> None:
     """The diagrams of an `uncertainty_report`."""
-    found, pairs = deviations(objective, poses, prediction), doubts(objective, poses, prediction)
+    found = deviations(objective.likelihood, *objective.free(prediction, poses.target))
+    pairs = doubts(objective, poses, prediction)
     draw_uncertainty(path, objective.likelihood, found, pairs, report.get("calibrated", {}).get("scale"))
-
-
-@torch.no_grad()
-def hypotheses_report(objective: Objective, poses: PoseSet, prediction: Prediction, n: int) -> dict[str, Any]:
-    """Errors of n poses drawn from the learned density, and from a Gaussian of the same mean square in each coordinate.
-
-    Joints are drawn independently, as the likelihood has them. ``min_mpjpe_mm`` is the mean over test poses of the
-    lowest MPJPE among the n; ``min_joint_mm`` takes each joint's nearest draw; ``mean_mpjpe_mm`` is a draw's own. The
-    ``bins`` are tenths of all joints by the spread of their draws: root mean square spread and error, in millimetres.
-    Of few draws the spread is itself uncertain, and the outer tenths are apart for that reason alone (a quarter at 20).
-    """
-    free, target = objective.free(prediction, poses.target)
-    share = free.mu.shape[1] / prediction.mu.shape[1]  # known joints have no error, and count
-    rows = max(1, _AT_ONCE // (n * free.mu[0].numel()))
-    spreads, errors = [], []
-    sums: dict[str, dict[str, float]] = {"learned": {}, "gaussian": {}}
-    with (
-        fixed_draws(target.device),
-        tqdm(total=len(target), unit="pose", desc="hypotheses", leave=False, disable=None) as bar,
-    ):
-        deviation = objective.likelihood.deviation(free)
-        for start in range(0, len(target), rows):
-            part = slice(start, start + rows)
-            log_sigma = None if free.log_sigma is None else free.log_sigma[part]
-            one = Prediction(free.mu[part], log_sigma)
-            normal = torch.randn(n, *one.mu.shape, dtype=one.mu.dtype, device=one.mu.device)
-            drawn = {"learned": objective.likelihood.sample(one, n), "gaussian": one.mu + deviation[part] * normal}
-            for name, draws in drawn.items():
-                found = 1000 * (draws - target[part]).norm(dim=-1)
-                means = {
-                    "min_mpjpe_mm": share * found.mean(-1).amin(0).sum(),
-                    "min_joint_mm": share * found.amin(0).mean(-1).sum(),
-                    "mean_mpjpe_mm": share * found.mean((0, -1)).sum(),
-                }
-                for key, value in means.items():
-                    sums[name][key] = sums[name].get(key, 0.0) + float(value) / len(target)
-            spreads.append((drawn["learned"] - drawn["learned"].mean(0)).square().sum(-1).mean(0).sqrt())
-            errors.append((one.mu - target[part]).norm(dim=-1))
-            bar.update(len(one.mu))
-    spread, error = torch.cat(spreads).flatten(), torch.cat(errors).flatten()
-    bins = [
-        {
-            f"{name}_mm": 1000 * float(values[rank].square().mean().sqrt())
-            for name, values in (("spread", spread), ("error", error))
-        }
-        for rank in torch.tensor_split(spread.argsort(), _BINS)
-    ]
-    mpjpe = 1000 * share * float(error.mean())
-    return {"n": n, "mpjpe_frame_mm": mpjpe, **sums, "spread_error_r": pearson(spread, error), "bins": bins}
 
 
 def format_uncertainty(report: Mapping[str, Any]) -> str:
     """An `uncertainty_report` as text."""
-    levels = list(report["coverage"])
+    rows = {"predicted": report}
+    if "calibrated" in report:
+        rows[f"  sigma x {report['calibrated']['scale']:.3f}"] = report["calibrated"]
+    rows["constant sigma"] = report["constant_sigma"]
+    shares = {name: row["coverage"] for name, row in rows.items()}
+    parts = [
+        format_scores(rows),
+        _format_coverage({**shares, **report["coverage_per_axis"], **report["coverage_per_joint"]}),
+        _format_tenths(report["tenths"]) if report["tenths"] else "",
+        "\n".join(_ranking_and_tails(report)),
+    ]
+    return "\n\n".join(filter(None, parts))
 
-    def row(name: str, values: dict[str, float]) -> str:
-        return f"{name:<24}" + "".join(f"{values[level]:>8.1f}" for level in levels)
 
+def _format_coverage(rows: Mapping[str, Mapping[str, float]]) -> str:
+    levels = list(next(iter(rows.values())))
     lines = [f"{'% in central intervals':<24}" + "".join(f"{level:>7}%" for level in levels)]
     lines.append("-" * len(lines[0]))
-    lines.append(row("overall", report["coverage"]))
-    if "calibrated" in report:
-        lines.append(row(f"  sigma x {report['calibrated']['scale']:.3f}", report["calibrated"]["coverage"]))
-    for group in ("coverage_per_axis", "coverage_per_joint"):
-        lines += [row(name, values) for name, values in report[group].items()]
-    lines.append("")
+    return "\n".join(lines + [f"{name:<24}{_cells(row)}" for name, row in rows.items()])
+
+
+def _format_tenths(rows: Sequence[Mapping[str, Any]]) -> str:
+    head = f"{'tenth of joints':<16}{'sigma':>10}{'error':>10}" + "".join(f"{x:>7}%" for x in rows[0]["coverage"])
+    names = [f"{number}" for number in range(1, len(rows) + 1)]
+    names[0], names[-1] = f"{names[0]} (surest)", f"{names[-1]} (least sure)"
+    lines = ["% in central intervals, by predicted sigma; mean sigma and error in mm", head, "-" * len(head)]
+    for name, row in zip(names, rows, strict=True):
+        lines.append(f"{name:<16}{row['sigma_mm']:>10.1f}{row['error_mm']:>10.1f}{_cells(row['coverage'])}")
+    return "\n".join(lines)
+
+
+def _cells(coverage: Mapping[str, float]) -> str:
+    return "".join(f"{share:>8.1f}" for share in coverage.values())
+
+
+def _ranking_and_tails(report: Mapping[str, Any]) -> list[str]:
+    lines = [
+        f"AUSE by {what} {values['ause']:.3f} ({values['ause_by_chance']:.3f} by chance), "
+        f"r(sigma, error) {values['sigma_error_r']:.3f}"
+        for what, values in report["ranking"].items()
+    ]
     for what in ("errors", "density"):
         of = ", ".join(f"{axis} {row[what]:.1f}" for axis, row in zip(AXES, report["tail"], strict=False))
         lines.append(f"99th percentile over the median of |deviation|, of the {what}: {of}")
-    for name, values in (("", report), (" after the scale", report.get("calibrated"))):
-        if values:
-            error = f"calibration error {values['calibration_error']:.2f} points"
-            lines.append(f"NLL{name} {values['nll']:.3f} nats a joint; {error}")
-    for what, values in report["ranking"].items():
-        lines.append(
-            f"AUSE by {what} {values['ause']:.3f} ({values['ause_by_chance']:.3f} by chance), "
-            f"r(sigma, error) {values['sigma_error_r']:.3f}"
-        )
-    return "\n".join(lines)
-
-
-def format_hypotheses(report: Mapping[str, Any]) -> str:
-    """A `hypotheses_report` as text."""
-    n = report["n"]
-    head = f"{'millimetres':<24}{f'best of {n}':>14}{'best joints':>14}{'mean':>14}"
-    lines = [head, "-" * len(head)]
-    for name in ("learned", "gaussian"):
-        cells = "".join(f"{report[name][key]:>14.1f}" for key in ("min_mpjpe_mm", "min_joint_mm", "mean_mpjpe_mm"))
-        lines.append(f"{'hypotheses, ' + name:<24}{cells}")
-    lines.append(f"{'the prediction itself':<24}{report['mpjpe_frame_mm']:>14.1f}")
-    lines += ["", f"tenths of the joints by the spread of their hypotheses, r {report['spread_error_r']:.3f}:"]
-    for name in ("spread", "error"):
-        lines.append(f"  {name:<8}" + "".join(f"{values[f'{name}_mm']:>7.1f}" for values in report["bins"]))
-    return "\n".join(lines)
+    return lines

@@ -337,6 +337,18 @@ def test_samples_have_the_histogram_of_the_density(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_unstandardise_is_the_inverse_of_standardise(name: str) -> None:
+    prediction, target = example()
+    likelihood = trained_like(name, 3)
+    with torch.no_grad():
+        x_bar = likelihood.standardise(prediction, target)
+        torch.testing.assert_close(likelihood.unstandardise(prediction, x_bar), target)
+        several = likelihood.unstandardise(prediction, torch.stack([x_bar, -x_bar]))  # draws come before the batch
+    assert several.shape == (2, *target.shape)
+    torch.testing.assert_close(several[0], target)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_deviation_is_that_of_the_draws(name: str) -> None:
     """Of the basic design too, whose density has a shape of its own at each place."""
     torch.manual_seed(0)

@@ -241,6 +241,10 @@ def test_the_table_names_the_metrics_and_lines_up() -> None:
     ends = {line.index(".") for line in table}
     assert len(ends) == 1, "first column of numbers does not line up"
     assert "PCK at 150 mm 87.5 %" in lines[-1]
+    bones = format_report({**report_by_hand(), "mpsse_mm": 8.82, "mpsce_mm": 9.91}).splitlines()
+    assert bones[:-1] == lines
+    assert bones[-1] == "bone lengths differ: left against right (MPSSE) 8.8 mm, over time (MPSCE) 9.9 mm"
+    assert format_report({**report_by_hand(), "mpsce_mm": 9.91}).endswith("differ: over time (MPSCE) 9.9 mm")
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

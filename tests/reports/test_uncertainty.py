@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,13 @@ from lifting.config import Config, load_config
 from lifting.datasets.poses import PoseSet
 from lifting.drawing import diagrams
 from lifting.geometry.skeleton import H36M17
-from lifting.likelihood import DLE
+from lifting.likelihood import DLE, ConstantVariance, Likelihood
 from lifting.likelihood.flow import Density
 from lifting.likelihood.unit_densities import draw_laplace, log_gaussian
-from lifting.metrics.calibration import Deviations, tails
+from lifting.metrics.calibration import LEVELS, Deviations, tails
+from lifting.metrics.scores import crps, energy_score, expected_calibration_error, within_quantiles
 from lifting.prediction import Prediction
-from lifting.reports import uncertainty
+from lifting.reports import density_scores, hypotheses, uncertainty
 from lifting.training.objective import Objective
 from tests.conftest import Shell, refused
 
@@ -56,9 +58,14 @@ def test_a_density_that_is_right_is_found_right(small: list[str], loss: str) -> 
     for level, share in report["coverage"].items():
         assert share == pytest.approx(float(level), abs=3)
     assert report["calibration_error"] < 2
+    assert report["ece"] < 0.04
     assert set(report["ranking"]) == (set() if loss == "l1" else {"joint", "pose"})
     assert len(report["coverage_per_joint"]) == 16
-    found = uncertainty.hypotheses_report(*what, 100)  # of 20, the outer tenths are a quarter off: chosen by noise
+    assert len(report["tenths"]) == (0 if loss == "l1" else 10)
+    for row in report["tenths"]:
+        for level, share in row["coverage"].items():
+            assert share == pytest.approx(float(level), abs=9)
+    found = hypotheses.hypotheses_report(*what, 100)  # of 20, the outer tenths are a quarter off: chosen by noise
     for row in found["bins"]:
         assert row["spread_mm"] == pytest.approx(row["error_mm"], rel=0.25)
 
@@ -68,7 +75,7 @@ def test_the_scale_is_that_of_a_scaled_density(small: list[str]) -> None:
     objective, poses, prediction = exact(case(small, "rle")[0])
     assert prediction.log_sigma is not None
     sure = Prediction(prediction.mu, prediction.log_sigma - 0.7)
-    held_out = {"S8": uncertainty.deviations(objective, poses, sure)}
+    held_out = {"S8": density_scores.deviations(objective.likelihood, *objective.free(sure, poses.target))}
     calibrated = uncertainty.uncertainty_report(objective, poses, sure, held_out)["calibrated"]
     assert calibrated["on"] == ["S8"]
     assert calibrated["scale"] == pytest.approx(2.01, rel=0.03)
@@ -79,11 +86,126 @@ def test_the_scale_is_that_of_a_scaled_density(small: list[str]) -> None:
     assert calibrated["nll"] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("loss", ["laplace", "flow", "l1"])
+def test_drawn_scores_equal_a_slow_twin(small: list[str], monkeypatch: pytest.MonkeyPatch, loss: str) -> None:
+    """ECE, energy score and CRPS, pose by pose and joint by joint, of the draws that the report took."""
+    objective, poses, prediction = case(small, loss)[0]
+    free, target = objective.free(prediction, poses.target)
+    found = density_scores.deviations(objective.likelihood, free, target)
+    monkeypatch.setattr(density_scores, "_AT_ONCE", 50 * 200 * 48)  # several parts
+    place = Recorded(objective.likelihood.unstandardise)
+    monkeypatch.setattr(objective.likelihood, "unstandardise", place)
+    report = density_scores.drawn_scores(objective.likelihood, free, target, found.draws)
+    draws = torch.cat(place.drawn, 1)
+    assert len(place.drawn) > 1
+    assert draws.shape == (200, *target.shape)
+    x_bar = torch.stack([objective.likelihood.standardise(free, one) for one in draws[:50]])
+    different = len(set(x_bar[..., 0].flatten().tolist()))
+    assert different > 0.5 * min(x_bar[..., 0].numel(), len(found.draws))  # each joint has draws of its own
+    within = torch.zeros(21, 16)
+    energies, ranked = [], []
+    for j in range(16):
+        for i in range(len(poses)):
+            one, truth = draws[:, i, j].double(), target[i, j].double()
+            within[:, j] += within_quantiles(draws[:, i, j], target[i, j]) / len(poses)
+            energies.append(energy_score(one, truth))
+            ranked.append(crps(one, truth))
+    assert report["ece"] == pytest.approx(expected_calibration_error(within), abs=1e-6)
+    assert report["energy_score_mm"] == pytest.approx(1000 * torch.stack(energies).mean().item(), rel=1e-4)
+    assert report["crps_mm"] == pytest.approx(1000 * torch.stack(ranked).mean().item(), rel=1e-4)
+
+
+def test_a_report_is_the_same_every_time_and_leaves_the_random_state(small: list[str]) -> None:
+    what = case(small, "dle")[0]
+    state = torch.get_rng_state()
+    report = uncertainty.uncertainty_report(*what)
+    assert torch.equal(state, torch.get_rng_state())
+    torch.manual_seed(99)
+    assert report == uncertainty.uncertainty_report(*what)
+
+
+def test_the_constant_sigma_is_the_likeliest_of_its_kind(small: list[str]) -> None:
+    """Its NLL is (log(2 pi) + 1) / 2 + log sigma, summed over the coordinates; any other sigma has a higher one."""
+    objective, poses, prediction = case(small, "laplace")[0]
+    free, target = objective.free(prediction, poses.target)
+    report = uncertainty.uncertainty_report(objective, poses, prediction)["constant_sigma"]
+    sigma = (free.mu - target).square().mean(0).sqrt().double()
+    expected = (sigma.log() + (math.log(2 * math.pi) + 1) / 2).sum(-1).mean().item()
+    assert report["nll"] == pytest.approx(expected, abs=1e-4)
+    assert report["sharpness_mm"] == pytest.approx(1000 * sigma.mean().item(), rel=0.01)
+    likelihood, same_mu = density_scores.constant_sigma(free, target)
+    assert same_mu.log_sigma is not None
+    for factor in (0.9, 1.1):
+        other = Prediction(same_mu.mu, same_mu.log_sigma + math.log(factor))
+        assert -likelihood.log_prob(other, target).mean().item() > report["nll"]
+
+
+def test_a_sigma_that_knows_the_error_has_better_scores_than_a_constant(small: list[str]) -> None:
+    """Labels are drawn with sigmas that vary by a factor of two either way, which ECE does not reward."""
+    objective, poses, prediction = case(small, "gaussian")[0]
+    log_sigma = math.log(0.05) + 0.7 * torch.randn(len(poses), 17, 1, generator=torch.manual_seed(0)).expand(-1, -1, 3)
+    what = exact((objective, poses, Prediction(prediction.mu, log_sigma)))
+    report = uncertainty.uncertainty_report(*what)
+    constant = report["constant_sigma"]
+    assert report["nll"] < constant["nll"] - 0.1
+    for score in ("energy_score_mm", "crps_mm", "sharpness_mm"):
+        assert report[score] < 0.97 * constant[score], score
+    lines = uncertainty.format_uncertainty(report).splitlines()
+    for name, row in (("predicted", report), ("constant sigma", constant)):
+        cells = next(line for line in lines if line.startswith(name)).removeprefix(name).split()
+        assert cells == [
+            f"{row['nll']:.3f}", f"{row['ece']:.3f}", f"{row['energy_score_mm']:.2f}", f"{row['crps_mm']:.2f}",
+            f"{row['sharpness_mm']:.1f}", f"{row['calibration_error']:.2f}",
+        ]  # fmt: skip
+
+
+def test_tenths_show_small_sigmas_that_lie(small: list[str]) -> None:
+    """The smaller half of the sigmas is halved: its coverage falls, that of the others stays."""
+    objective, poses, prediction = exact(case(small, "laplace")[0])
+    assert prediction.log_sigma is not None
+    rank = prediction.log_sigma[:, 1:].mean(-1, keepdim=True)
+    log_sigma = prediction.log_sigma.clone()
+    log_sigma[:, 1:] -= math.log(2) * (rank < rank.median())
+    report = uncertainty.uncertainty_report(objective, poses, Prediction(prediction.mu, log_sigma))
+    sigmas = [row["sigma_mm"] for row in report["tenths"]]
+    assert sigmas == sorted(sigmas)
+    for number, row in enumerate(report["tenths"]):
+        for level in LEVELS:
+            # a Laplace density has 1 - (1 - p)^(1 / 2) of its mass in the interval of level p when it is twice as wide
+            right = 1 - (1 - level) ** 0.5 if number < 5 else level
+            assert row["coverage"][f"{100 * level:g}"] == pytest.approx(100 * right, abs=7)
+    free, target = objective.free(prediction, poses.target)
+    errors = [row["error_mm"] for row in report["tenths"]]
+    assert sum(errors) / 10 == pytest.approx(1000 * (free.mu - target).norm(dim=-1).mean().item(), rel=0.01)
+
+
+def test_a_loss_without_a_sigma_can_be_scaled(small: list[str]) -> None:
+    """The scale of l1 is a constant of the likelihood; scaled, it is the sigma of a Laplace density."""
+    objective, poses, prediction = exact(case(small, "l1")[0])
+    assert isinstance(objective.likelihood, ConstantVariance)
+    objective.likelihood.scale.mul_(0.5)
+    free, target = objective.free(prediction, poses.target)
+    held_out = {"S8": density_scores.deviations(objective.likelihood, free, target)}
+    report = uncertainty.uncertainty_report(objective, poses, prediction, held_out)
+    assert report["tenths"] == []
+    calibrated = report["calibrated"]
+    assert calibrated["scale"] == pytest.approx(2, rel=0.05)
+    assert calibrated["ece"] < report["ece"] / 3
+    assert calibrated["energy_score_mm"] < report["energy_score_mm"]
+    assert calibrated["sharpness_mm"] == pytest.approx(calibrated["scale"] * report["sharpness_mm"], rel=0.01)
+    sigma = (0.05 * calibrated["scale"] * torch.ones(())).log().expand_as(free.mu)
+    expected = -Likelihood(3, "laplace").log_prob(Prediction(free.mu, sigma), target).mean().item()
+    assert calibrated["nll"] == pytest.approx(expected, abs=1e-4)
+    text = uncertainty.format_uncertainty(report)
+    assert "least sure" not in text
+    assert "constant sigma" in text
+
+
 def test_hypotheses_against_a_slow_twin(small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     what = objective, poses, prediction = case(small, "gaussian")[0]
-    monkeypatch.setattr(uncertainty, "_AT_ONCE", 7 * 48 * 3)  # several parts
+    monkeypatch.setattr(hypotheses, "_AT_ONCE", 7 * 48 * 3)  # several parts
     monkeypatch.setattr(objective.likelihood, "sample", slow_draws := Recorded(objective.likelihood.sample))
-    report = uncertainty.hypotheses_report(*what, 7)
+    report = hypotheses.hypotheses_report(*what, 7)
     draws = torch.cat(slow_draws.drawn, 1)
     best, joints, means = [], [], []
     for i in range(len(poses)):
@@ -98,20 +220,19 @@ def test_hypotheses_against_a_slow_twin(small: list[str], monkeypatch: pytest.Mo
         assert report["gaussian"][key] == pytest.approx(report["learned"][key], rel=0.05)
     mpjpe = (prediction.mu - poses.target).norm(dim=-1).mean().item()
     assert report["mpjpe_frame_mm"] == pytest.approx(1000 * mpjpe, rel=1e-4)
-    assert [report == uncertainty.hypotheses_report(*what, n) for n in (7, 8)] == [True, False]
+    assert [report == hypotheses.hypotheses_report(*what, n) for n in (7, 8)] == [True, False]
 
 
 class Recorded:
     """A sampler that keeps what it drew."""
 
-    def __init__(self, sample: object) -> None:
+    def __init__(self, sample: Callable[..., torch.Tensor]) -> None:
         self.sample = sample
         self.drawn: list[torch.Tensor] = []
 
-    def __call__(self, prediction: Prediction, n: int) -> torch.Tensor:
-        drawn: torch.Tensor = self.sample(prediction, n)  # type: ignore[operator]
-        self.drawn.append(drawn)
-        return drawn
+    def __call__(self, *arguments: object) -> torch.Tensor:
+        self.drawn.append(self.sample(*arguments))
+        return self.drawn[-1]
 
 
 def test_as_a_person_asks(shell: Shell, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +246,15 @@ def test_as_a_person_asks(shell: Shell, small: list[str], tmp_path: Path, monkey
         "--diagrams", tmp_path / "one_look.png", "--json", tmp_path / "out.json",
     )  # fmt: skip
     assert code == 0, err
-    for words in ("in central intervals", "sigma x", "NLL after the scale", "AUSE by pose", "best of 5", "tenths"):
+    for words in (
+        "in central intervals",
+        "sigma x",
+        "constant sigma",
+        "energy score",
+        "(least sure)",
+        "AUSE by pose",
+        "best of 5",
+    ):
         assert words in out
     assert (tmp_path / "one_look.png").stat().st_size > 30_000
     report = json.loads((tmp_path / "out.json").read_text())
