@@ -1,4 +1,4 @@
-"""What every command does alike: one-line errors with their exit codes, and files that are whole or absent."""
+"""What all commands share: one-line errors with exit codes, and files that are written whole or not at all."""
 
 import argparse
 import json
@@ -13,22 +13,22 @@ from typing import Any, NoReturn
 
 
 class InputError(Exception):
-    """Something that the user gave cannot be used: what was expected, what came, where. Exit code 2."""
+    """The user's input cannot be used; the message says what was expected, what came, and where. Exit code 2."""
 
 
 class RunError(Exception):
-    """Something broke while running, with all that was given in order. Exit code 1."""
+    """Something failed while running, although the input was valid. Exit code 1."""
 
 
 class Parser(argparse.ArgumentParser):
-    """One line for a wrong argument, as for every other mistake."""
+    """An argument parser that reports a wrong argument in one line, like every other mistake of the user."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (see {self.prog} --help)")
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Calls ``main`` and leaves with 0; or prints one line on stderr and leaves with 2, 1, or 130 for Ctrl-C."""
+    """Calls ``main`` and exits with 0, or prints one line on stderr and exits with 2, 1, or 130 for Ctrl-C."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         main()
@@ -41,7 +41,7 @@ def run_command(main: Callable[[], None]) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except OSError as error:  # a full disk, a folder that may not be written
+    except OSError as error:  # such as a full disk or a read-only folder
         where = f" ({error.filename})" if error.filename else ""
         _leave(1, f"error: {error.strerror or error}{where}")
 
@@ -53,9 +53,9 @@ def _leave(code: int, line: str) -> None:
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its name when the block ends well and is removed when it does not.
+    """A temporary path beside ``path``, renamed to ``path`` if the block succeeds and removed if it fails.
 
-    Nobody sees a half-written file under the final name, and a file that was there before stays until then.
+    No half-written file ever has the final name, and an existing file stays until the new one is complete.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
     except OSError as error:
-        if error.filename is None:  # a write that failed does not say where
+        if error.filename is None:  # the error of a failed write names no file
             error.filename = str(path)
         raise
     finally:
@@ -77,7 +77,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 def existing_file(path: str | Path, what: str) -> Path:
-    """``path`` if it names a file that is not empty; an `InputError` that calls it ``what`` if not."""
+    """Returns ``path`` if it is a file that is not empty; otherwise raises an `InputError` that calls it ``what``."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{what}: expected a file, found {'a folder' if path.is_dir() else 'nothing'} at {path}")
@@ -87,6 +87,6 @@ def existing_file(path: str | Path, what: str) -> Path:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes ``content`` as JSON, whole or not at all."""
+    """Writes ``content`` as JSON, whole or not at all (see `whole_file`)."""
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")

@@ -1,4 +1,4 @@
-"""Pictures to joints: what a person does with a trained single-stage network on pictures of their own."""
+"""From pictures to joints: applies a trained single-stage network to a user's own pictures."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 from torch import Tensor
@@ -27,7 +28,7 @@ from lifting.training.objective import ImageObjective
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 STATURE = 1.7  # metres
 Box = tuple[float, float, float, float]  # x, y, width, height in pixels
-# All bones of `motion.Body` over the stature.
+# The summed length of all bones of `motion.Body`, as a fraction of the stature.
 _BONES = sum(RATIOS[name] for name in ("lumbar", "thorax", "neck", "head")) + 2 * sum(
     RATIOS[name] for name in ("hip", "thigh", "shank", "shoulder", "upper_arm", "forearm")
 )
@@ -38,11 +39,11 @@ class Estimate:
     """One person in one picture.
 
     Attributes:
-        name: of the picture.
+        name: file name of the picture.
         box: x, y, width, height in pixels.
         pixels: (18, 2) joints in the picture.
         metres: (18, 3) joints in space, camera axes, relative to the pelvis.
-        deviation: (18, 3) metres, the standard deviation of each coordinate, or None from a network without sigma.
+        deviation: (18, 3) metres, the standard deviation of each coordinate; None from a network without sigma.
     """
 
     name: str
@@ -53,10 +54,10 @@ class Estimate:
 
 
 def pictures(source: Path, boxes: Path | None) -> Iterator[tuple[Path, Box | None]]:
-    """Each picture with each of its boxes, None for the whole picture where no boxes are given.
+    """Each picture with each of its boxes; without a file of boxes, each picture with None, for the whole picture.
 
     Raises:
-        InputError: no picture, a file of boxes of another kind, a picture without a box in it.
+        InputError: there is no picture; the file of boxes cannot be used, or has no entry for a picture.
     """
     if source.is_dir():
         files = sorted(path for path in source.iterdir() if path.suffix.lower() in ENDINGS)
@@ -70,12 +71,18 @@ def pictures(source: Path, boxes: Path | None) -> Iterator[tuple[Path, Box | Non
     table = read_boxes(boxes)
     for file in files:
         if file.name not in table:
-            raise InputError(f"estimate: {boxes}: expected boxes of {file.name}, found none")
+            raise InputError(f"estimate: {boxes}: expected boxes for {file.name}, found none")
         yield from ((file, box) for box in table[file.name])
 
 
 def read_boxes(path: Path) -> dict[str, list[Box]]:
-    """``{"name.jpg": [[x, y, width, height], ...]}``; no box is nobody, one may stand without the outer list."""
+    """Reads ``{"name.jpg": [[x, y, width, height], ...]}``, in pixels.
+
+    An empty list means that nobody is in the picture. A single box does not need the outer list.
+
+    Raises:
+        InputError: the file has another layout, or a box without a positive width and height.
+    """
     content = load_json(path, "estimate: boxes")
     expected = '{"name.jpg": [[x, y, width, height], ...], ...}'
     if not isinstance(content, dict):
@@ -87,7 +94,9 @@ def read_boxes(path: Path) -> dict[str, list[Box]]:
         except (TypeError, ValueError):
             rows = np.empty((0, 0))
         if rows.ndim != 2 or rows.shape[1] != 4 or not np.isfinite(rows).all() or (rows[:, 2:] <= 0).any():
-            raise InputError(f"estimate: {path}: {name}: expected [x, y, width, height] above zero, got {value!r:.60}")
+            raise InputError(
+                f"estimate: {path}: {name}: expected [x, y, width, height] with a size above zero, got {value!r:.60}"
+            )
         table[name] = [(x, y, width, height) for x, y, width, height in rows.tolist()]
     return table
 
@@ -102,17 +111,18 @@ def estimate(
     camera: tuple[float, float] | None = None,
     stature: float = STATURE,
 ) -> Estimate:
-    """Joints of the person in a box.
+    """Estimates the joints of the person in a box.
 
     Args:
         picture: (H, W, 3) RGB.
-        camera: focal length in pixels and depth of the pelvis in metres, where they are known: then ``metres`` are
-            exact, the optical axis being in the picture's middle. Without, perspective is left out and the scale across
-            is such that all bones together are as long as those of a person of this ``stature`` in metres.
+        camera: focal length in pixels and depth of the pelvis in metres, if they are known. Then ``metres`` take
+            perspective into account, with the optical axis in the middle of the picture. Otherwise perspective is
+            ignored, and the scale of x and y follows from ``stature``, see `across_scale`.
+        stature: height of the person in metres; only used without a camera.
     """
     size = config.data.size
     matrix = crop_matrix(torch.tensor(box), size)
-    crop = torch.from_numpy(warp(picture, matrix.numpy(), size)).permute(2, 0, 1)[None]
+    crop = rearrange(torch.from_numpy(warp(picture, matrix.numpy(), size)), "h w c -> 1 c h w")
     device = next(objective.parameters()).device
     has_depth = torch.arange(len(H36M18), device=device) != ROOT
     prediction = predict_crops(objective, crop.to(device), has_depth, config)
@@ -130,13 +140,13 @@ def estimate(
         units = torch.tensor([across, across, DEPTH], dtype=torch.float64)
         spread = deviation_of(objective, prediction)[0].double()
         deviation = (spread * units).numpy()
-        deviation[ROOT] = 0  # like its place, which is the origin
+        deviation[ROOT] = 0  # the pelvis is the origin by definition
     metres = metres - metres[ROOT]
     return Estimate(name, box, picture_points(uvd, matrix, size).numpy(), metres.numpy(), deviation)
 
 
 def across_scale(uvd: Tensor, stature: float) -> float:
-    """Metres of the crop's side at which the bones of (18, 3) together are those of a person of this stature."""
+    """The side of the crop in metres, such that all bones of (18, 3) add up to those of a person of this stature."""
     bones = [(a, b) for a, b in H36M18.bones if b < 17]
     parts = torch.stack([uvd[a] - uvd[b] for a, b in bones])
     flat, deep = parts[:, :2].norm(dim=-1), DEPTH * parts[:, 2]
@@ -144,7 +154,7 @@ def across_scale(uvd: Tensor, stature: float) -> float:
     def excess(side: float) -> float:
         return float(((side * flat).square() + deep.square()).sqrt().sum()) - _BONES * stature
 
-    low, high = 0.5 * stature, 4 * stature  # a person fills from twice to a quarter of the crop's side
+    low, high = 0.5 * stature, 4 * stature  # the person is from twice to a quarter as tall as the crop
     if excess(low) > 0 or excess(high) < 0:
         return low if excess(low) > 0 else high
     return float(brentq(excess, low, high))
@@ -158,7 +168,11 @@ def estimate_all(
     camera: tuple[float, float] | None,
     stature: float,
 ) -> list[Estimate]:
-    """Every one of `pictures`, drawn into the folder ``figures`` if there is one."""
+    """`estimate` for each of `pictures`; draws each person into the folder ``figures``, if one is given.
+
+    Raises:
+        InputError: a picture cannot be read, or a box lies outside it.
+    """
     found: list[Estimate] = []
     for file, box in tqdm(people, "estimating", unit="person", disable=None):
         picture = decode(file.read_bytes(), str(file), upright=True)
@@ -166,7 +180,7 @@ def estimate_all(
         whole = (-0.5, -0.5, float(width), float(height))
         x, y, w, h = box or whole
         if x + w <= 0 or y + h <= 0 or x >= width or y >= height:
-            raise InputError(f"estimate: {file}: expected a box in the picture of {width} x {height}, got {box}")
+            raise InputError(f"estimate: {file}: expected a box in the picture, {width} x {height}, got {box}")
         one = estimate(objective, config, picture, (x, y, w, h), file.name, camera=camera, stature=stature)
         found.append(one)
         if figures is not None:
@@ -189,10 +203,9 @@ def _drawn(one: Estimate, picture: NDArray[np.uint8]) -> DrawnPose:
 
 
 def save_estimates(path: Path, estimates: list[Estimate]) -> None:
-    """Writes .json or .npz; metres, pixels, joints by the names of `skeleton.H36M18`.
+    """Writes a JSON file if the name ends in .json, otherwise the same content as a file of `numpy.savez`.
 
-    Raises:
-        InputError: another ending.
+    The arrays are those of `Estimate`, and ``joints`` has the names of `skeleton.H36M18`.
     """
     if path.suffix == ".json":
         people: list[dict[str, Any]] = [
@@ -217,5 +230,5 @@ def save_estimates(path: Path, estimates: list[Estimate]) -> None:
     deviations = [one.deviation for one in estimates if one.deviation is not None]
     if deviations:
         arrays["deviation"] = np.stack(deviations)
-    with whole_file(path) as temporary:
-        np.savez(temporary, **arrays)  # type: ignore[arg-type]
+    with whole_file(path) as temporary, temporary.open("wb") as file:  # a file, since savez adds .npz to other names
+        np.savez(file, **arrays)  # type: ignore[arg-type]

@@ -1,10 +1,10 @@
-"""Scores a file of predictions, anybody's, under both protocols.
+"""Scores anybody's predictions under both protocols.
 
     python -m lifting.evaluate PREDICTIONS.h5 --data FILE [--json FILE]
 
-The prediction file is HDF5 and holds ``/{subject}/{sequence}/{camera}``, (T, J, 3) floats each: one pose a frame in the
-camera's axes (x right, y down, z forward), metres, relative to the root. The root attribute ``stride``, 1 if absent,
-says that frame i of the file is frame ``i * stride`` of the data.
+The predictions are an HDF5 file of datasets ``/{subject}/{sequence}/{camera}``, each (T, J, 3) floats: one pose per
+frame, in metres, in the camera's axes (x right, y down, z forward), relative to the root. The attribute ``stride`` of
+the file (default 1) says that frame i of the file is frame ``i * stride`` of the data.
 """
 
 import logging
@@ -15,6 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
+from einops import reduce
 from torch import Tensor
 
 from lifting.command import InputError, Parser, RunError, existing_file, run_command, whole_file, write_json
@@ -25,9 +26,9 @@ from lifting.metrics.pose_errors import format_report, joint_errors, pose_report
 
 Clip = tuple[str, str, str]  # subject, sequence, camera
 
-# A person's joints lie within 2 m of the root; where a typical pose reaches five times as far, the unit is not metres.
+# A person's joints lie within 2 m of the root. A typical pose five times as large is not in metres.
 _FARTHEST = 10.0
-# How far a root may be from zero before the user is told of it.
+# Metres: a root farther from zero than this is reported to the user.
 _ROOT_TOLERANCE = 1e-4
 
 _log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ def write_predictions(path: str | Path, predictions: Mapping[Clip, np.ndarray], 
 
     Args:
         predictions: (subject, sequence, camera) -> (T, J, 3) metres, camera axes, root-relative; stored as float32.
-        stride: how many frames of the data lie between two poses.
+        stride: frames of the data from one pose to the next.
 
     Raises:
         ValueError: an array is not (T, J, 3), or stride is below 1.
@@ -59,10 +60,10 @@ def write_predictions(path: str | Path, predictions: Mapping[Clip, np.ndarray], 
 
 
 def read_predictions(path: str | Path) -> tuple[dict[Clip, np.ndarray], int]:
-    """The poses of a prediction file, (T, J, 3) float64 each, and its stride.
+    """Reads the poses of a prediction file, (T, J, 3) float64 for each clip, and its stride.
 
     Raises:
-        InputError: no HDF5 file, nothing in it, or something else than (T, J, 3) floats in the layout above.
+        InputError: the file is not HDF5, is empty, or holds anything but (T, J, 3) floats in the layout above.
     """
     path = existing_file(path, "predictions")
     try:
@@ -71,16 +72,16 @@ def read_predictions(path: str | Path) -> tuple[dict[Clip, np.ndarray], int]:
             file.visit(names.append)
             found = [item for item in map(file.get, names) if isinstance(item, h5py.Dataset)]
             if not found:
-                raise InputError(f"{path}: expected data sets /subject/sequence/camera, found none")
+                raise InputError(f"{path}: expected datasets /subject/sequence/camera, found none")
             return {_clip(path, item): _poses(path, item) for item in found}, _stride(path, file)
-    except (OSError, RuntimeError, KeyError) as error:  # h5py's ways to say that a file is not HDF5 or is broken
-        raise InputError(f"{path} is no readable HDF5 file ({error})") from error
+    except (OSError, RuntimeError, KeyError) as error:  # what h5py raises for a file that is broken or not HDF5
+        raise InputError(f"{path} is not a readable HDF5 file ({error})") from error
 
 
 def _clip(path: Path, item: h5py.Dataset) -> Clip:
     _, *parts = item.name.split("/")
     if len(parts) != 3:
-        raise InputError(f"{path}: expected data sets /subject/sequence/camera, found {item.name}")
+        raise InputError(f"{path}: expected datasets /subject/sequence/camera, found {item.name}")
     return parts[0], parts[1], parts[2]
 
 
@@ -99,14 +100,15 @@ def _stride(path: Path, file: h5py.File) -> int:
 
 
 def score_predictions(path: str | Path, data_path: str | Path, device: str = "cpu") -> dict[str, Any]:
-    """What `pose_errors.pose_report` and `bones.bone_report` say of a prediction file, measured against a pose store.
+    """Scores a prediction file against a pose store, with `pose_errors.pose_report` and `bones.bone_report`.
 
-    The roots of both are subtracted. The report has these besides: ``subjects``, ``stride``, and ``n_clips`` of
-    ``n_clips_in_data``, the sequences times cameras that were scored and that the data has for those subjects.
+    The root is subtracted from both. The report also has ``subjects``, ``stride``, ``n_clips`` and
+    ``n_clips_in_data``. A clip is a sequence seen by one camera; ``n_clips`` were scored, and the data has
+    ``n_clips_in_data`` for those subjects.
 
     Raises:
-        InputError: a file that cannot be used, a clip that the data does not have, poses of a wrong number or shape,
-            not finite, or not in metres.
+        InputError: a file cannot be used; the data does not have a clip; poses are of the wrong number or shape, not
+            finite, or not in metres.
     """
     predictions, stride = read_predictions(path)
     names = sorted({action_of(sequence) for _, sequence, _ in predictions})
@@ -128,7 +130,7 @@ def score_predictions(path: str | Path, data_path: str | Path, device: str = "cp
         _log.info("note: the root was not at zero in %d of %d clips; it was subtracted", moved_roots, len(predictions))
     if len(predictions) < in_data:
         whose = ", ".join(subjects)
-        _log.info("note: scored %d of the %d clips that the data has of %s", len(predictions), in_data, whose)
+        _log.info("note: scored %d of the %d clips that the data has for %s", len(predictions), in_data, whose)
     together = {name: torch.cat([clip_errors[name] for clip_errors in errors]) for name in errors[0]}
     report = pose_report(together, torch.cat(actions), names, joint_set.joints)
     frames = torch.tensor([len(poses) for poses in predictions.values()])
@@ -139,12 +141,12 @@ def score_predictions(path: str | Path, data_path: str | Path, device: str = "cp
 
 
 def _target(store: PoseStore, clip: Clip, stride: int) -> Tensor:
-    """(T, J, 3) float64, every ``stride``-th pose in the camera's frame; an `InputError` if the data has no such."""
+    """(T, J, 3) float64, every ``stride``-th pose of a clip in camera axes; `InputError` if there is no such clip."""
     subject, sequence, name = clip
     world = torch.from_numpy(store.positions(subject, sequence)[::stride]).double()
     cameras = store.cameras(subject)
     if name not in cameras:
-        raise InputError(f"{store.path}: no camera {name!r} of {subject}; there are {', '.join(cameras)}")
+        raise InputError(f"{store.path}: no camera {name!r} for {subject}; there are {', '.join(cameras)}")
     return cameras[name].world_to_camera(world)
 
 
@@ -153,11 +155,11 @@ def _check(what: str, prediction: Tensor, target: Tensor, stride: int) -> None:
         raise InputError(
             f"{what}: expected {tuple(target.shape)} at a stride of {stride}, got {tuple(prediction.shape)}"
         )
-    bad = (~prediction.isfinite()).flatten(1).any(1)
+    bad = reduce(~prediction.isfinite(), "t j d -> t", "any")
     if bad.any():
         first = int(bad.nonzero()[0])
         raise InputError(f"{what}: {int(bad.sum())} of {len(bad)} poses are not finite, the first at frame {first}")
-    # The median, so that one wild prediction is scored as the failure it is and not taken for another unit.
+    # The median, so that one wild prediction is scored as a failure instead of being mistaken for another unit.
     extent = (prediction.amax(1) - prediction.amin(1)).norm(dim=-1).median().item()
     if extent > _FARTHEST:
         raise InputError(f"{what}: expected metres, got poses {extent:.0f} across; are these millimetres?")
@@ -166,8 +168,8 @@ def _check(what: str, prediction: Tensor, target: Tensor, stride: int) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(prog="python -m lifting.evaluate", description="Score a file of predicted poses.")
     parser.add_argument("predictions", type=Path, help="HDF5 file with /subject/sequence/camera, (T, J, 3) metres")
-    parser.add_argument("--data", type=Path, required=True, help="the pose store with the truth, see data/README.md")
-    parser.add_argument("--json", type=Path, help="write all numbers to this file too")
+    parser.add_argument("--data", type=Path, required=True, help="pose store with the ground truth, see data/README.md")
+    parser.add_argument("--json", type=Path, help="also write all numbers to this file")
     options = parser.parse_args(arguments)
     report = score_predictions(options.predictions, options.data)
     if options.json:

@@ -1,10 +1,11 @@
-"""What a person does with a lifter: train it, load it, evaluate it, look at it."""
+"""The lifting track: train, load, evaluate and draw a lifter."""
 
 import logging
 from pathlib import Path
 from typing import Any
 
 import torch
+from einops import reduce
 from torch import Tensor
 
 from lifting.checkpoint import load_checkpoint, load_weights
@@ -30,27 +31,28 @@ from lifting.training.objective import Objective
 
 log = logging.getLogger(__name__)
 
-RARE_STRIDE = 10  # rare are test poses far from every 10th frame of the training subjects, whatever we trained on
+# A test pose is rare if it is far from every 10th frame of the training subjects, whatever data.stride was in training.
+RARE_STRIDE = 10
 
 
 def build_objective(config: Config, joint_set: JointSet) -> Objective:
-    """Network and likelihood as configured, new, for these joints."""
+    """A new network and likelihood for these joints, as configured."""
     likelihood = build_likelihood(config.loss)
     network = build_lifter(config.model, joint_set, with_sigma=likelihood.has_sigma)
     return Objective(network, likelihood, joint_set)
 
 
 def data_path(config: Config) -> str:
-    """The configured file, or the embedded set, made on first use."""
+    """The configured file, or that of the embedded set, which is made on first use."""
     return str(synthetic_store()) if config.data.path == "synthetic" else config.data.path
 
 
 def train(config: Config, folder: Path) -> None:
-    """Trains, or goes on training, in ``folder``; every rank calls it.
+    """Trains in ``folder``, or resumes the run that is there; every rank calls it.
 
     Raises:
-        InputError: data or a configuration that cannot be used, a recording in training and in test, a run in
-            ``folder`` that is of another model or of other joints.
+        InputError: the data or the configuration cannot be used; a recording is in both training and test; the run in
+            ``folder`` is of another model or joint set.
     """
     device = ranks.start(config.train.device)
     try:
@@ -76,18 +78,18 @@ def train(config: Config, folder: Path) -> None:
             ):
                 log.info(f"{len(poses):,} {what} poses of {', '.join(subjects)}")
             weights = sum(p.numel() for p in objective.parameters())
-            log.info(f"{weights:,} parameters; on {device}; into {folder}")
+            log.info(f"{weights:,} parameters on {device}; writing to {folder}")
         fit(objective, batches, lambda: evaluate(objective, test, config)[0], config, folder)
     finally:
         ranks.stop()
 
 
 def load(checkpoint: Path, overrides: list[str] | None = None) -> tuple[Objective, Config]:
-    """A trained lifter on its device, and its configuration with ``overrides`` over it.
+    """Loads a trained lifter onto its device; returns it with its configuration, changed by ``overrides``.
 
     Raises:
-        InputError: no checkpoint, one of the other track, overrides that `read_trained` refuses, weights that do not
-            fit.
+        InputError: there is no checkpoint, or it is of the other track; `read_trained` refuses the overrides; the
+            weights do not fit.
     """
     content = load_checkpoint(checkpoint)
     config = read_trained(Config, content["config"], overrides, f"checkpoint: {checkpoint}")
@@ -102,7 +104,7 @@ def load_test(config: Config, objective: Objective) -> PoseSet:
     """The test poses of a configuration, on the objective's device.
 
     Raises:
-        InputError: data that cannot be used, or of other joints than those that the lifter was trained on.
+        InputError: the data cannot be used, or has other joints than the lifter was trained on.
     """
     path = data_path(config)
     poses = load_split(config.data, path, train=False)
@@ -115,13 +117,13 @@ def load_test(config: Config, objective: Objective) -> PoseSet:
 
 
 def evaluate(objective: Objective, poses: PoseSet, config: Config) -> tuple[dict[str, Any], Prediction]:
-    """The report of `engine.evaluate_poses`, and the predictions that it is about."""
+    """The report of `engine.evaluate_poses`, and the predictions that it scores."""
     prediction = predict(objective, poses, flip_test=config.train.flip)
     return evaluate_poses(objective, poses, prediction), prediction
 
 
 def cost(objective: Objective, joints: int) -> dict[str, int]:
-    """Parameters and multiply-adds, for one pose, of the network and of the flow that training has beside it."""
+    """Parameters and multiply-adds for one pose: of the network, and of the flow that only training uses."""
     device = next(objective.parameters()).device
     found = cost_of(objective.network, objective.network, torch.zeros(1, joints, 2, device=device))
     flow = getattr(objective.likelihood, "flow", None)
@@ -132,14 +134,14 @@ def cost(objective: Objective, joints: int) -> dict[str, int]:
 
 
 def evaluate_rare(poses: PoseSet, prediction: Prediction, config: Config) -> dict[str, Any]:
-    """`pose_errors.rare_report` of test poses, which are ranked by their distance to the configured training poses."""
+    """`pose_errors.rare_report` of the test poses, ranked by their distance to the configured training poses."""
     data = config.data.model_copy(update={"stride": RARE_STRIDE})
     training = load_split(data, data_path(config), train=True).to(poses.target.device)
     return rare_report(joint_errors(prediction.mu, poses.target), rareness(poses.target, training.target))
 
 
 def save_predictions(path: Path, poses: PoseSet, prediction: Prediction) -> None:
-    """Writes a file that `lifting.evaluate` scores."""
+    """Writes a prediction file that `lifting.evaluate` can score."""
     mu = prediction.mu.cpu().numpy()
     clips = {(clip.subject, clip.sequence, clip.camera): mu[clip.start : clip.stop] for clip in poses.clips}
     write_predictions(path, clips, poses.stride)
@@ -148,12 +150,15 @@ def save_predictions(path: Path, poses: PoseSet, prediction: Prediction) -> None
 def draw(
     path: Path, objective: Objective, poses: PoseSet, prediction: Prediction, config: Config, rows: int = 4
 ) -> None:
-    """A figure of test poses, from what the lifter is surest of to what it is least sure of, of different actions."""
+    """Draws test poses of different actions, from the most certain to the least certain prediction.
+
+    Without a sigma, the pose with the smallest error counts as the most certain.
+    """
     deviation = None
     if prediction.sigma is None:
         doubt = (prediction.mu - poses.target).norm(dim=-1).mean(1)
     else:
-        doubt = prediction.sigma.mean((1, 2))
+        doubt = reduce(prediction.sigma, "n j d -> n", "mean")
         deviation = objective.likelihood.deviation(prediction)
     order = doubt.argsort().tolist()
     chosen: list[int] = []

@@ -1,4 +1,4 @@
-"""What every network of this package returns, and what it is trained on."""
+"""What every network of this package returns, and the batches that it is trained on."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Prediction:
-    """Where the joints are, and how far the network trusts itself.
+    """Positions of the joints, and how uncertain the network is about them.
 
     Attributes:
         mu: (B, J, D) predicted positions; metres for lifters.
-        log_sigma: (B, J, D) logarithm of the scale of the error, in the units of mu, at most 0; -inf where a joint is
-            known exactly (the root); None from a network that was trained by a loss without a scale.
+        log_sigma: (B, J, D) logarithm of the scale of the error, in the units of mu, at most 0; -inf for a joint that
+            is known exactly (the root); None if the network predicts no scale.
     """
 
     mu: Tensor
@@ -26,13 +26,13 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one training step sees.
+    """The samples of one training step.
 
     Attributes:
-        input: what the network takes: (B, J, 2) keypoints, or (B, 3, S, S) uint8 RGB images.
+        input: the network's input: (B, J, 2) keypoints, or (B, 3, S, S) uint8 RGB images.
         target: (B, J, D).
-        weight: (B, J) in [0, 1], zero where there is no label; None where there are all.
-        has_depth: (B, J) bool, whether the last coordinate of the target is a label; None where it is one everywhere.
+        weight: (B, J) in [0, 1], zero where there is no label; None if every joint has one.
+        has_depth: (B, J) bool, whether the last coordinate of the target is a label; None if it always is.
     """
 
     input: Tensor

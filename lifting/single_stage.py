@@ -1,4 +1,4 @@
-"""What a person does with a single-stage network: train it, load it, evaluate it, look at it."""
+"""The single-stage track: train, load, evaluate and draw a network; convert weights; count costs."""
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
@@ -39,7 +39,7 @@ CONFIGS = Path(__file__).parents[1] / "configs" / "single_stage"
 
 
 def build_objective(config: SingleStageConfig, *, start: bool = False) -> ImageObjective:
-    """Network and likelihoods as configured, new; with ``start`` the backbone begins with ``model.weights``."""
+    """A new network and its likelihoods, as configured; with ``start``, the backbone starts from ``model.weights``."""
     likelihood = Mixed(build_likelihood(config.loss, 3), build_likelihood(config.loss, 2))
     network = build_image_model(
         config.model if start else config.model.model_copy(update={"weights": None}),
@@ -53,10 +53,14 @@ def build_objective(config: SingleStageConfig, *, start: bool = False) -> ImageO
 
 
 def train(config: SingleStageConfig, folder: Path) -> dict[str, Any] | None:
-    """Trains, or goes on training, in ``folder``, evaluates, and draws some test pictures; every rank calls it.
+    """Trains in ``folder`` or resumes the run there, evaluates, and draws some test pictures; every rank calls it.
 
     Returns:
-        the report, which is in ``report.json`` too; None on all ranks but the first.
+        The report, which is also written to ``report.json``; None on all ranks but the first.
+
+    Raises:
+        InputError: the data or the configuration cannot be used; a recording is in both training and test; the run in
+            ``folder`` is of another model or joint set.
     """
     device = ranks.start(config.train.device)
     try:
@@ -71,11 +75,11 @@ def train(config: SingleStageConfig, folder: Path) -> dict[str, Any] | None:
         if ranks.rank() == 0:
             folder.mkdir(parents=True, exist_ok=True)
             log.info(
-                f"{len(deep):,} training pictures with 3D labels, {len(flat) if flat else 0:,} with 2D labels alone"
+                f"{len(deep):,} training pictures with 3D labels, {len(flat) if flat else 0:,} with only 2D labels"
             )
             log.info(f"{len(test):,} test pictures")
             weights = sum(p.numel() for p in objective.parameters())
-            log.info(f"{weights:,} parameters; on {device}; into {folder}")
+            log.info(f"{weights:,} parameters on {device}; writing to {folder}")
 
         def after_epoch() -> dict[str, Any]:
             if batches.skipped:
@@ -95,11 +99,11 @@ def train(config: SingleStageConfig, folder: Path) -> dict[str, Any] | None:
 
 
 def load(checkpoint: Path, overrides: list[str] | None = None) -> tuple[ImageObjective, SingleStageConfig]:
-    """A trained network on its device, and its configuration with ``overrides`` over it.
+    """Loads a trained network onto its device; returns it with its configuration, changed by ``overrides``.
 
     Raises:
-        InputError: no checkpoint, one of the other track or of other joints, overrides that `read_trained` refuses,
-            weights that do not fit.
+        InputError: there is no checkpoint, or it is of the other track or of other joints; `read_trained` refuses the
+            overrides; the weights do not fit.
     """
     content = load_checkpoint(checkpoint)
     config = read_trained(SingleStageConfig, content["config"], overrides, f"checkpoint: {checkpoint}")
@@ -112,58 +116,61 @@ def load(checkpoint: Path, overrides: list[str] | None = None) -> tuple[ImageObj
 
 
 def training_sets(config: SingleStageConfig) -> tuple[ImageSet, ImageSet | None]:
-    """The configured training pictures with 3D labels, and those with 2D labels alone."""
+    """The configured training pictures with 3D labels, and those with only 2D labels."""
     data = config.data
     deep = deep_pictures(config, data.train_parts, data.stride)
     if data.flat_path is None:
         return deep, None
     if data.flat_path == "rendered" != data.path:
-        raise InputError(f"data.flat_path: expected MPII's index or null beside {data.path}, got the rendered set")
+        raise InputError(f"data.flat_path: expected an index of MPII or null for {data.path}, got the rendered set")
     return deep, chosen(load_index(data.flat_path, flat=True), data.flat_train_parts, data.flat_path)
 
 
 def test_set(config: SingleStageConfig) -> ImageSet:
-    """The configured test pictures with 3D labels, each of which can be read.
+    """The configured test pictures with 3D labels.
 
     Raises:
-        InputError: one cannot be, unless ``data.on_broken`` is skip: then it is left out, and said.
+        InputError: a picture cannot be read. If ``data.on_broken`` is skip, it is left out with a warning instead.
     """
     images = deep_pictures(config, config.data.test_parts, config.data.test_stride)
     return readable(images, skip=config.data.on_broken == "skip")
 
 
 def deep_pictures(config: SingleStageConfig, parts: tuple[str, ...], stride: int) -> ImageSet:
-    """Every ``stride``-th picture of these parts of the set with 3D labels.
+    """Every ``stride``-th picture from these parts of the set with 3D labels.
 
     Raises:
-        InputError: a part that is not there, no 3D labels.
+        InputError: the set does not have one of the parts, or has no 3D labels.
     """
     path = config.data.path
     images = chosen(load_index(path), parts, path)
     if images.points is None:
-        raise InputError(f"data.path: {path}: expected pictures with 3D labels, got 2D labels alone")
+        raise InputError(f"data.path: {path}: expected pictures with 3D labels, got only 2D labels")
     if config.data.drop_wrong_s9:
         images = select(images, ~wrong_s9(images))
     return select(images, np.arange(0, len(images), stride))
 
 
 def flat_test_set(config: SingleStageConfig) -> ImageSet | None:
-    """The configured test pictures with 2D labels, if there are any with a known size of the head."""
+    """The configured test pictures with 2D labels and a known head size, or None if there are none."""
     data = config.data
     if data.flat_path is None:
         return None
     images = load_index(data.flat_path, flat=True)
     images = select(images, np.isin(images.part, data.flat_test_parts) & np.isfinite(images.head_size))
     if not len(images):
-        log.info(f"no PCKh: {data.flat_path} has nobody of {', '.join(data.flat_test_parts)} with a known head's size")
+        log.info(f"no PCKh: no picture of {', '.join(data.flat_test_parts)} in {data.flat_path} has a known head size")
         return None
     return readable(images, skip=data.on_broken == "skip")
 
 
 def readable(images: ImageSet, *, skip: bool) -> ImageSet:
-    """The pictures that can be read; if not ``skip``, all of them or an `InputError`.
+    """The pictures that can be read.
 
-    Known before hours are spent on training, for every epoch ends with a look at them.
+    Every epoch ends with an evaluation of the test pictures, so they are checked before hours of training, not after.
+
+    Raises:
+        InputError: a picture cannot be read; with ``skip``, only if none can.
     """
 
     def problem(row: int) -> str:
@@ -187,7 +194,7 @@ def readable(images: ImageSet, *, skip: bool) -> ImageSet:
 
 
 def trained_on(config: SingleStageConfig, test: ImageSet, flat: ImageSet | None) -> list[tuple[list[str], str]]:
-    """The recordings of each test set that have the names of those that the configuration trains on, and its path."""
+    """For each test set, its recordings whose names are also among the training recordings, and its path."""
     data = config.data
     sets = [(test, data.train_parts, data.path)]
     if flat is not None and data.flat_path is not None:
@@ -196,7 +203,7 @@ def trained_on(config: SingleStageConfig, test: ImageSet, flat: ImageSet | None)
 
 
 def load_index(path: str, *, flat: bool = False) -> ImageSet:
-    """An index file, or the embedded rendered set, made on first use."""
+    """Reads an index file, or that of the embedded rendered set, which is made on first use."""
     if path != "rendered":
         return read_index(Path(path))
     folder = rendered_folder()
@@ -211,19 +218,19 @@ def chosen(images: ImageSet, parts: tuple[str, ...], path: str) -> ImageSet:
     """The pictures of these parts.
 
     Raises:
-        InputError: a part that is not there.
+        InputError: there is no such part.
     """
     there = np.unique(images.part)
     for part in parts:
         if part not in there:
-            raise InputError(f"{path}: expected parts of {', '.join(there)}, got {part!r}")
+            raise InputError(f"{path}: expected parts from {', '.join(there)}, got {part!r}")
     return select(images, np.isin(images.part, parts))
 
 
 def evaluate(
     objective: ImageObjective, images: ImageSet, config: SingleStageConfig
 ) -> tuple[dict[str, Any], Prediction, Tensor]:
-    """`deep_report` of pictures with 3D labels, and what `predict` returned for them."""
+    """The `deep_report` of pictures with 3D labels, and the predictions and crop matrices that `predict` returns."""
     prediction, matrix = predict(objective, images, config)
     return deep_report(objective, images, prediction, matrix, config), prediction, matrix
 
@@ -231,7 +238,7 @@ def evaluate(
 def evaluate_all(
     objective: ImageObjective, images: ImageSet, flat: ImageSet | None, config: SingleStageConfig
 ) -> tuple[dict[str, Any], Prediction, Tensor]:
-    """`evaluate`, with ``mean_pose_mpjpe_mm`` if the training poses are there, and `flat_report` under ``flat``."""
+    """`evaluate`, plus ``mean_pose_mpjpe_mm`` if the set has the training poses, and `flat_report` under ``flat``."""
     if ranks.rank() == 0:
         for shared, path in trained_on(config, images, flat):
             warn_of_shared(shared, path)
@@ -246,17 +253,17 @@ def evaluate_all(
 
 
 def convert(source: Path, output: Path) -> str:
-    """The authors' released weights into a checkpoint, or a checkpoint into their layout; says what it did.
+    """Converts the authors' released weights to a checkpoint, or a checkpoint to their layout; returns what it did.
 
     Raises:
-        InputError: neither of the two.
+        InputError: the source is neither, or is a network that the other layout cannot hold.
     """
     if is_checkpoint(source):
-        objective, _ = load(source, ["train.device=cpu"])
+        objective, trained = load(source, ["train.device=cpu"])
         if not isinstance(objective.network, Regressor):
-            raise InputError(f"convert: {source}: expected a checkpoint of model.name regressor, got another")
+            raise InputError(f"convert: {source}: expected model.name regressor, got {trained.model.name}")
         save_reference(output, objective.network, objective.likelihood)
-        return f"{source}, in the layout of the authors' code: {output}"
+        return f"converted {source} to the layout of the authors' code: {output}"
     network, likelihood = load_reference(source)
     backbone, flow = network.backbone, likelihood.with_depth.flow
     assert isinstance(flow, RealNVP)
@@ -268,11 +275,11 @@ def convert(source: Path, output: Path) -> str:
     config = read_config(SingleStageConfig, base={"data": data, "model": model, "loss": loss})
     content = {"network": network.state_dict(), "likelihood": likelihood.state_dict()}
     save_checkpoint(output, {"config": config.model_dump(mode="json"), "joint_set": H36M18.name, **content})
-    return f"{source}, {backbone.name}, as a checkpoint: {output}"
+    return f"converted {source} ({backbone.name}) to a checkpoint: {output}"
 
 
 def cost_table(size: int) -> list[dict[str, Any]]:
-    """Parameters and multiply-adds of the paper's networks at this size of the crop, beside its own (Tab. 8, 9)."""
+    """Parameters and multiply-adds of the paper's networks at this crop size, beside the counts of Tab. 8 and 9."""
     rows = []
     for leaf, published in (("resnet50_l1", ""), ("resnet50_rle_paper", "23.8M, 5.4G"), ("integral", "34.3M, 14.1G")):
         objective = build_objective(read_config(SingleStageConfig, CONFIGS / f"{leaf}.yaml"))

@@ -1,4 +1,4 @@
-"""What several tests use: a small store of the embedded set's people, a small model that trains on it, a shell."""
+"""Shared by the tests: a small store from the embedded set, a small model that trains on it, and a shell."""
 
 import sys
 from pathlib import Path
@@ -25,7 +25,7 @@ SMALL = [
     "train.precision=fp32",
 ]
 
-# Each COCO joint from the joint of Human3.6M that is there or near it.
+# For each COCO joint, the Human3.6M joint at or near its place.
 COCO_OF_H36M = [9, 10, 10, 10, 10, 11, 14, 12, 15, 13, 16, 4, 1, 5, 2, 6, 3]
 
 
@@ -41,12 +41,12 @@ def small_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small(small_store: Path) -> list[str]:
-    """Overrides for a run that takes a second."""
+    """Overrides for a run of about a second."""
     return [f"data.path={small_store}", *SMALL]
 
 
 class Shell:
-    """Calls a command's main in this process, which saves the import of torch, and reads what it said."""
+    """Calls a command's main in this process, which saves importing torch again; returns exit code, stdout, stderr."""
 
     def __init__(self, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]) -> None:
         self.patch, self.capture = patch, capture
@@ -67,7 +67,7 @@ def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 
 
 def refused(result: tuple[int, str, str], *words: str) -> None:
-    """Exit code 2 and one line on stderr that has these words."""
+    """Asserts exit code 2 and a single line on stderr with these words."""
     code, out, err = result
     lines = err.strip().splitlines()
     assert code == 2, err

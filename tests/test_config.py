@@ -1,4 +1,4 @@
-"""Configuration and checkpoints: what is refused, and with which words."""
+"""Configuration and checkpoints: what they read, and the messages with which they refuse the rest."""
 
 import os
 import pickle
@@ -91,12 +91,12 @@ def test_wrong_keys_of_the_chosen_model(override: str, message: str) -> None:
 
 
 def test_a_model_without_a_name_is_fc() -> None:
-    """As configurations and checkpoints from before there was another have it."""
+    """Configurations and checkpoints from before there was a second model have no name."""
     assert load_config(base={"model": {"width": 64}}).model == FCConfig(width=64)
     assert load_config(base={"model": {"name": "srnet", "width": 64}}).model == SRNetConfig(width=64)
 
 
-def test_cameras_are_names_though_yaml_reads_numbers() -> None:
+def test_cameras_are_names_although_yaml_reads_numbers() -> None:
     assert load_config(overrides=["data.train_cameras=[54138969, b]"]).data.train_cameras == ("54138969", "b")
     assert load_config(overrides=["data.test_cameras=[-54138969]"]).data.test_cameras == ("-54138969",)
 
@@ -146,7 +146,7 @@ def test_broken_and_hostile_checkpoints(tmp_path: Path) -> None:
 
 def test_weights_that_do_not_fit_are_named() -> None:
     module = nn.Linear(3, 2)
-    with pytest.raises(InputError, match=r"it is of another model: weight: expected \(2, 3\), got \(2, 4\)"):
+    with pytest.raises(InputError, match=r"it belongs to another model: weight: expected \(2, 3\), got \(2, 4\)"):
         load_weights(module, {**module.state_dict(), "weight": torch.zeros(2, 4)}, "it")
     with pytest.raises(InputError, match="extra: expected no such weight"):
         load_weights(module, {**module.state_dict(), "extra": torch.zeros(1)}, "it")

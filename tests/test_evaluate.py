@@ -1,3 +1,5 @@
+"""Scores of prediction files: right numbers for good files, one line for bad ones."""
+
 import json
 import logging
 import subprocess
@@ -41,7 +43,7 @@ def store(path: Path, recordings: list[Sequence]) -> None:
 
 
 def truth(data: Path, stride: int = 1) -> dict[Clip, np.ndarray]:
-    """The perfect prediction file's content, put together by numpy alone."""
+    """The content of a perfect prediction file, computed with numpy alone."""
     clips = {}
     with PoseStore(data) as opened:
         for subject in opened.subjects:
@@ -106,7 +108,7 @@ def test_poses_belong_to_their_camera(tmp_path: Path, data: Path) -> None:
     assert report["pa_mpjpe_mm"] < 1e-3  # yet the same pose
 
 
-def test_a_root_off_zero_is_subtracted_and_told(tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_root_off_zero_is_subtracted_and_noted(tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture) -> None:
     clips = truth(data)
     clips["S9", "Eating", "54138969"] = clips["S9", "Eating", "54138969"] + [0.1, -2.0, 4.5]
     write_predictions(tmp_path / "p.h5", clips)
@@ -115,23 +117,23 @@ def test_a_root_off_zero_is_subtracted_and_told(tmp_path: Path, data: Path, capl
     assert "root was not at zero in 1 of 24 clips" in caplog.text
 
 
-def test_a_part_of_the_data_is_scored_and_told(tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_part_of_the_data_is_scored_and_noted(tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture) -> None:
     clips = {clip: poses for clip, poses in truth(data).items() if clip[0] == "S11" and clip[1] != "Eating"}
     write_predictions(tmp_path / "p.h5", clips)
     with caplog.at_level(logging.INFO):
         report = score_predictions(tmp_path / "p.h5", data)
-    assert caplog.messages == ["note: scored 8 of the 12 clips that the data has of S11"]
+    assert caplog.messages == ["note: scored 8 of the 12 clips that the data has for S11"]
     assert (report["n_clips"], report["n_clips_in_data"], report["subjects"]) == (8, 12, ["S11"])
 
 
-def test_nothing_is_told_where_all_is_in_order(tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_is_noted_if_all_is_in_order(tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_predictions(tmp_path / "p.h5", spoilt(data))
     with caplog.at_level(logging.INFO):
         score_predictions(tmp_path / "p.h5", data)
     assert not caplog.messages
 
 
-def test_one_wild_pose_is_an_error_and_not_another_unit(tmp_path: Path, data: Path) -> None:
+def test_one_wild_pose_counts_as_an_error_not_as_another_unit(tmp_path: Path, data: Path) -> None:
     clips = truth(data)
     clips["S9", "Walking 1", "54138969"][3, 4:] *= 1000
     write_predictions(tmp_path / "p.h5", clips)
@@ -166,7 +168,7 @@ def test_real_motion(tmp_path: Path) -> None:
     clips = truth(tmp_path / "data.h5")
     direction = np.array([2.0, -1.0, 2.0]) / 3
     for poses in clips.values():
-        poses[:, 13] += 0.051 * direction  # the left wrist, 51 mm off: 3 mm in the mean of 17
+        poses[:, 13] += 0.051 * direction  # the left wrist is 51 mm off: 3 mm in the mean over 17 joints
     write_predictions(tmp_path / "p.h5", clips)
     report = score_predictions(tmp_path / "p.h5", tmp_path / "data.h5")
     assert report["mpjpe_mm"] == pytest.approx(3, abs=1e-3)
@@ -193,9 +195,9 @@ def test_command(tmp_path: Path, data: Path) -> None:
 
 WALK = ("S9", "Walking 1", "54138969")
 Change = Callable[[dict[Clip, np.ndarray]], dict[Clip, np.ndarray]]
-# What is done to a good file, and what the one line must say.
+# How a good file is spoilt, and the words that the error message must have.
 CHANGES: dict[str, tuple[Change, list[str]]] = {
-    "no data sets": (lambda clips: {}, ["found none"]),
+    "no datasets": (lambda clips: {}, ["found none"]),
     "subject": (lambda clips: {**clips, ("S7", *WALK[1:]): clips[WALK]}, ["S7", "S9, S11"]),
     "sequence": (lambda clips: {**clips, ("S9", "Sitting", WALK[2]): clips[WALK]}, ["Sitting", "Eating, Walking 1"]),
     "camera": (lambda clips: {**clips, (*WALK[:2], "cam0"): clips[WALK]}, ["cam0", "54138969, 55011271"]),
@@ -207,12 +209,12 @@ CHANGES: dict[str, tuple[Change, list[str]]] = {
     ),
     "millimetres": (lambda clips: {clip: 1000 * poses for clip, poses in clips.items()}, ["metres", "millimetres?"]),
 }
-# A file made by hand, and what the one line must say.
+# A file made by hand, and the words that the error message must have.
 FILES: dict[str, tuple[Callable[[Path, Path], object], list[str]]] = {
     "absent": (lambda path, data: None, ["expected a file"]),
     "empty": (lambda path, data: path.touch(), ["is empty"]),
-    "text": (lambda path, data: path.write_text("S9,Walking,0.1"), ["no readable HDF5"]),
-    "cut short": (lambda path, data: path.write_bytes(data.read_bytes()[:4000]), ["no readable HDF5"]),
+    "text": (lambda path, data: path.write_text("S9,Walking,0.1"), ["not a readable HDF5"]),
+    "cut short": (lambda path, data: path.write_bytes(data.read_bytes()[:4000]), ["not a readable HDF5"]),
     "another layout": (lambda path, data: path.write_bytes(data.read_bytes()), ["/subject/sequence/camera", "/poses/"]),
     "no floats": (lambda path, data: dataset(path, np.zeros((11, 17, 3), int)), ["floats", "int64"]),
     "flat": (lambda path, data: dataset(path, np.zeros((11, 51))), ["expected (T, J, 3)", "(11, 51)"]),
@@ -233,13 +235,13 @@ ARGUMENTS: dict[str, tuple[list[str], list[str]]] = {
     "data no store": (["good.h5", "--data", "good.h5"], ["good.h5", "format"]),
 }
 SAID = {name: said for table in (CHANGES, FILES, ARGUMENTS) for name, (_, said) in table.items()}
-# A process takes seconds to import torch: one for each kind of mistake, all the others go through `run_command` here.
-IN_A_PROCESS = ("text", "no data sets", "camera", "length", "not finite", "millimetres", "no --data", "data absent")
+# A process takes seconds to import torch, so only these mistakes run in one of their own; all run in this process.
+IN_A_PROCESS = ("text", "no datasets", "camera", "length", "not finite", "millimetres", "no --data", "data absent")
 
 
 @pytest.fixture
 def bad(tmp_path: Path, data: Path, name: str) -> list[str]:
-    """The arguments that the mistake called ``name`` consists of, with their files made."""
+    """The arguments with the mistake called ``name``; makes their files."""
     if name in ARGUMENTS:
         write_predictions(tmp_path / "good.h5", truth(data))
         return [str(tmp_path / word) if word.endswith(".h5") else word for word in ARGUMENTS[name][0]]
@@ -273,7 +275,7 @@ def test_refusal_in_a_process_of_its_own(bad: list[str], name: str) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_a_gpu_says_the_same(tmp_path: Path, data: Path) -> None:
+def test_a_gpu_gives_the_same_numbers(tmp_path: Path, data: Path) -> None:
     write_predictions(tmp_path / "p.h5", spoilt(data))
     on_cpu, on_gpu = (score_predictions(tmp_path / "p.h5", data, device) for device in ("cpu", "cuda"))
     assert on_gpu["pa_mpjpe_mm"] == pytest.approx(on_cpu["pa_mpjpe_mm"], abs=1e-6)

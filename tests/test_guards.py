@@ -1,5 +1,4 @@
-"""What would give a silent wrong number is refused in one line: other joints, the training set as the test, the other
-track."""
+"""Silent wrong numbers are refused in one line: other joints, the training set as test set, the other track."""
 
 import json
 import math
@@ -46,7 +45,7 @@ def converted(positions: np.ndarray, joint_set: JointSet) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def stores(small_store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The small store as it is, and its people with the joints of the other sets."""
+    """The small store, and copies of it with the joints of the other joint sets."""
     folder, paths = tmp_path_factory.mktemp("joints"), {H36M17.name: small_store}
     cameras = {subject: h36m.cameras(subject) for subject in SUBJECTS}
     with PoseStore(small_store) as store:
@@ -64,7 +63,7 @@ def stores(small_store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 @pytest.fixture(scope="module")
 def runs(stores: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The folder of a run of one epoch on each of the stores."""
+    """For each of the stores, the folder of a run of one epoch on it."""
     folder = tmp_path_factory.mktemp("runs")
     for name, store in stores.items():
         lifter.train(load_config(overrides=[*FAST, f"data.path={store}"]), folder / name)
@@ -75,7 +74,7 @@ def runs(stores: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> d
 
 
 @pytest.mark.parametrize("name", JOINT_SETS)
-def test_a_lifter_of_any_joint_set_is_trained_loaded_evaluated_and_drawn(
+def test_a_lifter_for_any_joint_set_is_trained_loaded_evaluated_and_drawn(
     shell: Shell, runs: dict[str, Path], tmp_path: Path, name: str
 ) -> None:
     joint_set, checkpoint = JOINT_SETS[name], runs[name] / "last.pt"
@@ -100,12 +99,12 @@ def test_a_lifter_of_any_joint_set_is_trained_loaded_evaluated_and_drawn(
 
 
 def free_joint(joint_set: JointSet) -> int:
-    """A joint that is not the root: joint 0 where the root is another."""
+    """A joint that is not the root: joint 0, or joint 1 if joint 0 is the root."""
     return 0 if joint_set.root else 1
 
 
 @pytest.mark.parametrize(("trained", "tested"), [("h36m17", "coco17"), ("coco17", "h36m17"), ("h36m17", "mpii16")])
-def test_a_checkpoint_is_refused_for_data_of_other_joints(
+def test_a_checkpoint_is_refused_on_data_with_other_joints(
     shell: Shell, runs: dict[str, Path], stores: dict[str, Path], trained: str, tested: str
 ) -> None:
     wrong = ["--data", stores[tested]]
@@ -118,12 +117,12 @@ def test_a_checkpoint_is_refused_for_data_of_other_joints(
     )
     refused(
         shell("train", "--resume", runs[trained], f"data.path={stores[tested]}", "train.epochs=2"),
-        f"{runs[trained] / 'last.pt'}: expected a network of the joints {tested}, got {trained}",
+        f"{runs[trained] / 'last.pt'}: expected a network for the joints {tested}, got {trained}",
     )
 
 
 @pytest.mark.parametrize("name", ["coco17", "mpii16", "h36m18"])
-def test_srnet_is_of_the_joints_that_its_groups_are_made_of(
+def test_srnet_refuses_joints_that_its_groups_are_not_made_of(
     shell: Shell, stores: dict[str, Path], tmp_path: Path, name: str
 ) -> None:
     small = [override for override in SMALL if "blocks" not in override]
@@ -132,7 +131,7 @@ def test_srnet_is_of_the_joints_that_its_groups_are_made_of(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_checkpoint_of_before_is_of_the_joints_that_its_track_had(
+def test_an_old_checkpoint_without_a_joint_set_gets_that_of_its_track(
     shell: Shell, runs: dict[str, Path], stores: dict[str, Path], tmp_path: Path
 ) -> None:
     content = load_checkpoint(runs["h36m17"] / "last.pt")
@@ -146,7 +145,7 @@ def test_a_checkpoint_of_before_is_of_the_joints_that_its_track_had(
     refused(shell("evaluate", "--checkpoint", tmp_path / "last.pt"), "last.pt", "h36m17, h36m18", "got 'h36m99'")
 
 
-def test_predictions_of_another_number_of_joints_are_refused(
+def test_predictions_with_another_number_of_joints_are_refused(
     shell: Shell, runs: dict[str, Path], stores: dict[str, Path], tmp_path: Path
 ) -> None:
     saved = tmp_path / "poses.h5"
@@ -156,8 +155,8 @@ def test_predictions_of_another_number_of_joints_are_refused(
 
 
 @pytest.mark.parametrize("network", [FCBaseline(width=8), FCBaseline(width=8, root=6), SRNet(width=50)])
-def test_an_objective_leaves_out_the_joints_that_its_network_knows(network: FCBaseline | SRNet) -> None:
-    """`Objective(network, likelihood)` was NaN: the root's log sigma is -inf."""
+def test_an_objective_leaves_out_the_joints_whose_position_is_known(network: FCBaseline | SRNet) -> None:
+    """The loss of `Objective(network, likelihood)` was NaN, because the root's log sigma is -inf."""
     objective = Objective(network, RLE())
     assert objective.known == network.known == ((6,) if getattr(network, "root", 0) else (0,))
     loss, sigma = objective(Batch(torch.randn(8, 17, 2), torch.randn(8, 17, 3)))
@@ -171,7 +170,7 @@ def test_an_objective_leaves_out_the_joints_that_its_network_knows(network: FCBa
     assert (objective.predict(torch.randn(8, 17, 2)).mu[:, list(network.known)] == 0).all()
 
 
-def test_a_network_that_knows_no_joint_has_all_of_them_scored() -> None:
+def test_all_joints_are_scored_if_none_is_known() -> None:
     network = FCBaseline(width=8, root=None)
     objective = Objective(network, RLE())
     prediction, target = network(torch.randn(8, 17, 2)), torch.randn(8, 17, 3)
@@ -181,10 +180,10 @@ def test_a_network_that_knows_no_joint_has_all_of_them_scored() -> None:
         Objective(FCBaseline(joints=16, width=8), RLE())
 
 
-# -- the training set as the test -------------------------------------------------------------------------------------
+# -- the training set as test set --------------------------------------------------------------------------------------
 
 
-def test_a_recording_in_training_and_in_test_is_refused(shell: Shell, small: list[str], tmp_path: Path) -> None:
+def test_a_recording_in_both_training_and_test_is_refused(shell: Shell, small: list[str], tmp_path: Path) -> None:
     run = ["train", "--output", tmp_path / "run", *small]
     subjects = ["data.train_subjects=[S1, S9]", "data.test_subjects=[S5, S9]"]
     refused(shell(*run, *subjects), small[0].split("=")[1], "16 that are: S9 Greeting, camera 54138969")
@@ -193,7 +192,7 @@ def test_a_recording_in_training_and_in_test_is_refused(shell: Shell, small: lis
     assert not (tmp_path / "run").exists()
 
 
-def test_an_evaluation_on_the_training_set_says_so(
+def test_an_evaluation_on_the_training_set_warns(
     shell: Shell, runs: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     evaluate = ["evaluate", "--checkpoint", runs["h36m17"] / "last.pt"]
@@ -203,7 +202,7 @@ def test_an_evaluation_on_the_training_set_says_so(
     assert code == 0, err
     assert "MPJPE" in out
     (line,) = caplog.messages
-    assert "of the test recordings have the names of training recordings, such as S1 Greeting" in line
+    assert "of the test recordings have the same names as training recordings, such as S1 Greeting" in line
 
 
 # -- the other track --------------------------------------------------------------------------------------------------
@@ -211,7 +210,7 @@ def test_an_evaluation_on_the_training_set_says_so(
 
 @pytest.fixture(scope="module")
 def image_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a single-stage run, with a network that was not trained."""
+    """The folder of a single-stage run with an untrained network."""
     folder = tmp_path_factory.mktemp("image_run")
     config = read_config(SingleStageConfig, overrides=["model.backbone=resnet18", "model.width=8"])
     objective = single_stage.build_objective(config)
@@ -221,7 +220,7 @@ def image_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_checkpoint_of_the_other_track_is_named_as_that(
+def test_a_checkpoint_of_the_other_track_is_refused_and_says_its_track(
     shell: Shell, runs: dict[str, Path], image_run: Path, tmp_path: Path
 ) -> None:
     from run_single_stage import main
@@ -246,14 +245,14 @@ def test_a_checkpoint_of_the_other_track_is_named_as_that(
         )
 
 
-def test_a_single_stage_checkpoint_of_before_is_of_its_18_joints(shell: Shell, image_run: Path, tmp_path: Path) -> None:
+def test_an_old_single_stage_checkpoint_gets_its_18_joints(shell: Shell, image_run: Path, tmp_path: Path) -> None:
     from run_single_stage import main
 
     content = load_checkpoint(image_run / "last.pt")
     assert content["joint_set"] == "h36m18"
     assert single_stage.load(image_run / "last.pt")[0].joint_set == H36M18
     save_checkpoint(tmp_path / "a.pt", {**content, "joint_set": "h36m17"})
-    refused(shell("evaluate", "--checkpoint", tmp_path / "a.pt", main=main), "a.pt", "of the joints h36m18, got h36m17")
+    refused(shell("evaluate", "--checkpoint", tmp_path / "a.pt", main=main), "a.pt", "joints h36m18, got h36m17")
 
 
 @pytest.mark.parametrize("name", JOINT_SETS)

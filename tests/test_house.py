@@ -8,8 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lifting"
 
-# Floors from the ground up; on each, rooms and single files; in a room, its files, each below those that may use it.
-# What stands on one floor does not know each other.
+# Floors from the ground up, each with its rooms and single files. The files of a room are listed from the bottom up: a
+# file may import those before it. Rooms and files on the same floor do not import each other.
 HOUSE: list[dict[str, list[str]]] = [
     {
         "geometry": ["skeleton", "cameras", "crops", "alignment", "h36m"],
@@ -40,13 +40,13 @@ SHELF = {room: files for floor in HOUSE for room, files in floor.items()}
 
 
 def parts(path: Path) -> tuple[str, str]:
-    """The room of a file and its name there; "" for a file without a room and for a room's own ``__init__``."""
+    """A file's room and its name in the room; the name is "" for a single file and for the ``__init__`` of a room."""
     room, *name = path.relative_to(PACKAGE).with_suffix("").parts
     return room, "" if name in ([], ["__init__"]) else ".".join(name)
 
 
 def imports(path: Path) -> set[tuple[str, str]]:
-    """Room and file of everything of this package that a file imports."""
+    """The room and file of everything in this package that a file imports."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

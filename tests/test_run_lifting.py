@@ -80,7 +80,7 @@ def test_ctrl_c_and_resume(small: list[str], tmp_path: Path) -> None:
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Traceback" not in err
-    assert f"go on with: python run_lifting.py train --resume {folder}" in err.splitlines()[-1]
+    assert f"resume with: python run_lifting.py train --resume {folder}" in err.splitlines()[-1]
     done = len((folder / "metrics.jsonl").read_text().splitlines())
     goal = done + 2
     again = [*command, "--resume", str(folder), f"train.epochs={goal}"]
@@ -178,7 +178,7 @@ def test_bad_input_is_one_line(shell: Shell, small: list[str], small_store: Path
 
 def test_a_new_run_does_not_overwrite_an_old_one(shell: Shell, small: list[str], tmp_path: Path) -> None:
     assert shell("train", "--output", tmp_path / "run", *small)[0] == 0
-    refused(shell("train", "--output", tmp_path / "run", *small), "holds a run already", "--resume")
+    refused(shell("train", "--output", tmp_path / "run", *small), "already holds a run", "--resume")
 
 
 def test_a_bad_command_prints_no_traceback(tmp_path: Path) -> None:

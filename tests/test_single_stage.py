@@ -1,4 +1,4 @@
-"""The single-stage track from the command line down: trained on a few rendered people, evaluated, studied, used."""
+"""The single-stage track, mostly from the command line: trained on a few rendered people, evaluated, studied, used."""
 
 import json
 import os
@@ -41,7 +41,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="session")
 def indices(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Index files of a small rendered set: with 3D labels, and with 2D labels alone."""
+    """Index files of a small rendered set: one with 3D labels and one with only 2D labels."""
     folder = tmp_path_factory.mktemp("rendered") / "set"
     make_rendered(folder, train=40, test=8, flat_train=24, flat_valid=6, workers=1)
     deep, flat = folder / "h36m.h5", folder / "mpii.h5"
@@ -59,6 +59,7 @@ def small(indices: tuple[Path, Path]) -> list[str]:
         "data.size=64",
         "model.backbone=resnet18",
         "model.width=8",
+        "loss.flow.width=8",
         "train.batch_size=16",
         "train.epochs=2",
         "train.bn_batches=2",
@@ -68,7 +69,7 @@ def small(indices: tuple[Path, Path]) -> list[str]:
 
 @pytest.fixture(scope="session")
 def trained(small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint."""
+    """The checkpoint of a run of one epoch."""
     folder = tmp_path_factory.mktemp("run")
     single_stage.train(read_config(SingleStageConfig, overrides=[*small, "train.epochs=1"]), folder)
     return folder / "last.pt"
@@ -82,7 +83,7 @@ def held_out(indices: tuple[Path, Path]) -> tuple[ImageSet, SingleStageConfig]:
 # -- training ---------------------------------------------------------------------------------------------------------
 
 
-def test_train_evaluates_and_draws_and_two_epochs_are_one_and_one(
+def test_train_evaluates_and_draws_and_one_plus_one_epochs_equal_two(
     shell: Shell, small: list[str], tmp_path: Path
 ) -> None:
     code, out, err = shell("train", "--output", tmp_path / "two", *small, main=MAIN)
@@ -149,8 +150,8 @@ def test_every_kind_of_network_and_loss_trains(small: list[str], overrides: list
     assert again["mpjpe_mm"] == pytest.approx(report["mpjpe_mm"], rel=1e-6)
 
 
-def test_labels_without_depth_move_nothing_of_the_depth() -> None:
-    """Through network and likelihood: the rows of the mu layer that make d get no gradient from a picture of MPII."""
+def test_labels_without_depth_give_no_gradient_to_the_depth() -> None:
+    """Through network and likelihood: a picture of MPII gives no gradient to the rows of the mu layer for depth d."""
     network = Regressor("resnet18", width=8)
     objective = ImageObjective(network, Mixed(RLE(3), RLE(2)))
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
@@ -198,7 +199,7 @@ def test_true_labels_have_no_error(indices: tuple[Path, Path]) -> None:
     assert report["mpjpe_mm"] < 1e-2
     assert report["pa_mpjpe_mm"] < 1e-2
     assert report["mpsse_mm"] < 0.1
-    assert "mpsce_mm" not in report  # of every recording here there is a single picture
+    assert "mpsce_mm" not in report  # every recording here has a single picture
     one = np.full(len(images), "one")
     together = replace(images, sequence=one, camera=one)
     report = deep_report(objective, together, Prediction(labels, torch.full_like(labels, -2)), matrix, config)
@@ -209,7 +210,7 @@ def test_true_labels_have_no_error(indices: tuple[Path, Path]) -> None:
     assert min(wrong["mpsse_mm"], wrong["mpsce_mm"]) > 10
 
 
-def test_sigma_in_metres_is_how_far_a_sigma_moves_the_joint(indices: tuple[Path, Path]) -> None:
+def test_sigma_in_metres_is_the_distance_that_one_sigma_moves_a_joint(indices: tuple[Path, Path]) -> None:
     images, _ = held_out(indices)
     matrix = crop_matrix(torch.from_numpy(images.box), 64)
     labels = crop_labels_of(images, matrix, 64)
@@ -252,7 +253,7 @@ def test_evaluate_with_studies(shell: Shell, trained: Path, tmp_path: Path) -> N
     assert "leaves a part of the person out" in out
 
 
-def test_the_square_lies_over_the_joints_and_nowhere_else(
+def test_the_grey_square_covers_the_joints_and_nothing_else(
     indices: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images, config = held_out(indices)
@@ -285,7 +286,7 @@ def test_a_cut_box_keeps_its_upper_edge_and_its_middle() -> None:
     cut = cut_box(box, 0.25)
     assert cut[:, 2:].tolist() == [[150, 150], [37.5, 37.5]]
     assert (cut[:, 0] + cut[:, 2] / 2).tolist() == [60, 25]
-    assert cut[:, 1].tolist() == [20, -5]  # the square about a wide box starts above it
+    assert cut[:, 1].tolist() == [20, -5]  # the square around a wide box starts above the box
     whole, same = (crop_matrix(torch.from_numpy(b), 64) for b in (box, cut_box(box, 0)))
     torch.testing.assert_close(same, whole, rtol=0, atol=1e-5)
 
@@ -325,14 +326,23 @@ def test_estimate_a_picture_and_a_folder(
     assert found["pixels"].shape == (6, 18, 2)
     assert found["deviation"][:, 1:].min() > 0
     np.testing.assert_allclose(found["metres"][1], found["metres"][2])
-    # the pixels are those of the evaluation, for which JPEG's decoder shrinks the picture
+    # The pixels agree with those of the evaluation, for which the JPEG decoder shrinks the picture.
     objective, config = single_stage.load(trained)
     prediction, matrix = image_evaluation.predict(objective, images, config)
     pixels = picture_points(prediction.mu, matrix, config.data.size)
     np.testing.assert_allclose(found["pixels"][0], pixels[0], atol=0.5)
 
 
-def test_the_scale_across_is_found_from_the_bones() -> None:
+def test_estimates_are_saved_under_any_other_ending_as_arrays(tmp_path: Path) -> None:
+    pixels, metres = np.random.default_rng(0).normal(size=(18, 2)), np.ones((18, 3))
+    person = estimate.Estimate("a.png", (0.0, 0.0, 5.0, 5.0), pixels, metres, None)
+    estimate.save_estimates(tmp_path / "joints.data", [person])
+    found = np.load(tmp_path / "joints.data")
+    assert np.array_equal(found["pixels"], pixels[None])
+    assert [path.name for path in tmp_path.iterdir()] == ["joints.data"]
+
+
+def test_the_scale_of_x_and_y_follows_from_the_bones() -> None:
     generator = torch.Generator().manual_seed(0)
     metres = 0.3 * torch.randn(18, 3, generator=generator, dtype=torch.float64)
     bones = [(a, b) for a, b in H36M18.bones if b < 17]
@@ -342,7 +352,7 @@ def test_the_scale_across_is_found_from_the_bones() -> None:
     assert estimate.across_scale(uvd, stature) == pytest.approx(0.9 * stature, rel=1e-6)
 
 
-def test_the_references_weights_become_a_checkpoint_and_go_back(
+def test_the_reference_weights_become_a_checkpoint_and_go_back(
     shell: Shell, indices: tuple[Path, Path], tmp_path: Path
 ) -> None:
     config = read_config(
@@ -399,7 +409,7 @@ def test_a_broken_picture_stops_or_is_skipped(
     assert code == 0, err
     assert "1 pictures could not be read" in caplog.text
     assert "broken.jpg" in caplog.text
-    # a test picture: known before the first epoch, or left out
+    # A broken test picture is found before the first epoch, or left out.
     files[3], row = images.files[3], int(np.flatnonzero(images.part == "S9")[0])
     files[row] = str(tmp_path / "broken.jpg")
     write_index(tmp_path / "spoilt.h5", replace(images, files=files), source="test", checksum="")
@@ -410,10 +420,10 @@ def test_a_broken_picture_stops_or_is_skipped(
     assert json.loads((tmp_path / "again" / "report.json").read_text())["n_poses"] == 7
 
 
-def test_what_is_not_there_is_left_out_of_the_report(
+def test_the_report_leaves_out_what_the_data_does_not_have(
     shell: Shell, small: list[str], trained: Path, indices: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """MPII without sizes of heads, or without a part to test on; an index of test subjects alone."""
+    """MPII without head sizes, or without a test part; an index with only the test subjects."""
     images = single_stage.load_index(str(indices[1]))
     heads = np.full(len(images), np.nan, np.float32)
     write_index(tmp_path / "flat.h5", replace(images, head_size=heads), source="test", checksum="")
@@ -472,7 +482,7 @@ def test_bad_input_is_one_line(
     assert not (tmp_path / "run" / "last.pt").exists()
 
 
-def test_a_recording_in_training_and_in_test_is_refused_and_said(
+def test_train_refuses_and_evaluate_warns_of_shared_recordings(
     shell: Shell, small: list[str], trained: Path, indices: tuple[Path, Path], tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
@@ -485,8 +495,9 @@ def test_a_recording_in_training_and_in_test_is_refused_and_said(
     assert not (tmp_path / "run").exists()
     caplog.clear()
     assert shell("evaluate", "--checkpoint", trained, main=MAIN)[0] == 0
-    assert "names of training recordings" not in caplog.text
+    assert "names as training recordings" not in caplog.text
     assert shell("evaluate", "--checkpoint", trained, "data.test_parts=[S1, S9]", main=MAIN)[0] == 0
-    lines = [line for line in caplog.messages if "of the test recordings have the names of training recordings" in line]
+    words = "of the test recordings have the same names as training recordings"
+    lines = [line for line in caplog.messages if words in line]
     assert len(lines) == 1
     assert "such as S1 " in lines[0]

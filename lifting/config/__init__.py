@@ -1,4 +1,4 @@
-"""Typed configuration: defaults in `sections`, small YAML leaves over them, ``key.path=value`` over those."""
+"""Typed configuration: a YAML file replaces defaults of `sections`, and ``key.path=value`` replaces both."""
 
 from lifting.config.reading import Schema, dump_config, expect_track, load_config, read_config, read_trained, valid_keys
 from lifting.config.sections import (

@@ -1,4 +1,4 @@
-"""From a YAML file, the defaults below it and ``key.path=value`` above it to a configuration, and back."""
+"""Reads a configuration from defaults, a YAML file and ``key.path=value`` overrides, and writes it as YAML."""
 
 import difflib
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ Schema = TypeVar("Schema", Config, SingleStageConfig)
 def load_config(
     file: Path | None = None, overrides: list[str] | None = None, base: dict[str, Any] | None = None
 ) -> Config:
-    """`read_config` of the lifting track."""
+    """`read_config` for the lifting track."""
     return read_config(Config, file, overrides, base)
 
 
@@ -27,11 +27,11 @@ def read_config(
     overrides: list[str] | None = None,
     base: dict[str, Any] | None = None,
 ) -> Schema:
-    """Defaults, then ``base``, then the YAML ``file``, then ``overrides`` such as ``train.epochs=2``.
+    """Merges the defaults, ``base``, the YAML ``file`` and ``overrides`` such as ``train.epochs=2``; the last one wins.
 
     Raises:
-        InputError: no such file, not YAML, a run of the other track, an unknown key (the nearest is named), a value
-            out of range.
+        InputError: the file is missing, is not YAML, or configures a run of the other track; a key is unknown (the
+            message names the nearest one); a value is out of range.
     """
     tree: dict[str, Any] = base or {}
     if file is not None:
@@ -63,13 +63,13 @@ def read_config(
 
 
 def read_trained(schema: type[Schema], trained: dict[str, Any], overrides: list[str] | None, where: str) -> Schema:
-    """The configuration of a checkpoint, with overrides of anything but its model and its loss.
+    """The configuration of a checkpoint, with overrides of anything except its model and its loss.
 
-    Weights often fit another loss too, whose numbers would then stand under this one's name.
+    Weights often load under another loss as well, but they were not trained with it: its numbers would mislead.
 
     Raises:
-        InputError: a checkpoint of the other track or such an override, beginning with ``where``; and what
-            `read_config` raises.
+        InputError: the checkpoint is of the other track, or an override changes the model or the loss (both messages
+            begin with ``where``); and whatever `read_config` raises.
     """
     expect_track(schema, trained, where)
     before, config = read_config(schema, base=trained), read_config(schema, overrides=overrides, base=trained)
@@ -82,7 +82,7 @@ def read_trained(schema: type[Schema], trained: dict[str, Any], overrides: list[
 
 
 def expect_track(schema: type[Config] | type[SingleStageConfig], trained: dict[str, Any], where: str) -> None:
-    """`InputError`, beginning with ``where``, if the configuration of a run is one of the other track."""
+    """Raises `InputError`, beginning with ``where``, if the configuration of a run belongs to the other track."""
     other, key = (SingleStageConfig, "train_parts") if schema is Config else (Config, "train_subjects")
     data = trained.get("data")
     if isinstance(data, dict) and key in data:
@@ -98,7 +98,7 @@ def dump_config(config: RunConfig) -> str:
 
 
 def valid_keys(model: str = "fc", section: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
-    """Every key path of the configuration of this model, such as ``loss.flow.width``."""
+    """Every key path of a configuration with this model, such as ``loss.flow.width``."""
     for name, field in section.model_fields.items():
         yield prefix + name
         below = MODELS[model] if prefix + name == "model" else field.annotation
@@ -120,7 +120,7 @@ def _first_line(error: ValidationError, schema: type[Config] | type[SingleStageC
     if first["type"] == "union_tag_invalid":
         names = first["ctx"]["expected_tags"].replace("'", "")
         return f"config: {section}.name: input should be one of {names}, got {first['ctx']['tag']!r}"
-    # Within the model's section pydantic puts the model's name between section and key.
+    # In the model section, pydantic puts the model's name between section and key.
     model = parts.pop(0) if section == "model" and parts else schema().model.name
     key = ".".join([section, *parts])
     if first["type"] == "extra_forbidden":

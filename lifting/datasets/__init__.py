@@ -1,1 +1,1 @@
-"""What training reads: prepared files of poses and pictures, and batches of them."""
+"""What training reads: prepared files of poses and pictures, and batches made from them."""

@@ -1,7 +1,7 @@
-"""One sample: a crop of a picture with its labels, and what training changes about them.
+"""One sample: a crop of a picture with its labels, and the augmentation of both.
 
-Scale, turn and mirror image are one affine map, `crops.crop_matrix`'s, which pixels and labels go through alike.
-Colours and the noisy rectangle are put on the crop afterwards and change no label.
+Scaling, rotation and mirroring are one affine map, that of `crops.crop_matrix`, which is applied to pixels and labels
+alike. Colours and the noise rectangle change the crop afterwards, and no label.
 """
 
 import math
@@ -23,23 +23,23 @@ from lifting.geometry.skeleton import H36M18, mirror_joints
 
 ROOT = H36M18.root
 
-OUTSIDE = (128, 128, 128)  # what a crop shows where there is no picture
-TURNED = 0.6  # probability; the others stay upright, as most people at test are
-HIDDEN = (0.05, 0.4)  # area of the noisy rectangle over that of the box
-ASPECT = 3.0  # of the rectangle, at most, either way
+OUTSIDE = (128, 128, 128)  # colour of a crop outside the picture
+TURNED = 0.6  # probability of a rotation; the other crops stay upright, like most people at test
+HIDDEN = (0.05, 0.4)  # range of the noise rectangle's area over the box's
+ASPECT = 3.0  # largest ratio of the rectangle's sides
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to one sample; the defaults do nothing.
+    """The augmentation of one sample; the defaults change nothing.
 
     Attributes:
-        scale: factor on the crop's side.
-        angle: radians.
-        mirrored: left and right exchanged.
+        scale: factor on the side of the square that the crop shows.
+        angle: radians, see `crops.crop_matrix`.
+        mirrored: whether left and right are exchanged.
         colour: factor on each channel.
-        rectangle: of noise, or None: its middle (x, y) from the box's, in widths and heights of the box; its area over
-            the box's; its width over its height.
+        rectangle: the noise rectangle, or None: its centre (x, y) relative to the box's, in widths and heights of the
+            box; its area over the box's; its width over its height.
     """
 
     scale: float = 1.0
@@ -55,11 +55,11 @@ UNCHANGED = Augmentation()
 def training_crop(
     image_set: ImageSet, row: int, config: SingleStageConfig, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], Tensor, bool]:
-    """A row's crop, augmented at random: (S, S, 3) RGB; with what `labels_of` asks for, its map and whether mirrored.
+    """The randomly augmented crop of a row, (S, S, 3) RGB, its map, (2, 3), and whether it is mirrored.
 
     Raises:
         BrokenPictureError: the picture cannot be read.
-        InputError: the box is not in the picture.
+        InputError: the box is outside the picture.
     """
     size, augmentation = config.data.size, draw(config.data.augment, rng, flip=config.train.flip)
     crop, matrix = crop_of(image_set, row, image_set.box[row], size, augmentation)
@@ -73,7 +73,12 @@ def training_crop(
 def crop_of(
     image_set: ImageSet, row: int, box: NDArray[np.float32], size: int, augmentation: Augmentation = UNCHANGED
 ) -> tuple[NDArray[np.uint8], Tensor]:
-    """The crop around a box, (S, S, 3), and its map, (2, 3); of an augmentation its affine part. Raises as above."""
+    """The crop around a box, (S, S, 3) RGB, and its map, (2, 3), with the affine part of an augmentation.
+
+    Raises:
+        BrokenPictureError: the picture cannot be read.
+        InputError: the box is outside the picture.
+    """
     a = augmentation
     matrix = crop_matrix(torch.from_numpy(box), size, a.scale, a.angle, a.mirrored)
     shrunk, name = decodable_shrink(matrix.numpy()), str(image_set.files[row])
@@ -86,7 +91,7 @@ def crop_of(
     x, y, w, h = box.tolist()
     if x + w <= 0 or y + h <= 0 or x >= width or y >= height:
         raise InputError(
-            f"{name}: expected a box in the picture of {width} x {height}, got x {x:g}, y {y:g}, {w:g} x {h:g}"
+            f"{name}: expected a box that overlaps the {width} x {height} picture, got x {x:g}, y {y:g}, {w:g} x {h:g}"
         )
     return warp(picture, matrix.numpy(), size, shrunk=shrunk), matrix
 
@@ -94,18 +99,18 @@ def crop_of(
 def labels_of(
     image_set: ImageSet, rows: NDArray[np.int64], matrix: Tensor, size: int, mirrored: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What the joints of crops are trained on.
+    """The training labels of crops.
 
     Args:
         rows: (B,).
         matrix: (B, 2, 3) of `crops.crop_matrix`.
         size: S.
-        mirrored: (B,) bool, whether the crop is, so that left and right joints change places.
+        mirrored: (B,) bool, whether each crop is mirrored, which exchanges left and right joints.
 
     Returns:
         target: (B, 18, 3) float32, u, v, d of `crops`; zero where there is no label.
-        weight: (B, 18) float32, one where there is a label.
-        has_depth: (B, 18) bool, whether d is one; never of the root, from which it counts.
+        weight: (B, 18) float32, one where there is a label and zero elsewhere.
+        has_depth: (B, 18) bool, whether d is a label; never for the root, because d is relative to it.
     """
     labelled = torch.from_numpy(image_set.labelled[rows])
     has_depth = labelled & (image_set.points is not None)
@@ -115,16 +120,16 @@ def labels_of(
         z = torch.from_numpy(image_set.points[rows, :, 2]).double()
         depth = z - z[:, ROOT : ROOT + 1]
     target = crop_labels(torch.from_numpy(image_set.keypoints[rows]).double(), depth, matrix, size).float()
-    target = torch.where(labelled[..., None], target, 0.0)  # what stands there may be NaN
+    target = torch.where(labelled[..., None], target, 0.0)  # without a label it may be NaN
     labels = torch.cat([target, labelled[..., None], has_depth[..., None]], -1)
     labels = torch.where(mirrored[:, None, None], mirror_joints(labels, H36M18), labels)
     return labels[..., :3], labels[..., 3], labels[..., 4].bool()
 
 
 def draw(config: AugmentConfig, rng: np.random.Generator, *, flip: bool) -> Augmentation:
-    """A random one, uniform within the configured bounds; half of them mirrored if ``flip``.
+    """A random augmentation, uniform within the configured bounds, and mirrored half of the time if ``flip``.
 
-    The RLE reference has clipped normal distributions, which heap samples onto the bounds.
+    The RLE reference draws from clipped normal distributions, which pile up samples at the bounds.
     """
     scale = 1 + rng.uniform(-config.scale, config.scale)
     angle = math.radians(rng.uniform(-config.rotation, config.rotation))
@@ -136,27 +141,27 @@ def draw(config: AugmentConfig, rng: np.random.Generator, *, flip: bool) -> Augm
 
 
 def shrinkage(matrix: NDArray[np.float64]) -> float:
-    """How many pixels of the picture, along a line, come to one of the crop."""
+    """The number of picture pixels per crop pixel, along a line."""
     return float(1 / math.sqrt(abs(np.linalg.det(matrix[:, :2]))))
 
 
 def decodable_shrink(matrix: NDArray[np.float64]) -> int:
-    """The largest ``shrink`` of `decode.decode` that takes nothing from the crop's sharpness."""
+    """The largest ``shrink`` of `decode.decode` that costs the crop no sharpness."""
     most = max(1.0, shrinkage(matrix))
     return max(k for k in SHRINKS if k <= most)
 
 
 def warp(picture: NDArray[np.uint8], matrix: NDArray[np.float64], size: int, *, shrunk: int = 1) -> NDArray[np.uint8]:
-    """The crop, by bilinear interpolation, `OUTSIDE` where it leaves the picture.
+    """The crop by bilinear interpolation, with the colour `OUTSIDE` beyond the picture.
 
-    A picture of which more than two pixels come to one of the crop is `reduce`d first, which averages over them all:
-    bilinear interpolation alone would take four and leave the others out.
+    Where two or more picture pixels along a line make one crop pixel, `reduce` first averages over all of them, because
+    bilinear interpolation alone would sample four and skip the others.
 
     Args:
         picture: (H, W, 3) RGB.
-        matrix: (2, 3) of `crops.crop_matrix`, for the picture in its full size.
+        matrix: (2, 3) of `crops.crop_matrix`, for the picture at full size.
         size: S.
-        shrunk: what the picture was decoded with.
+        shrunk: the ``shrink`` with which the picture was decoded.
 
     Returns:
         (S, S, 3).
@@ -171,7 +176,7 @@ def warp(picture: NDArray[np.uint8], matrix: NDArray[np.float64], size: int, *, 
 
 
 def tint(crop: NDArray[np.uint8], colour: tuple[float, ...]) -> NDArray[np.uint8]:
-    """Each channel times its factor, rounded, at most 255."""
+    """Multiplies each channel by its factor, rounds, and clips at 255."""
     return np.asarray(cv2.transform(crop, np.diag(colour)), dtype=np.uint8)
 
 
@@ -181,11 +186,11 @@ def hide(
     extent: tuple[float, float],
     rng: np.random.Generator,
 ) -> None:
-    """Paints `Augmentation.rectangle`, as far as it is in the crop, with noise.
+    """Fills `Augmentation.rectangle`, clipped to the crop, with noise.
 
     Args:
         crop: (S, S, 3), changed in place.
-        extent: width and height of the box in the crop, pixels.
+        extent: width and height of the box in pixels of the crop.
     """
     x, y, area, aspect = rectangle
     pixels = area * extent[0] * extent[1]

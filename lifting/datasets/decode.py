@@ -1,4 +1,4 @@
-"""Encoded pictures to pixels: whatever the file, eight bits of red, green and blue; what is broken is refused."""
+"""Decodes pictures in any file format to 8-bit RGB, and refuses broken ones."""
 
 import cv2
 import numpy as np
@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from lifting.command import InputError
 
-SHRINKS = (1, 2, 4, 8)  # what libjpeg can leave out while it decodes
+SHRINKS = (1, 2, 4, 8)  # factors by which libjpeg can shrink a picture while it decodes
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _JPEG_END, _PNG_END = b"\xff\xd9", b"IEND\xaeB`\x82"
 _FLAGS = {
@@ -18,31 +18,31 @@ _FLAGS = {
 
 
 class BrokenPictureError(InputError):
-    """A picture that is not there or cannot be decoded."""
+    """A picture is missing or cannot be decoded."""
 
 
 def decode(encoded: bytes, name: str, *, shrink: int = 1, upright: bool = False) -> NDArray[np.uint8]:
-    """The picture in a file's contents.
+    """Decodes the contents of a picture file.
 
-    Grey becomes three equal channels, of sixteen bits the upper eight stay, transparency is dropped. A file that ends
-    too early is refused; one with damage inside that the decoder can pass over is not.
+    Grey becomes three equal channels, 16-bit channels keep their upper eight bits, and transparency is dropped. A file
+    that ends too early is refused, but not one with damage inside that the decoder can skip.
 
     Args:
-        encoded: JPEG, PNG, TIFF, or what else opencv reads.
-        name: what an error calls it.
-        shrink: of `SHRINKS`; as `reduce` does, which a JPEG has almost for nothing.
-        upright: turn the picture as its EXIF says. The labels of data sets refer to the pixels as they are stored.
+        encoded: JPEG, PNG, TIFF, or any other format that OpenCV reads.
+        name: the picture's name in errors.
+        shrink: one of `SHRINKS`; the picture is shrunk as by `reduce`, for a JPEG at almost no cost.
+        upright: whether to turn the picture as its EXIF data say. The labels of data sets refer to the stored pixels.
 
     Returns:
         (ceil(H / shrink), ceil(W / shrink), 3) RGB.
 
     Raises:
-        BrokenPictureError: not a picture, or not a whole one.
+        BrokenPictureError: the contents are not a picture, or not a whole one.
     """
     if not encoded:
         raise BrokenPictureError(f"{name}: expected a picture, got an empty file")
     if not _is_whole(encoded):
-        raise BrokenPictureError(f"{name}: expected a whole picture, got a file that ends before its picture does")
+        raise BrokenPictureError(f"{name}: expected a whole picture, got a file that ends too early")
     early = shrink if encoded.startswith(_JPEG) else 1
     flags = _FLAGS[early] | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
     try:
@@ -50,21 +50,19 @@ def decode(encoded: bytes, name: str, *, shrink: int = 1, upright: bool = False)
     except cv2.error:
         picture = None
     if picture is None:
-        raise BrokenPictureError(
-            f"{name}: expected a picture, got {len(encoded):,} bytes that cannot be decoded as one"
-        )
+        raise BrokenPictureError(f"{name}: expected a picture, got {len(encoded):,} bytes that cannot be decoded")
     rgb = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), dtype=np.uint8)
     return reduce(rgb, shrink // early)
 
 
 def reduce(picture: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
-    """Means of squares of ``factor`` pixels: what was at x comes to (x + 1/2) / factor - 1/2.
+    """Averages squares of ``factor`` x ``factor`` pixels; a point at x moves to (x + 1/2) / factor - 1/2.
 
     Args:
         picture: (H, W, 3).
 
     Returns:
-        (ceil(H / factor), ceil(W / factor), 3); squares that reach over the border repeat its pixels.
+        (ceil(H / factor), ceil(W / factor), 3); squares that extend past the border repeat its pixels.
     """
     if factor == 1:
         return picture
@@ -76,9 +74,9 @@ def reduce(picture: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
 
 
 def _is_whole(encoded: bytes) -> bool:
-    """Whether a JPEG or a PNG has its end; other formats are the decoder's to judge.
+    """Whether a JPEG or a PNG has its end marker; other formats are left to the decoder.
 
-    The decoders themselves may return what there is and leave the rest grey.
+    The decoders do not check this: they may return the part that is there and leave the rest grey.
     """
     if encoded.startswith(_PNG):
         return encoded.rfind(_PNG_END) >= 0
@@ -88,7 +86,7 @@ def _is_whole(encoded: bytes) -> bool:
 
 
 def _scan_start(encoded: bytes) -> int:
-    """Where a JPEG's pixels begin: an end before it is that of a thumbnail within the header."""
+    """Where a JPEG's pixels begin; an end marker before that belongs to a thumbnail in the header."""
     at = 2
     while 0 <= at < len(encoded) - 3:
         marker = encoded[at + 1]
@@ -96,7 +94,7 @@ def _scan_start(encoded: bytes) -> int:
             at = encoded.find(b"\xff", at)
         elif marker == 0xDA:
             return at
-        elif marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD9:  # has no length
+        elif marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD9:  # a marker without a length
             at += 1 if marker == 0xFF else 2
         else:
             at += 2 + int.from_bytes(encoded[at + 2 : at + 4], "big")

@@ -1,7 +1,7 @@
-"""Batches of crops with their labels, read from picture files by as many processes as configured.
+"""Batches of crops with their labels, read from picture files by the configured number of processes.
 
-What is done to a sample is a function of the epoch's seed and of its place in the epoch alone, so a batch is the same
-whichever process makes it, and a resumed run sees what an uninterrupted one does.
+The augmentation of a sample depends only on the epoch's seed and on the sample's place in the epoch, so a batch is the
+same whichever process makes it, and a resumed run sees the same batches as an uninterrupted one.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeVar
 import cv2
 import numpy as np
 import torch
+from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -22,18 +23,18 @@ from lifting.datasets.image_set import ImageSet
 from lifting.geometry.skeleton import H36M18
 from lifting.prediction import Batch
 
-BROKEN_IN_A_ROW = 100  # so many are not accidents: a folder is missing
+BROKEN_IN_A_ROW = 100  # so many in a row mean that a folder is missing
 
 Made = TypeVar("Made", bound=tuple[object, ...])
 
 
 class Crops(NamedTuple):
-    """Crops as they are, for a network at test.
+    """Crops without augmentation, for evaluation.
 
     Attributes:
-        image: (B, 3, S, S) uint8 RGB, its channels last in memory.
+        image: (B, 3, S, S) uint8 RGB, channels last in memory.
         matrix: (B, 2, 3) float64 of `crops.crop_matrix`.
-        rows: (B,) int64 of the set.
+        rows: (B,) int64, the rows of the set.
     """
 
     image: Tensor
@@ -50,25 +51,26 @@ class _Training(NamedTuple):
 
 
 class ImageBatches:
-    """Shuffled batches for training: of pictures with 3D labels and, half and half, of those with 2D labels alone.
+    """Shuffled training batches: pictures with 3D labels, or half of these and half of pictures with only 2D labels.
 
-    An epoch is every picture of ``deep`` once, but for those of an incomplete last batch, and as many of ``flat``,
-    which is shuffled again when it has run out. Every rank draws the same order and takes its own part of each half.
-    One epoch at a time: a new one ends the one before.
+    An epoch has every picture of ``deep`` once, except those of an incomplete last batch, and as many of ``flat``,
+    which is shuffled again whenever it runs out. Every rank draws the same order and takes its share of each half.
+    Only one epoch runs at a time: a new one ends the one before.
 
     Args:
         deep: pictures with 3D labels.
         flat: pictures with 2D labels, or None.
-        config: crops, augmentation, size of the batches, workers, what to do about broken pictures.
-        device: where batches go.
-        rank, world: which part is ours.
+        config: crops, augmentation, batch size, workers, and what to do about broken pictures.
+        device: where the batches go.
+        rank, world: the number of this process, and of all processes.
 
     Attributes:
-        skipped: names of the pictures of our part that could not be read and were replaced by the next of their set.
+        skipped: names of this rank's pictures that could not be read and were replaced by the next one in their set.
 
     Raises:
-        InputError: an empty box, a label that is not finite, fewer samples in a batch than ranks. From an epoch also: a
-            box outside its picture, and with ``on_broken: stop`` a picture that cannot be read.
+        InputError: a box is empty, a label is not finite, or a batch has fewer samples of a set than there are ranks.
+            An epoch also raises it for a box outside its picture and, with ``on_broken: stop``, for a picture that
+            cannot be read.
     """
 
     def __init__(
@@ -86,7 +88,8 @@ class ImageBatches:
         self.each = min(config.train.batch_size // len(self.sets), len(deep))
         if self.each < world:
             raise InputError(
-                f"train.batch_size: expected a sample of each set for each of {world} ranks, got {self.each} in a batch"
+                f"train.batch_size: expected at least {world} samples of each set in a batch, one for each rank, "
+                f"got {self.each}"
             )
         self.device, self.channels_last = device, config.train.channels_last
         self.rank, self.world = rank, world
@@ -99,16 +102,16 @@ class ImageBatches:
         return len(self.sets[0]) // self.each
 
     def epoch(self, seed: int) -> Iterator[Batch]:
-        """One pass in an order, and with augmentations, that ``seed`` fixes."""
+        """One pass; ``seed`` fixes its order and its augmentations."""
         self._order[:] = self._plan(seed)
         for made in _read(self._loader):
             self.skipped.update(made.skipped)
             images, *labels = (part.to(self.device, non_blocking=True) for part in made[:4])
-            images = images.permute(0, 3, 1, 2)
+            images = rearrange(images, "b h w c -> b c h w")  # a view: the channels stay last in memory
             yield Batch(images if self.channels_last else images.contiguous(), *labels)
 
     def _plan(self, seed: int) -> list[NDArray[np.int64]]:
-        """For each batch the samples of our rank: (sets, n, 3), rows of (seed, row of the set, place in the epoch)."""
+        """This rank's samples in each batch: (sets, n, 3), keys of (seed, row of the set, place in the epoch)."""
         rng = np.random.default_rng(seed)
         total = len(self) * self.each
         parts = []
@@ -116,7 +119,8 @@ class ImageBatches:
             passes = -(-total // len(image_set))
             rows = np.concatenate([rng.permutation(len(image_set)) for _ in range(passes)])[:total]
             keys = np.stack([np.full(total, seed), rows, np.arange(total)], 1)
-            parts.append(keys.reshape(len(self), self.each, 3)[:, self.rank :: self.world])
+            batches = rearrange(keys, "(batch sample) key -> batch sample key", sample=self.each)
+            parts.append(batches[:, self.rank :: self.world])
         return list(np.stack(parts, 1))
 
 
@@ -131,15 +135,15 @@ def crop_batches(
     box: NDArray[np.float32] | None = None,
     paint: Callable[[NDArray[np.uint8], int], None] | None = None,
 ) -> Iterator[Crops]:
-    """Crops of the rows rank, rank + world, ... in their order; the last batch may be smaller.
+    """Crops of the rows rank, rank + world, ... in this order; the last batch may be smaller.
 
     Args:
         size: S.
-        box: (N, 4) in place of the set's own.
-        paint: changes a crop (S, S, 3) of a row.
+        box: (N, 4), used instead of the set's own boxes.
+        paint: changes a crop, (S, S, 3), in place; it is called with the crop and its row.
 
     Raises:
-        InputError: a picture that cannot be read, a box that is empty or outside its picture.
+        InputError: a picture cannot be read, or a box is empty or outside its picture.
     """
     boxes = image_set.box if box is None else box
     check_boxes(image_set, boxes)
@@ -149,7 +153,7 @@ def crop_batches(
         if paint is not None:
             for crop, row in zip(crops.image.numpy(), crops.rows.tolist(), strict=True):
                 paint(crop, row)
-        yield crops._replace(image=crops.image.permute(0, 3, 1, 2))
+        yield crops._replace(image=rearrange(crops.image, "b h w c -> b c h w"))
 
 
 def check_boxes(image_set: ImageSet, boxes: NDArray[np.float32]) -> None:
@@ -157,22 +161,23 @@ def check_boxes(image_set: ImageSet, boxes: NDArray[np.float32]) -> None:
     bad = ~(np.isfinite(boxes).all(1) & (boxes[:, 2:] > 0).all(1))
     for row in np.flatnonzero(bad)[:1]:
         _, _, width, height = boxes[row].tolist()
-        raise InputError(f"{image_set.files[row]}: expected a box with an extent, got {width:g} x {height:g}")
+        raise InputError(f"{image_set.files[row]}: expected a box of a size above zero, got {width:g} x {height:g}")
 
 
 def check_labels(image_set: ImageSet) -> None:
-    """`check_boxes`, and that what is said to be labelled is finite."""
+    """Raises `InputError` as `check_boxes` does, and for the first label that is not finite."""
     check_boxes(image_set, image_set.box)
     finite = np.isfinite(image_set.keypoints).all(-1)
     if image_set.points is not None:
         finite &= np.isfinite(image_set.points).all(-1)
-        finite &= np.isfinite(image_set.points[:, ROOT : ROOT + 1, 2])  # what every depth counts from
+        finite &= np.isfinite(image_set.points[:, ROOT : ROOT + 1, 2])  # every depth is relative to it
     for row, joint in np.argwhere(image_set.labelled & ~finite)[:1]:
-        raise InputError(f"{image_set.files[row]}: expected finite labels, got others of {H36M18.joints[joint]}")
+        name = H36M18.joints[joint]
+        raise InputError(f"{image_set.files[row]}: expected finite labels, got NaN or infinity for {name}")
 
 
 class _TrainingCrops(Dataset["_Training | str"]):
-    """Batches by their keys; an error is returned, for of one that is raised a process makes a traceback."""
+    """Batches by their keys. An error is returned, because one raised in a worker process becomes a traceback."""
 
     def __init__(self, sets: tuple[ImageSet, ...], config: SingleStageConfig) -> None:
         self.sets, self.config = sets, config
@@ -194,7 +199,7 @@ class _TrainingCrops(Dataset["_Training | str"]):
         return _Training(torch.from_numpy(np.stack(images)), target, weight, has_depth, skipped)
 
     def _crop(self, which: int, key: list[int], skipped: list[str]) -> tuple[int, NDArray[np.uint8], Tensor, bool]:
-        """`training_crop` of a row, or of the next one of its set that can be read, after the number of that row."""
+        """A row and its `training_crop`: the row of the key, or the next one of its set that can be read."""
         image_set, (seed, row, place) = self.sets[which], key
         for later in range(min(BROKEN_IN_A_ROW, len(image_set))):
             one = (row + later) % len(image_set)
@@ -206,11 +211,11 @@ class _TrainingCrops(Dataset["_Training | str"]):
                     raise
                 skipped.append(str(image_set.files[one]))
                 last = error
-        raise InputError(f"{last}; and the {later} before it cannot be read either")
+        raise InputError(f"{last}; nor can the {later} pictures before it be read")
 
 
 class _TestCrops(Dataset["Crops | str"]):
-    """Batches by their rows, (B, S, S, 3); errors as above."""
+    """Batches by their rows, with images (B, S, S, 3); errors are returned as above."""
 
     def __init__(self, image_set: ImageSet, boxes: NDArray[np.float32], size: int) -> None:
         self.image_set, self.boxes, self.size = image_set, boxes, size
@@ -227,7 +232,7 @@ class _TestCrops(Dataset["Crops | str"]):
 def _loader(
     dataset: "Dataset[Made | str]", order: list[NDArray[np.int64]], workers: int, *, pinned: bool = False
 ) -> "DataLoader[Made | str]":
-    """Reads what ``order`` says when it is iterated over; its processes stay for the next time."""
+    """Reads the batches that ``order`` lists when the iteration starts; its processes persist between iterations."""
     return DataLoader(
         dataset,
         batch_size=None,  # the dataset makes whole batches
@@ -237,7 +242,7 @@ def _loader(
         worker_init_fn=_start_worker,
         persistent_workers=workers > 0,
         pin_memory=pinned,
-        generator=torch.Generator(),  # its own, so that the global one is as it was
+        generator=torch.Generator(),  # its own, so that the global one does not change
     )
 
 
@@ -253,4 +258,4 @@ def _as_it_is(batch: Made) -> Made:
 
 
 def _start_worker(_: int) -> None:
-    cv2.setNumThreads(0)  # one process, one thread; torch's own is seen to by the loader
+    cv2.setNumThreads(0)  # one thread per process; the DataLoader does the same for torch

@@ -1,14 +1,15 @@
-"""Index files: an `ImageSet` in HDF5, its pictures left where they are or packed into the file as cuts around people.
+"""Index files: an `ImageSet` in HDF5, with pictures that stay where they are or are packed as cut-outs around people.
 
 Layout, with the arrays of `ImageSet` under their names::
 
     /           attributes format, version, joint_set, source, checksum, and root unless packed
     /files      (N,) str: paths below root, or "picture.jpg#row" of packed pictures
     /box, ...   (N, ...); points, focal and center only with 3D labels
-    /encoded    (bytes,) uint8, JPEGs one after the other, and
-    /offsets    (N + 1,) int64, where each begins: both in packed files only
+    /encoded    (bytes,) uint8, the JPEGs one after the other; only in packed files
+    /offsets    (N + 1,) int64, where each JPEG begins in encoded; only in packed files
 
-``root`` is relative to the folder of the index if it is in there, so that both can move together, and else absolute.
+``root`` is relative to the folder of the index if it is inside that folder, so that both can move together; otherwise
+it is absolute.
 """
 
 import errno
@@ -37,13 +38,13 @@ from lifting.geometry.skeleton import H36M18
 FORMAT = "lifting-images"
 VERSION = 1
 
-SIDE = 320  # pixels, the longer side of a packed box at most
-MARGIN = 1.3 * (math.cos(math.pi / 6) + math.sin(math.pi / 6))  # the augmented crop, 1.3 boxes turned by 30 degrees
+SIDE = 320  # pixels; the longer side of a packed box is at most this
+MARGIN = 1.3 * (math.cos(math.pi / 6) + math.sin(math.pi / 6))  # holds the augmented crop: 1.3 boxes, turned by 30 deg
 QUALITY = 95  # of packed JPEGs
 
-_BLOCK = 256  # pictures that are packed before their bytes are written
-_ROW = 1 << 10  # bytes of a row's labels, or less
-_CHUNK = 1 << 22  # bytes; above HDF5's cache, so that one picture is read and not its chunk
+_BLOCK = 256  # pictures that are encoded before their bytes are written
+_ROW = 1 << 10  # upper bound of the bytes of a row's labels
+_CHUNK = 1 << 22  # bytes; more than HDF5's cache holds, so that it reads one picture and not its whole chunk
 
 _J = len(H36M18)
 _WORDS = ("files", "part", "sequence", "camera")
@@ -65,12 +66,12 @@ def write_index(path: Path, image_set: ImageSet, *, source: str, checksum: str) 
     """Writes an index, whole or not at all; the pictures stay where they are.
 
     Args:
-        image_set: its pictures are files.
-        source: what the labels were read from, for people.
+        image_set: a set whose pictures are files.
+        source: where the labels come from, for human readers.
         checksum: of the source, see `store.checksum_of`.
 
     Raises:
-        InputError: nothing to write.
+        InputError: the set is empty.
         OSError: the file could not be written.
     """
     _check_any(path, image_set)
@@ -89,7 +90,7 @@ def write_index(path: Path, image_set: ImageSet, *, source: str, checksum: str) 
 
 def _check_any(path: Path, image_set: ImageSet) -> None:
     if not len(image_set):
-        raise InputError(f"nothing to write to {path}: no picture was given")
+        raise InputError(f"{path}: expected at least one picture to write, got none")
 
 
 def _write(file: h5py.File, image_set: ImageSet, source: str, checksum: str) -> None:
@@ -101,24 +102,24 @@ def _write(file: h5py.File, image_set: ImageSet, source: str, checksum: str) -> 
 
 
 def read_index(path: Path) -> ImageSet:
-    """The set in an index file, with paths that can be opened from here, or ``packed``.
+    """The set in an index file, with paths relative to the working folder or absolute, or with ``packed`` set.
 
     Raises:
-        InputError: the file is absent, empty, broken, no index, or one of another version.
+        InputError: the file is absent, empty or broken, is not an index, or has another version.
     """
     path = existing_file(path, "image index")
     try:
         with h5py.File(path, "r") as file:
             return _read(file, path)
     except OSError as error:
-        raise InputError(f"{path} is no readable HDF5 file ({error})") from error
+        raise InputError(f"{path} is not a readable HDF5 file ({error})") from error
 
 
 def _read(file: h5py.File, path: Path) -> ImageSet:
     for name, expected in {"format": FORMAT, "version": VERSION, "joint_set": H36M18.name}.items():
         found = file.attrs.get(name)
         if found != expected:
-            raise InputError(f"{path}: expected a file of {name} {expected!r}, got {found!r}; prepare it again")
+            raise InputError(f"{path}: expected an index of {name} {expected!r}, got {found!r}; prepare it again")
     packed = "encoded" in file
     numbers = _NUMBERS | _DEEP if _DEEP.keys() & file.keys() else _NUMBERS
     missing = [name for name in (*_WORDS, *numbers, *(["offsets"] if packed else [])) if name not in file]
@@ -140,17 +141,17 @@ def _read(file: h5py.File, path: Path) -> ImageSet:
 
 
 def read_encoded(image_set: ImageSet, row: int) -> bytes:
-    """The encoded picture of a row, from its file or from the packed index; may be called from several processes.
+    """The encoded picture of a row, from its file or from the packed index. Several processes may call it.
 
     Raises:
-        InputError: the picture cannot be read, with its name.
+        InputError: the picture cannot be read; the message names it.
     """
     name = str(image_set.files[row])
     if image_set.packed is None:
         try:
             return Path(name).read_bytes()
         except OSError as error:
-            raise InputError(f"{name}: expected a picture, cannot be read ({error.strerror})") from error
+            raise InputError(f"{name}: expected a readable picture ({error.strerror})") from error
     encoded, offsets = _packed(image_set.packed, os.getpid())
     at = int(name.rpartition("#")[2])
     try:
@@ -163,8 +164,8 @@ def read_encoded(image_set: ImageSet, row: int) -> bytes:
 def _packed(path: Path, process: int) -> tuple[h5py.Dataset, NDArray[np.int64]]:
     """``encoded`` and ``offsets``, opened once in each process.
 
-    Through a file object: opened by its name, HDF5 would find the file open in what a fork has left it of its parent,
-    and share the handle.
+    HDF5 gets a file object, because by its name it would find the file open in a forked process and share the handle of
+    the parent.
     """
     try:
         file = h5py.File(existing_file(path, "image index").open("rb"), "r")
@@ -176,16 +177,16 @@ def _packed(path: Path, process: int) -> tuple[h5py.Dataset, NDArray[np.int64]]:
 def pack(
     path: Path, image_set: ImageSet, *, source: str, checksum: str, side: int = SIDE, margin: float = MARGIN
 ) -> None:
-    """Writes an index that holds the pictures: for each row a JPEG of what is around its box, and its labels in there.
+    """Writes an index that contains the pictures: for each row, a JPEG cut out around its box, with labels to match.
 
-    The cut is the square around the middle of the box with ``margin`` times its longer side, as far as it is in the
-    picture, and shrunk if that side is longer than ``side`` pixels.
+    The cut-out is the square around the centre of the box with ``margin`` times its longer side, clipped to the
+    picture. It is shrunk if the longer side of the box exceeds ``side`` pixels.
 
     Args:
         source, checksum: as in `write_index`.
 
     Raises:
-        InputError: nothing to write, a picture that cannot be read, a box outside its picture.
+        InputError: the set is empty, a picture cannot be read, or a box is outside its picture.
         OSError: the file could not be written.
     """
     _check_any(path, image_set)
@@ -223,7 +224,7 @@ def _append(encoded: h5py.Dataset, block: bytes, folder: Path) -> None:
 
 
 def _check_room(folder: Path, size: int) -> None:
-    """OSError where the disk has not that many bytes and some: HDF5 would bring the whole process down."""
+    """Raises OSError if the disk does not have ``size`` bytes and some to spare: HDF5 would crash the process."""
     if shutil.disk_usage(folder).free < size + 2 * _CHUNK:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -231,7 +232,7 @@ def _check_room(folder: Path, size: int) -> None:
 def _cut(
     image_set: ImageSet, row: int, *, side: int, margin: float
 ) -> tuple[bytes, NDArray[np.int64], NDArray[np.float64]]:
-    """A JPEG, the pixel of the picture that is its first, and its pixels over the picture's, both (x, y)."""
+    """A JPEG, the pixel of the picture at its top left, and its zoom (its pixels per picture pixel), both (x, y)."""
     name = str(image_set.files[row])
     picture = decode(read_encoded(image_set, row), name)
     box, extent = image_set.box[row].astype(np.float64), np.array(picture.shape[1::-1])
@@ -240,7 +241,8 @@ def _cut(
     low = np.maximum(np.floor(middle - reach), 0).astype(np.int64)
     high = np.minimum(np.ceil(middle + reach) + 1, extent).astype(np.int64)
     if not longer > 0 or (high <= low).any():
-        raise InputError(f"{name}: expected a box in the picture of {extent.tolist()}, got {box.tolist()}")
+        width, height = extent
+        raise InputError(f"{name}: expected a box that overlaps the {width} x {height} picture, got {box.tolist()}")
     cut: cv2.typing.MatLike = picture[low[1] : high[1], low[0] : high[0]]
     size = np.maximum((high - low) * min(1.0, side / longer), 1).astype(np.int64)  # rounded down
     if (size < high - low).any():
@@ -250,7 +252,7 @@ def _cut(
 
 
 def _moved(image_set: ImageSet, origin: NDArray[np.int64], zoom: NDArray[np.float64]) -> ImageSet:
-    """The labels in the pixels of the cuts, and the names of these."""
+    """The set with its labels in pixels of the cut-outs, and with their names."""
 
     def placed(points: NDArray[np.float32]) -> NDArray[np.float32]:
         low, factor = (a.reshape(len(a), *[1] * (points.ndim - 2), 2) for a in (origin, zoom))

@@ -1,4 +1,4 @@
-"""Pictures of people with their labels: what every reader returns and every index file holds."""
+"""Pictures of people with their labels, as every reader returns them and every index file holds them."""
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -10,23 +10,23 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class ImageSet:
-    """N pictures with one labelled person each; a picture with several people is there several times.
+    """N pictures with one labelled person each; a picture with several people appears several times.
 
-    Pixels have whole coordinates in their middles, counted from zero.
+    The centres of pixels have integer coordinates, counted from zero.
 
     Attributes:
-        files: (N,) str, paths of the pictures; names of the pictures where ``packed`` holds them.
+        files: (N,) str, paths of the pictures, or only their names if ``packed`` holds them.
         box: (N, 4) float32, x, y, width, height of the person, pixels.
-        keypoints: (N, 18, 2) float32, pixels, of `skeleton.H36M18`; anything where a joint is not labelled.
+        keypoints: (N, 18, 2) float32, pixels, of `skeleton.H36M18`; any value where a joint is not labelled.
         labelled: (N, 18) bool, whether a joint has a label in the picture.
-        part: (N,) str, the subject of Human3.6M or the split of MPII; what a configuration chooses by.
+        part: (N,) str, the subject of Human3.6M or the split of MPII, by which a configuration selects.
         sequence: (N,) str, "Walking 1"; "" where there is none.
         camera: (N,) str, "" where there is none.
         frame: (N,) int64, number of the frame in its sequence; 0 where there is none.
-        points: (N, 18, 3) float32, metres, camera frame, or None for a set without 3D labels.
+        points: (N, 18, 3) float32, metres, camera frame; None without 3D labels.
         focal, center: (N, 2) float32, pixels, pinhole intrinsics of the picture; None without 3D labels.
-        head_size: (N,) float32, pixels, MPII's measure for PCKh; NaN where it is unknown.
-        packed: the index file that holds the encoded pictures, or None where they are files of their own.
+        head_size: (N,) float32, pixels, the unit of MPII's PCKh; NaN where it is unknown.
+        packed: the index file that holds the encoded pictures, or None if each is a file of its own.
     """
 
     files: NDArray[np.str_]
@@ -48,7 +48,7 @@ class ImageSet:
 
 
 def select(images: ImageSet, rows: NDArray[np.int64] | NDArray[np.bool_]) -> ImageSet:
-    """The set of these rows, given by their numbers or as a mask."""
+    """The subset of these rows, given by number or as a mask."""
     arrays: dict[str, Any] = {
         f.name: v[rows] for f in fields(images) if isinstance(v := getattr(images, f.name), np.ndarray)
     }
@@ -56,7 +56,7 @@ def select(images: ImageSet, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Ima
 
 
 def recordings_of(images: ImageSet, parts: tuple[str, ...]) -> list[str]:
-    """The recordings of these parts, each once: "S9 Walking 1, camera 54138969"; or the part alone."""
+    """The recordings of these parts, each once: "S9 Walking 1, camera 54138969", or the part if it has no sequence."""
     some = select(images, np.isin(images.part, parts))
     rows = zip(some.part.tolist(), some.sequence.tolist(), some.camera.tolist(), strict=True)
     names = (f"{part} {sequence}, camera {camera}" if sequence else part for part, sequence, camera in rows)

@@ -1,7 +1,7 @@
 """Checks made before a store is written: shapes, units, left and right, cameras that see people.
 
-`check_recording` and what it calls take any joint set and look at no more than `SAMPLE` frames; `check_person` and what
-it calls take Human3.6M's 17 joints in metres.
+`check_recording` and the functions that it calls take any joint set and look at no more than `SAMPLE` frames.
+`check_person` and the functions that it calls take Human3.6M's 17 joints in metres.
 """
 
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ from lifting.geometry.skeleton import H36M17, JointSet, mirror_joints
 
 HIPS, KNEES = [1, 4], [2, 5]  # right, left
 THIGH_RANGE = (0.2, 0.8)  # metres
-EXTENT_RANGE = (0.4, 4.0)  # metres, the diagonal of the box about a pose: from a crouching child to outstretched arms
-SAMPLE = 200  # frames of a recording
+EXTENT_RANGE = (0.4, 4.0)  # metres, the diagonal of a pose's bounding box: from a crouching child to outstretched arms
+SAMPLE = 200  # frames of a recording that are checked at most
 
 
 def check_array(values: np.ndarray, shape: tuple[int, ...], what: str) -> None:
-    """InputError, beginning with ``what``, unless values are finite numbers of that shape (-1: any side but zero)."""
+    """InputError, beginning with ``what``, unless values are finite numbers of this shape (-1: any length but 0)."""
     sides = zip(values.shape, shape, strict=False)
     if values.ndim != len(shape) or not all(side == wanted or (wanted == -1 and side) for side, wanted in sides):
         expected = ", ".join("T" if side == -1 else str(side) for side in shape)
@@ -35,7 +35,7 @@ def check_array(values: np.ndarray, shape: tuple[int, ...], what: str) -> None:
 def check_recording(
     positions: np.ndarray, keypoints: Mapping[str, Mapping[str, np.ndarray]], cameras: Mapping[str, Camera], where: str
 ) -> None:
-    """Checks the units that nobody wrote down. Medians decide, so that a few wild frames pass.
+    """Checks whether the numbers are plausible in the units of a store. Medians decide, so a few wild frames pass.
 
     Args:
         positions: (T, J, 3), world.
@@ -43,8 +43,8 @@ def check_recording(
         cameras: of this person, by name.
 
     Raises:
-        InputError: positions that are not metres of a person; keypoints that are not pixels of a person in or beside
-            the picture; a camera that has the person behind it, as a dot, or far outside its picture, most of the time.
+        InputError: positions are not those of a person in metres; keypoints are not pixels of a person in or near the
+            picture; in most frames, a camera sees the person behind it, as a dot, or far outside its picture.
     """
     some = sampled(positions)
     check_extent(some, f"{where}: positions")
@@ -54,7 +54,7 @@ def check_recording(
         hint = "R X + t takes the world to the camera in metres, focal and center are in pixels"
         if 2 * len(seen) < len(pixels):
             share = 1 - len(seen) / len(pixels)
-            raise InputError(f"{where}: camera {name}: expected people before it, got {share:.0%} behind it; {hint}")
+            raise InputError(f"{where}: camera {name}: expected people in front, got {share:.0%} behind it; {hint}")
         check_pixels(seen, camera.size, f"{where}: camera {name}", hint)
     for detector, views in keypoints.items():
         for name, points in views.items():
@@ -68,7 +68,7 @@ def sampled(frames: np.ndarray) -> np.ndarray:
 
 
 def check_extent(positions: np.ndarray, where: str) -> None:
-    """InputError unless (T, J, 3) are as large as people in metres, by the median over the frames."""
+    """InputError unless poses, (T, J, 3) metres, are as large as people, by the median over the frames."""
     extent = float(np.median(np.linalg.norm(np.ptp(positions, axis=1), axis=-1)))
     low, high = EXTENT_RANGE
     if not low <= extent <= high:
@@ -80,29 +80,29 @@ def check_extent(positions: np.ndarray, where: str) -> None:
 def check_pixels(points: np.ndarray, size: tuple[int, int], where: str, hint: str) -> None:
     """InputError, ending with ``hint``, unless (T, J, 2) are pixels of people, by medians over the frames.
 
-    In a picture of this (width, height) they are at least a hundredth of its longer side across, and their middle is
-    at most half a picture outside.
+    In a picture of this (width, height), people are at least a hundredth of its longer side across, and their middle
+    is at most half a picture outside it.
     """
     across, least = float(np.median(np.ptp(points, axis=1).max(-1))), max(size) / 100
     outside = np.abs(np.median(points.mean(1), axis=0) / size - 0.5).max()
     if across < least or outside > 1:
-        expected = f"people of {least:g} pixels or more in or beside a picture of {size[0]} x {size[1]}"
+        expected = f"people at least {least:g} pixels across in or near a picture of {size[0]} x {size[1]}"
         x, y = np.median(points.mean(1), axis=0)
-        raise InputError(f"{where}: expected {expected}, got {across:.3g} pixels about ({x:.4g}, {y:.4g}); {hint}")
+        raise InputError(f"{where}: expected {expected}, got {across:.3g} pixels at ({x:.4g}, {y:.4g}); {hint}")
 
 
 def thigh_lengths(positions: np.ndarray) -> np.ndarray:
-    """(T, 17, 3) -> (T, 2): right, left; in the unit of the positions."""
+    """(T, 17, 3) -> (T, 2): right and left, in the unit of the positions."""
     return np.asarray(np.linalg.norm(positions[:, KNEES] - positions[:, HIPS], axis=-1))
 
 
 def left_of_body(positions: np.ndarray, joint_set: JointSet = H36M17) -> np.ndarray:
-    """(T, J, 3) in a right-handed world -> (T,): above zero where the left hip is at the body's left.
+    """(T, J, 3) in a right-handed world -> (T,): above zero where the left hip is on the left of the body.
 
-    Knees bend forward: f, the sum of both knees' offsets from the line hip-ankle, points ahead whatever the names of
-    the legs. With u from the hips to the shoulders, u x f points to the left; the value is its product with
-    (left - right hip). Exchanged names or a mirrored world change the sign; a straight leg makes it zero, and a single
-    frame says little.
+    Knees bend forward: f, the sum of both knees' offsets from the line between hip and ankle, points forward, whichever
+    leg is called left. With u from the hips to the shoulders, u x f points to the left; the value is its dot product
+    with (left hip - right hip). Exchanged names or a mirrored world change its sign, and straight legs make it zero. A
+    single frame says little.
     """
     hip, knee, ankle, shoulder = (
         positions[:, [joint_set.joints.index(f"{side}_{joint}") for side in ("right", "left")]].astype(np.float64)
@@ -116,7 +116,7 @@ def left_of_body(positions: np.ndarray, joint_set: JointSet = H36M17) -> np.ndar
 
 
 def check_person(positions: np.ndarray, where: str) -> None:
-    """InputError unless (T, 17, 3) are metres of a human body with its left on the left; for all frames of a person."""
+    """InputError unless all frames of a person, (T, 17, 3), are a human body in metres with its left on the left."""
     thigh = float(np.median(thigh_lengths(positions)))
     low, high = THIGH_RANGE
     if not low <= thigh <= high:
@@ -127,7 +127,7 @@ def check_person(positions: np.ndarray, where: str) -> None:
 
 
 def check_sides(left: np.ndarray, least: float, where: str) -> None:
-    """InputError unless `left_of_body` is as it should be, (T,) bool, in this share of the frames."""
+    """InputError unless at least this share of ``left`` is true: (T,) bool, whether `left_of_body` is not negative."""
     share = float(left.mean())
     if share < least:
         raise InputError(
@@ -137,14 +137,17 @@ def check_sides(left: np.ndarray, least: float, where: str) -> None:
 
 
 def share_in_picture(positions: np.ndarray, camera: Camera) -> float:
-    """How many of the (..., 3) points are in front of the camera and within its picture, from 0 to 1."""
+    """The share, from 0 to 1, of the (..., 3) points that are in front of the camera and within its picture."""
     pixels = _project(positions, camera)
     inside = (pixels >= 0) & (pixels < torch.tensor(camera.size, dtype=pixels.dtype))  # NaN behind the camera: False
     return float(inside.all(-1).double().mean())
 
 
 def reprojection_errors(positions: np.ndarray, pixels: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
-    """Distances in pixels, (T, 17), of projected positions from the given (T, 17, 2), and from their mirror names."""
+    """Distances in pixels from the projected (T, 17, 3) positions to (T, 17, 2) pixels, (T, 17) each.
+
+    The first are to the pixels as they are named, the second to those with left and right exchanged.
+    """
     projected, given = _project(positions, camera), torch.from_numpy(pixels).double()
     as_named, exchanged = (torch.linalg.norm(projected - p, dim=-1) for p in (given, mirror_joints(given, H36M17)))
     return as_named.float().numpy(), exchanged.float().numpy()

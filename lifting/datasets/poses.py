@@ -36,11 +36,11 @@ class PoseSet:
     Attributes:
         keypoints: (N, J, 2) float32, normalised screen coordinates.
         target: (N, J, 3) float32, metres, camera frame, relative to the root.
-        pixel: (N, 1, 1) float32, what one pixel is in the units of ``keypoints``.
+        pixel: (N, 1, 1) float32, the size of one pixel in the units of ``keypoints``.
         action: (N,) int64, index into ``actions``.
-        actions: names, without the number of the sequence.
-        clips: which rows belong together, in order.
-        joint_set: what the joints are.
+        actions: names of sequences without their number.
+        clips: in the order of their rows.
+        joint_set: the J joints.
         stride: frames of the file from one row of a clip to the next.
     """
 
@@ -76,16 +76,17 @@ def load_poses(
     cameras: tuple[str, ...] = (),
     drop_wrong_s9: bool = False,
 ) -> PoseSet:
-    """Reads and projects. Frames at which a 2D point or a 3D joint is not finite are refused, not dropped.
+    """Reads poses and, for ``gt``, projects them. A frame with a 2D or 3D joint that is not finite is an error.
 
     Args:
-        stride: every how many frames.
-        keypoints: ``gt``, or a detector of the store.
-        actions, cameras: see `chosen_names`; actions without the number of the sequence.
+        stride: read every ``stride``-th frame.
+        keypoints: ``gt`` (projected positions), or a detector of the store.
+        actions, cameras: see `chosen_names`; an action is the name of a sequence without its number.
         drop_wrong_s9: leave out `h36m.WRONG_S9`.
 
     Raises:
-        InputError: no such subject, detector, action or camera; nothing left; a person behind a camera.
+        InputError: the store does not have a subject, detector, action or camera; nothing is left; a joint is not
+            finite, or behind a camera.
     """
     there = {subject: (store.sequences(subject), store.cameras(subject)) for subject in subjects}
     where = f"{store.path}: {', '.join(subjects)}"
@@ -101,19 +102,22 @@ def load_poses(
         if not (drop_wrong_s9 and subject == "S9" and sequence in WRONG_S9)
     ]
     if not chosen:
-        raise InputError(f"{where}: nothing is left of the chosen actions and cameras")
+        raise InputError(f"{where}: no sequence has the chosen actions and cameras")
     return _read(store, chosen, stride, keypoints)
 
 
 def chosen_names(wanted: tuple[str, ...], there: set[str], where: str) -> set[str]:
-    """Those of ``there`` that ``wanted`` names, all if it names none, without those that it names as ``-name``.
+    """The names in ``there`` that ``wanted`` selects.
+
+    Entries such as ``name`` select that name only; entries such as ``-name`` exclude it. Without any of the first kind,
+    all names are selected but the excluded ones.
 
     Raises:
-        InputError: a name that is not there.
+        InputError: an entry names something that is not in ``there``.
     """
     for name in wanted:
         if name.removeprefix("-") not in there:
-            raise InputError(f"{where}: expected of {', '.join(sorted(there))}, got {name!r}")
+            raise InputError(f"{where}: expected one of {', '.join(sorted(there))}, got {name!r}")
     return {name for name in there if _is_chosen(name, wanted)}
 
 
@@ -123,7 +127,7 @@ def _is_chosen(name: str, wanted: tuple[str, ...]) -> bool:
 
 
 def trained_on(config: DataConfig, clips: Iterable[Clip]) -> list[Clip]:
-    """Those of the clips that have the names of clips that the configuration trains on."""
+    """The clips whose subject, action and camera the configuration trains on. Only names are compared."""
     return [
         clip
         for clip in clips
@@ -148,7 +152,7 @@ def _read(store: PoseStore, chosen: list[tuple[str, str, dict[str, Camera]]], st
                 uv = torch.from_numpy(store.keypoints(subject, sequence, name, keypoints)[::stride]).double()
             where = f"{store.path}: {subject} {sequence}, camera {name}"
             if not (uv.isfinite().all() and points.isfinite().all()):
-                raise InputError(f"{where}: expected finite keypoints of people before the camera, got others")
+                raise InputError(f"{where}: expected finite keypoints of people in front of the camera, got others")
             n = len(world)
             uvs.append(normalise_screen(uv, camera.size).float())
             targets.append((points - points[:, root : root + 1]).float())
@@ -169,7 +173,11 @@ def _read(store: PoseStore, chosen: list[tuple[str, str, dict[str, Camera]]], st
 
 
 def load_split(config: DataConfig, path: str, *, train: bool) -> PoseSet:
-    """The training or the test poses of a configuration; test poses with their fixed noise, if any."""
+    """The training or the test poses of a configuration. Test poses already have their noise, which is always the same.
+
+    Raises:
+        InputError: see `load_poses`.
+    """
     if train:
         subjects, actions, cameras = config.train_subjects, config.train_actions, config.train_cameras
     else:
@@ -192,18 +200,18 @@ def load_split(config: DataConfig, path: str, *, train: bool) -> PoseSet:
 class PoseBatches:
     """Shuffled batches of a `PoseSet`, made on its device: half of each batch mirrored, fresh noise on the keypoints.
 
-    Every rank draws the same permutation and takes its own part of each batch; the incomplete last batch is left out
-    (batch norm needs full ones), as long as there is a full one.
+    Every rank draws the same permutation and takes its own part of each batch. An incomplete last batch is dropped,
+    since batch norm needs full ones. A set smaller than ``batch_size`` is one batch.
 
     Args:
         poses: the training set, on its device.
-        batch_size: over all ranks.
+        batch_size: poses per batch, over all ranks.
         flip: mirror half of each batch.
-        noise_px: standard deviation of the noise, pixels.
-        rank, world: which part is ours.
+        noise_px: standard deviation of the noise in pixels.
+        rank, world: this rank, which selects its part of each batch, and the number of ranks.
 
     Raises:
-        InputError: fewer than two poses in a rank's part of a batch, of which batch norm can take no variance.
+        InputError: a rank would get fewer than two poses of a batch, too few for the variance that batch norm takes.
     """
 
     def __init__(
@@ -214,14 +222,15 @@ class PoseBatches:
         self.rank, self.world = rank, world
         if self.batch_size < 2 * world:
             raise InputError(
-                f"train.batch_size: expected {2 * world} poses or more, two for each rank, got {self.batch_size} in a batch"
+                f"train.batch_size: expected {2 * world} poses or more, two for each rank, "
+                f"got {self.batch_size} in a batch"
             )
 
     def __len__(self) -> int:
         return len(self.poses) // self.batch_size
 
     def epoch(self, seed: int) -> Iterator[Batch]:
-        """One pass in an order that ``seed`` fixes."""
+        """One pass over the poses, in an order that ``seed`` determines."""
         order = torch.randperm(len(self.poses), generator=torch.Generator().manual_seed(seed))
         for rows in torch.split(order.to(self.poses.target.device), self.batch_size)[: len(self)]:
             yield self._batch(rows[self.rank :: self.world])

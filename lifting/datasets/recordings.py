@@ -1,4 +1,4 @@
-"""Recordings that are in training and in test: a training run refuses them, an evaluation says so."""
+"""Recordings that are in both training and test: a training run refuses them, an evaluation warns of them."""
 
 import logging
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ log = logging.getLogger(__name__)
 
 
 def refuse_shared(shared: Sequence[object], path: str) -> None:
-    """`InputError` if there are any: the test would measure how well the network knows its training set."""
+    """Raises `InputError` if there are any: a test on them measures how well the network fits its training set."""
     if shared:
         raise InputError(
             f"{path}: expected test recordings that are not trained on, got {len(shared):,} that are: {shared[0]}"
@@ -18,9 +18,9 @@ def refuse_shared(shared: Sequence[object], path: str) -> None:
 
 
 def warn_of_shared(shared: Sequence[object], path: str) -> None:
-    """A line in the log if there are any; names are compared, whatever file the training was on."""
+    """Logs a warning if there are any. Only names were compared, and the training may have read another file."""
     if shared:
         log.warning(
-            f"{path}: {len(shared):,} of the test recordings have the names of training recordings, such as "
-            f"{shared[0]}; if they are the same, these numbers are of the training set"
+            f"{path}: {len(shared):,} of the test recordings have the same names as training recordings, such as "
+            f"{shared[0]}; if they are the same recordings, these numbers are those of the training set"
         )

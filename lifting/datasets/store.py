@@ -7,8 +7,8 @@ Layout, lengths in metres and image points in pixels::
     /poses/{subject}/{sequence}/keypoints/{detector}/{camera}    (T, J, 2) float32, where the source has detections
     /cameras/{subject}/{camera}                                  attributes, one for each field of `cameras.Camera`
 
-Keypoints of the detector ``gt`` are never in the file: they are the positions, projected by whoever reads them.
-Nothing is compressed: it would save a seventh of the file and make reading three times slower.
+The file never holds keypoints of the detector ``gt``: whoever reads it projects the positions instead.
+Nothing is compressed: compression would save a seventh of the file and make reading three times slower.
 """
 
 import hashlib
@@ -32,8 +32,8 @@ FORMAT = "lifting-poses"
 VERSION = 1
 GROUND_TRUTH = "gt"  # the detector name that stands for projected positions
 
-# Left and right are told apart by how knees bend, which seated people show in fewer than half of their frames. So a
-# person is refused only for a share of frames that is lower than that, and only if there are enough frames.
+# The way knees bend tells left from right, but seated people show it in fewer than half of their frames. So a person
+# is refused only if far fewer frames have the left side on the left, and only if there are enough frames.
 _ENOUGH_FRAMES, _LEAST_SHARE = 100, 0.2
 
 _CAMERA_SHAPES = {"focal": (2,), "center": (2,), "radial": (3,), "tangential": (2,), "R": (3, 3), "t": (3,)}
@@ -44,8 +44,8 @@ class Sequence:
     """One recording of one person.
 
     Attributes:
-        subject: "S1".
-        name: "Walking 1"; unique within the subject.
+        subject: such as "S1".
+        name: such as "Walking 1"; unique within the subject.
         positions: (T, J, 3) float32, world, metres.
         keypoints: detector name -> camera name -> (T, J, 2) float32, pixels.
     """
@@ -69,20 +69,20 @@ def write_store(
     """Writes a store, whole or not at all; ``sequences`` may be a generator.
 
     Args:
-        cameras: subject -> camera name -> camera, in the order that readers shall see.
-        frame_rate: frames a second, above zero.
-        source: what the poses were read from, for people.
+        cameras: subject -> camera name -> camera; readers get them in this order.
+        frame_rate: frames per second, above zero.
+        source: describes, for a human reader, what the poses were read from.
         checksum: of the source, see `checksum_of`.
 
     Raises:
-        InputError: nothing to write, a subject without cameras, a wrong shape, a value that is not finite; positions
-            that are not metres of people, keypoints that are not pixels, cameras that do not see the people (see
-            `pose_checks.check_recording`); a person whose left and right are plainly exchanged.
+        InputError: there is nothing to write; a subject has no cameras; a shape is wrong or a value is not finite;
+            positions are not those of people in metres, keypoints are not pixels, or cameras do not see the people
+            (see `pose_checks.check_recording`); the left and right of a person are clearly exchanged.
         OSError: the file could not be written.
     """
     if not (np.isfinite(frame_rate) and frame_rate > 0):
         raise InputError(f"frame rate: expected a number above 0, got {frame_rate}")
-    # In memory first: where a disk is full, HDF5 brings the whole process down instead of reporting it.
+    # In memory first: on a full disk, HDF5 crashes the whole process instead of raising an error.
     image = io.BytesIO()
     with h5py.File(image, "w") as file:
         file.attrs.update(format=FORMAT, version=VERSION, joint_set=joint_set.name, units="m")
@@ -131,7 +131,7 @@ def _write_sequence(poses: h5py.Group, sequence: Sequence, cameras: dict[str, di
             raise InputError(f"{where}: keypoints named {detector!r} are made from the positions and not stored")
         for camera, points in views.items():
             if camera not in known:
-                raise InputError(f"{where}: keypoints of camera {camera}; {sequence.subject} has {_listed(known)}")
+                raise InputError(f"{where}: keypoints for camera {camera}; {sequence.subject} has {_listed(known)}")
             check_array(points, (frames, joints, 2), f"{where}: keypoints {detector}, {camera}")
             name = f"keypoints/{_name(detector)}/{camera}"
             group.create_dataset(name, data=points.astype(np.float32))
@@ -139,17 +139,17 @@ def _write_sequence(poses: h5py.Group, sequence: Sequence, cameras: dict[str, di
 
 
 class PoseStore:
-    """A store, open for reading. Use it in a ``with`` block, or call `close`.
+    """A store that is open for reading. Use it in a ``with`` block, or call `close`.
 
     Attributes:
         path: the file.
         joint_set: the joints of every array in it.
-        frame_rate: frames a second.
+        frame_rate: frames per second.
         source, checksum: what it was made from.
 
     Raises:
-        InputError: the file is absent, empty, broken, no store, or one of another version; and on asking any method
-            for a subject, sequence, camera or detector that is not in it.
+        InputError: the file is absent, empty, broken, not a store, or a store of another version. All methods raise it
+            for a subject, sequence, camera or detector that is not in the store.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -157,7 +157,7 @@ class PoseStore:
         try:
             self._file = h5py.File(self.path, "r")
         except OSError as error:
-            raise InputError(f"{self.path} is no readable HDF5 file ({error})") from error
+            raise InputError(f"{self.path} is not a readable HDF5 file ({error})") from error
         try:
             self._read_header()
         except BaseException:
@@ -173,7 +173,7 @@ class PoseStore:
             raise InputError(f"{self.path}: expected version {VERSION} of {FORMAT}, got {version}; prepare it again")
         joint_set = self._file.attrs.get("joint_set")
         if joint_set not in JOINT_SETS:
-            raise InputError(f"{self.path}: expected a joint set of {_listed(JOINT_SETS)}, got {joint_set!r}")
+            raise InputError(f"{self.path}: expected one of the joint sets {_listed(JOINT_SETS)}, got {joint_set!r}")
         missing = {"frame_rate", "source", "checksum"} - set(self._file.attrs)
         missing |= {"poses", "cameras"} - set(self._file)
         if missing:
@@ -215,7 +215,7 @@ class PoseStore:
 
     @property
     def detectors(self) -> list[str]:
-        """Every detector that has keypoints somewhere in the store, without ``gt``."""
+        """Every detector with keypoints anywhere in the store, except ``gt``."""
         found = {detector for s in self.subjects for q in self.sequences(s) for detector in self._keypoints(s, q)}
         return sorted(found, key=_natural)
 
@@ -224,8 +224,8 @@ class PoseStore:
         found = self._keypoints(subject, sequence)
         if detector not in found:
             raise InputError(
-                f"{self.path}: {subject} {sequence} has no keypoints of a detector {detector!r}; "
-                f"there are {_listed(found)}, and {GROUND_TRUTH!r} by projecting the positions"
+                f"{self.path}: {subject} {sequence} has no keypoints of detector {detector!r}; "
+                f"there are {_listed(found)}; {GROUND_TRUTH!r} is computed by projecting the positions"
             )
         return self._array(found[detector], camera, "camera", (-1, len(self.joint_set), 2))
 
@@ -264,7 +264,7 @@ class PoseStore:
 
 
 def checksum_of(files: Iterable[Path]) -> str:
-    """SHA-256 over the contents of the files, in the order given."""
+    """SHA-256 of the contents of the files, in the given order."""
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as stream:
@@ -274,7 +274,7 @@ def checksum_of(files: Iterable[Path]) -> str:
 
 
 def _name(name: str) -> str:
-    """The name itself if HDF5 can take it as one level of its tree."""
+    """Returns the name if it can be one level of an HDF5 path; raises `InputError` otherwise."""
     if not name or "/" in name or name == ".":
         raise InputError(f"a subject, sequence, detector or camera cannot be called {name!r}")
     return name

@@ -1,4 +1,4 @@
-"""Pictures of poses: the keypoints, the truth, and the prediction with its sigma."""
+"""Figures of poses: the keypoints, the ground truth, and the prediction with its sigma."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from matplotlib.patches import Patch, Polygon, Rectangle
 from lifting.command import InputError, whole_file
 from lifting.geometry.skeleton import H36M17, JointSet
 
-# Okabe and Ito's colours, told apart by people of every colour vision.
+# Okabe and Ito's colours, which people with any colour vision can tell apart.
 LEFT, RIGHT, MIDDLE = "#d55e00", "#0072b2", "#3a3a3a"
 TRUTH, TEXT, QUIET = "#9a9a9a", "#222222", "#777777"
 
-# The viewer of the 3D panels stands to the side of the camera and above it, since depth, where a lifter errs most, is
-# what the camera itself cannot see.
+# The 3D panels are seen from beside and above the camera: a lifter errs most in depth, which the camera's own view
+# does not show.
 _AZIMUTH, _ELEVATION = np.radians(42), np.radians(16)
 _NARROW = 0.8  # width of a 3D panel for a height of 1
 _STAGE = 0.75  # metres, the radius of the disc that a person stands on
@@ -30,16 +30,16 @@ _SIGMAS = 2  # how many sigma the shaded ellipses reach
 
 @dataclass(frozen=True)
 class DrawnPose:
-    """One row of the picture.
+    """One row of the figure.
 
     Attributes:
-        title: what the row shows, "S9 Walking, frame 120".
+        title: what the row shows, such as "S9 Walking, frame 120".
         keypoints: (J, 2) pixels, the input; NaN where a joint is missing.
         size: width and height of the image in pixels.
-        target: (J, 3) metres, camera axes, root-relative, or None where the truth is not known.
+        target: (J, 3) metres, camera axes, root-relative, or None if it is not known.
         mu: (J, 3) metres, the prediction.
         sigma: (J, 3) metres, its standard deviation in each coordinate, or None.
-        picture: (H, W, 3) uint8 RGB, what the keypoints lie in, or None.
+        picture: (H, W, 3) uint8 RGB, the picture that the keypoints belong to, or None.
     """
 
     title: str
@@ -52,9 +52,10 @@ class DrawnPose:
 
 
 def draw_poses(path: str | Path, poses: Sequence[DrawnPose], joint_set: JointSet = H36M17) -> None:
-    """A row for each pose: the keypoints, the truth, the prediction with its sigma over the truth in grey.
+    """Draws a row for each pose: the keypoints, the ground truth, and the prediction with its sigma over the truth.
 
-    Where the first pose has no truth, none has its panel. The format follows the name's ending (.png, .pdf, .svg, ...).
+    If the first pose has no ground truth, no row has a panel for it. The ending of the name decides the format (.png,
+    .pdf, .svg, ...).
 
     Raises:
         InputError: no poses, or an ending that matplotlib does not write.
@@ -68,19 +69,7 @@ def draw_poses(path: str | Path, poses: Sequence[DrawnPose], joint_set: JointSet
     panels = figure.subplots(len(poses), len(ratios), squeeze=False, width_ratios=ratios)
     for row, pose in zip(panels, poses, strict=True):
         _check(pose, len(joint_set))
-        row[0].set_title(_shortened(pose.title), fontsize=11, color=TEXT)
-        row[-1].set_title("prediction", fontsize=11, color=TEXT)
-        _draw_input(row[0], pose, joint_set)
-        _draw_space(row[-1], pose, pose.mu, joint_set)
-        if pose.sigma is not None:
-            _draw_sigma(row[-1], pose.mu, pose.sigma, _colours(joint_set))
-        if pose.target is not None:
-            row[1].set_title("ground truth", fontsize=11, color=TEXT)
-            _draw_space(row[1], pose, pose.target, joint_set)
-            truth = pose.target @ _view().T
-            _draw_skeleton(row[-1], truth, joint_set, [TRUTH] * len(joint_set), width=1.6, zorder=2)
-            error = 1000 * np.linalg.norm(pose.mu - pose.target, axis=-1).mean()
-            row[-1].set_title(f"prediction, MPJPE {error:.0f} mm", fontsize=11, color=TEXT)
+        _draw_row(row, pose, joint_set)
     named = (("left", LEFT), ("right", RIGHT), *([("ground truth", TRUTH)] if with_truth else []))
     key: list[Line2D | Patch] = [Line2D([], [], color=colour, linewidth=2.5, label=name) for name, colour in named]
     if any(pose.sigma is not None for pose in poses):
@@ -96,8 +85,24 @@ def draw_poses(path: str | Path, poses: Sequence[DrawnPose], joint_set: JointSet
     save_figure(figure, path)
 
 
+def _draw_row(row: Sequence[Axes], pose: DrawnPose, joint_set: JointSet) -> None:
+    row[0].set_title(_shortened(pose.title), fontsize=11, color=TEXT)
+    row[-1].set_title("prediction", fontsize=11, color=TEXT)
+    _draw_input(row[0], pose, joint_set)
+    _draw_space(row[-1], pose, pose.mu, joint_set)
+    if pose.sigma is not None:
+        _draw_sigma(row[-1], pose.mu, pose.sigma, _colours(joint_set))
+    if pose.target is not None:
+        row[1].set_title("ground truth", fontsize=11, color=TEXT)
+        _draw_space(row[1], pose, pose.target, joint_set)
+        truth = pose.target @ _view().T
+        _draw_skeleton(row[-1], truth, joint_set, [TRUTH] * len(joint_set), width=1.6, zorder=2)
+        error = 1000 * np.linalg.norm(pose.mu - pose.target, axis=-1).mean()
+        row[-1].set_title(f"prediction, MPJPE {error:.0f} mm", fontsize=11, color=TEXT)
+
+
 def _shortened(title: str) -> str:
-    """The title without the middle of a long one, often a file's name, so that it fits above its panel."""
+    """Cuts the middle out of a title that would not fit above its panel, such as a long file name."""
     half = _LONGEST_TITLE // 2
     return title if len(title) <= _LONGEST_TITLE else f"{title[: half - 1]}…{title[-half:]}"
 
@@ -113,7 +118,7 @@ def _check(pose: DrawnPose, joints: int) -> None:
 
 
 def _draw_input(axes: Axes, pose: DrawnPose, joint_set: JointSet) -> None:
-    """The part of the image around the person; white beyond its borders."""
+    """The part of the image around the person; outside the image it is white."""
     seen = pose.keypoints[np.isfinite(pose.keypoints).all(1)]
     low, high = (seen.min(0), seen.max(0)) if len(seen) else (np.zeros(2), np.array(pose.size))
     middle, half = (low + high) / 2, 0.62 * max((high - low).max(), 0.1 * max(pose.size))
@@ -130,7 +135,7 @@ def _draw_input(axes: Axes, pose: DrawnPose, joint_set: JointSet) -> None:
 
 
 def _draw_space(axes: Axes, pose: DrawnPose, joints: np.ndarray, joint_set: JointSet) -> None:
-    """A skeleton on a disc at the height of the truth's lowest joint, with its shadow straight below."""
+    """A skeleton and its shadow on a disc, which is at the height of the lowest joint of the truth (else of mu)."""
     known = pose.mu if pose.target is None else pose.target
     view, floor = _view(), known[:, 1].max()
     x, _, z = known.mean(0)
@@ -157,11 +162,11 @@ def _draw_space(axes: Axes, pose: DrawnPose, joints: np.ndarray, joint_set: Join
 
 def _draw_skeleton(axes: Axes, points: np.ndarray, joint_set: JointSet, colours: list[str], *, width: float,
                    zorder: float) -> None:  # fmt: skip
-    """Bones between (J, 2) points, or (J, 3) with the nearness to the viewer last: then near ones cover far ones."""
+    """Draws the bones between (J, 2) points. If a third coordinate is given, nearness, near bones cover far ones."""
     bones = joint_set.bones
     if points.shape[1] == 3:
         bones = sorted(bones, key=lambda bone: points[list(bone), 2].mean())
-    # Every bone is drawn twice, first wider and white, so that one can tell which of two crossing bones is in front.
+    # Every bone is drawn twice, first wider and white, to show which of two crossing bones is in front.
     segments = [points[list(bone), :2] for bone in bones for _ in range(2)]
     strokes = [colour for _, child in bones for colour in ("white", colours[child])]
     axes.add_collection(LineCollection(segments, colors=strokes, linewidths=[width + 1.6, width] * len(bones),
@@ -172,8 +177,8 @@ def _draw_skeleton(axes: Axes, points: np.ndarray, joint_set: JointSet, colours:
 def _draw_sigma(axes: Axes, mu: np.ndarray, sigma: np.ndarray, colours: list[str]) -> None:
     """Outlines of the ellipsoids whose half-axes are `_SIGMAS` sigma along the camera's axes.
 
-    An ellipsoid x' C^-1 x = 1 that V projects on a plane has the outline y' (V C V')^-1 y = 1; its half-axes are the
-    roots of the eigenvalues of V C V', along the eigenvectors. Here C is diagonal.
+    If V projects the ellipsoid x' C^-1 x = 1 to a plane, its outline is y' (V C V')^-1 y = 1. The half-axes of the
+    outline are the square roots of the eigenvalues of V C V', along its eigenvectors. Here C is diagonal.
     """
     view = _view()[:2]
     squares, directions = np.linalg.eigh(np.einsum("ai,ji,bi->jab", view, (_SIGMAS * sigma) ** 2, view))
@@ -194,7 +199,7 @@ def _view() -> np.ndarray:
 
 
 def _colours(joint_set: JointSet) -> list[str]:
-    """One for each joint; a bone has that of the joint at its far end."""
+    """A colour for each joint; a bone has the colour of its child joint."""
     sides = {**dict.fromkeys(joint_set.left, LEFT), **dict.fromkeys(joint_set.right, RIGHT)}
     return [sides.get(joint, MIDDLE) for joint in range(len(joint_set))]
 
@@ -206,14 +211,14 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def check_ending(path: str | Path) -> None:
-    """Raises `InputError` for a name that matplotlib writes no picture under: to be known before the work is done."""
+    """Raises `InputError` if matplotlib cannot write a file with this ending. Call it before the work is done."""
     known = FigureCanvasAgg.filetypes
     if Path(path).suffix[1:].lower() not in known:
-        raise InputError(f"{path}: expected a picture's ending, one of {', '.join(sorted(known))}")
+        raise InputError(f"{path}: expected the ending of a picture file, one of {', '.join(sorted(known))}")
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
     check_ending(path)
-    figure.draw_without_rendering()  # the layout needs two passes where panels have a fixed aspect: titles were cut off
+    figure.draw_without_rendering()  # panels of fixed aspect need a second layout pass, or titles are cut off
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=200)

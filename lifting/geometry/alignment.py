@@ -5,18 +5,18 @@ from torch import Tensor
 
 
 def similarity(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Least-squares similarity transform (Umeyama 1991), reflections refused.
+    """Least-squares similarity transform (Umeyama 1991), without reflections.
 
     Minimises sum_j |target_j - (s R source_j + t)|^2 over scale s >= 0, rotation R (det R = +1) and translation t.
 
-    Degenerate poses: where all source points coincide, s = 0 and t is the target's mean (the best that can be done);
-    where the points lie on a line or a plane, several R are equally good and one of them is returned.
+    Degenerate poses: if all source points coincide, s = 0 and t is the target's mean, which is the optimum; if the
+    points lie on a line or a plane, several R are equally good and one of them is returned.
 
     Args:
         source, target: (..., J, 3), one floating dtype.
 
     Returns:
-        s (...,), R (..., 3, 3), t (..., 3), to be used as ``s * source @ R.mT + t``.
+        s (...,), R (..., 3, 3), t (..., 3); the aligned source is ``s * source @ R.mT + t``.
 
     Raises:
         ValueError: the shapes differ or the last dimension is not 3.
@@ -37,13 +37,13 @@ def similarity(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def align(source: Tensor, target: Tensor) -> Tensor:
-    """(..., J, 3) source moved onto target by `similarity`, as PA-MPJPE wants it."""
+    """(..., J, 3) source aligned to target by `similarity`, as PA-MPJPE requires."""
     scale, R, t = similarity(source, target)
     return scale[..., None, None] * (source @ R.mT) + t[..., None, :]
 
 
 def scale_align(source: Tensor, target: Tensor) -> Tensor:
-    """(..., J, 3) root-relative source times the one factor that brings it closest to target, as N-MPJPE wants it."""
+    """(..., J, 3) root-relative source times the factor that brings it closest to target, as N-MPJPE requires."""
     norm = source.square().sum((-2, -1), keepdim=True)
     dot = (source * target).sum((-2, -1), keepdim=True)
     return source * torch.where(norm > 0, dot / torch.where(norm > 0, norm, 1), 0)

@@ -1,8 +1,8 @@
 """Cameras: world to camera, camera to pixels, and back.
 
 World axes of Human3.6M: z up. Camera axes: x right, y down, z forward. Lengths in metres, image points in pixels.
-A world point X is at ``R X + t`` in the camera. With (x, y) the point divided by its depth and r the distance of
-(x, y) from the axis, a pixel is ``center + focal * distort(x, y)``.
+A world point X is at ``R X + t`` in the camera frame. If (x, y) is that point divided by its depth, its pixel is
+``center + focal * distort(x, y)``.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -20,8 +20,8 @@ class Camera:
 
         distort(x, y) = (x, y) * (1 + k1 r^2 + k2 r^4 + k3 r^6 + c (p_x x + p_y y)) + (p_x, p_y) r^2
 
-    c = 2 is Brown's model, as in OpenCV, where (p_x, p_y) = (p2, p1). c = 1 is what the code released with Human3.6M
-    does, and hence every 2D file of that data set; VideoPose3D lists the pair as (p_x, p_y), Martinez et al. as
+    c = 2 is Brown's model, as in OpenCV, where (p_x, p_y) = (p2, p1). c = 1 is the model of the code released with
+    Human3.6M, and so of every 2D file of that data set; VideoPose3D lists the pair as (p_x, p_y), Martinez et al. as
     (p_y, p_x).
     """
 
@@ -70,8 +70,8 @@ class Camera:
     def undistort(self, xy: Tensor, iterations: int = 50) -> Tensor:
         """Inverse of `distort`, by the fixed point xy <- xy - (distort(xy) - target).
 
-        Converges where distortion is mild (|distort(xy) - xy| grows slower than |xy|), as it is all over a Human3.6M
-        image; fifty steps reach float64 precision there.
+        Converges where distortion is mild (|distort(xy) - xy| grows more slowly than |xy|), which holds everywhere in a
+        Human3.6M image; fifty steps reach float64 precision there.
         """
         guess = xy
         for _ in range(iterations):
@@ -80,7 +80,7 @@ class Camera:
 
 
 def matrix_from_quaternion(q: Tensor) -> Tensor:
-    """(..., 4) quaternion w, x, y, z of any length but zero -> (..., 3, 3) rotation."""
+    """(..., 4) quaternion w, x, y, z of any length above zero -> (..., 3, 3) rotation."""
     w, x, y, z = (q / q.norm(dim=-1, keepdim=True)).unbind(-1)
     rows = [
         [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
@@ -91,7 +91,7 @@ def matrix_from_quaternion(q: Tensor) -> Tensor:
 
 
 def normalise_screen(uv: Tensor, size: tuple[int, int]) -> Tensor:
-    """Pixels -> screen coordinates of a lifter: x in [-1, 1] over the width, y by the same factor, centre at zero."""
+    """Pixels -> a lifter's screen coordinates: x in [-1, 1] over the width, y at the same scale, centre at zero."""
     width, height = size
     return uv * (2 / width) - uv.new_tensor([1.0, height / width])
 

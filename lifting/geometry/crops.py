@@ -1,19 +1,19 @@
 """Square crops around a person, and the coordinates of joints in them that the single-stage track predicts.
 
-A crop of S x S pixels is one affine image of the picture; the middle of a pixel has whole coordinates in both. A joint
-that lies at (x, y) in the crop, at the depth z in the camera, has the label::
+A crop of S x S pixels is an affine image of the picture. In both, the centre of a pixel has integer coordinates. A
+joint at (x, y) in the crop and at depth z in the camera frame has the label::
 
     u = (x + 1/2) / S - 1/2        v = (y + 1/2) / S - 1/2        d = (z - z_root) / 2 m
 
-u and v are zero in the middle of the crop and 1/2 at its border, u changes sign exactly when the crop is mirrored, and
-both go on past the border, where a joint has its label as well. The camera is a pinhole without distortion, as in the
+u and v are zero in the middle of the crop and +-1/2 at its borders, and u changes sign when the crop is mirrored.
+Joints outside the crop have labels too, with u or v beyond +-1/2. The camera is a pinhole without distortion, as in the
 annotations of all single-stage work on Human3.6M.
 """
 
 import torch
 from torch import Tensor
 
-DEPTH = 2.0  # metres that d is in units of
+DEPTH = 2.0  # the unit of d, in metres
 
 
 def crop_matrix(
@@ -21,17 +21,17 @@ def crop_matrix(
 ) -> Tensor:
     """The affine map from picture to crop: (..., 2, 3) float64, for pixels as columns (x, y, 1).
 
-    The middle of the box comes to the middle of the crop and its longer side, times ``scale``, to the crop's side.
+    The centre of the box goes to the centre of the crop, and ``scale`` times its longer side becomes the crop's side.
 
     Args:
         box: (..., 4) x, y, width, height in pixels.
         size: S.
-        scale: above one shows more than the box.
-        angle: radians, clockwise as the picture is seen.
-        mirrored: left and right exchanged, after the rotation.
+        scale: factor on the box's longer side; above one, the crop shows more than the box.
+        angle: radians, clockwise as seen in the picture.
+        mirrored: whether left and right are exchanged, after the rotation.
 
     Raises:
-        ValueError: a box without extent.
+        ValueError: a box whose longer side is not above zero.
     """
     box = box.double()
     side = box[..., 2:].amax(-1) * torch.as_tensor(scale, dtype=torch.float64)
@@ -48,13 +48,13 @@ def crop_matrix(
 
 
 def transform(matrix: Tensor, points: Tensor) -> Tensor:
-    """(..., 2, 3), (..., J, 2) pixels -> (..., J, 2), in the points' dtype."""
+    """Applies an affine map (..., 2, 3) to points: (..., J, 2) pixels -> (..., J, 2), in the points' dtype."""
     moved = points.double() @ matrix[..., :2].mT + matrix[..., None, :, 2]
     return moved.to(points.dtype)
 
 
 def inverse(matrix: Tensor) -> Tensor:
-    """The affine map back, (..., 2, 3)."""
+    """The inverse of an affine map, (..., 2, 3) -> (..., 2, 3)."""
     linear = torch.linalg.inv(matrix[..., :2])
     return torch.cat([linear, -linear @ matrix[..., 2:]], -1)
 
@@ -64,7 +64,7 @@ def crop_labels(pixels: Tensor, depth: Tensor, matrix: Tensor, size: int) -> Ten
 
     Args:
         pixels: (..., J, 2) in the picture.
-        depth: (..., J) metres, relative to the root; anything where there is none.
+        depth: (..., J) metres, relative to the root; any value where it is unknown.
         matrix: (..., 2, 3) of `crop_matrix`.
         size: S.
 
@@ -81,7 +81,7 @@ def picture_points(uvd: Tensor, matrix: Tensor, size: int) -> Tensor:
 
 
 def camera_points(uvd: Tensor, matrix: Tensor, size: int, focal: Tensor, center: Tensor, root_depth: Tensor) -> Tensor:
-    """Predictions back into the camera frame, with the intrinsics and the depth of the root.
+    """Maps predictions back into the camera frame, given the intrinsics and the depth of the root.
 
     Args:
         uvd: (..., J, 3).
@@ -91,7 +91,7 @@ def camera_points(uvd: Tensor, matrix: Tensor, size: int, focal: Tensor, center:
         root_depth: (...,) metres.
 
     Returns:
-        (..., J, 3) metres; not relative to the root.
+        (..., J, 3) metres in the camera frame, not relative to the root.
     """
     z = root_depth[..., None] + DEPTH * uvd[..., 2]
     rays = (picture_points(uvd, matrix, size) - center[..., None, :]) / focal[..., None, :]

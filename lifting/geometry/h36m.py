@@ -1,8 +1,8 @@
-"""What is known of Human3.6M beside its poses: subjects, joints, sequence names, cameras.
+"""Tables of Human3.6M: subjects, joints, sequence names, cameras.
 
-The camera figures are those of the data set's own ``metadata.xml`` as VideoPose3D and Martinez et al. publish them:
-translations in millimetres (the camera's centre in the world), orientations as unit quaternions (w, x, y, z) that turn
-camera axes into world axes, four intrinsics shared by all subjects.
+The camera parameters are those of the data set's own ``metadata.xml``, as VideoPose3D and Martinez et al. publish them:
+translations in millimetres (the camera's centre in the world), orientations as unit quaternions (w, x, y, z) that
+rotate camera axes into world axes, and four sets of intrinsics shared by all subjects.
 """
 
 import re
@@ -16,10 +16,10 @@ TRAIN_SUBJECTS = ("S1", "S5", "S6", "S7", "S8")
 TEST_SUBJECTS = ("S9", "S11")
 FRAME_RATE = 50.0
 
-# The 17 joints of the field among the 32 of the release; the other 15 repeat a neighbour or are end sites.
+# The usual 17 joints among the 32 of the release; the other 15 repeat a neighbour or are end sites.
 KEEP_17_OF_32 = (0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 15, 17, 18, 19, 25, 26, 27)
 
-# Names that the official files and the usual ones spell differently.
+# Actions whose official names differ from the usual ones.
 RENAMED_ACTIONS = {"TakingPhoto": "Photo", "WalkingDog": "WalkDog"}
 
 # In the order of the release, which counts its acts from 2.
@@ -29,9 +29,10 @@ ACTIONS = (
     *("Smoking", "Photo", "Waiting", "Walking", "WalkDog", "WalkTogether"),
 )
 
-# Sequences of S9 whose 3D is wrong: shifted against the pictures. Act 5 sub-action 2, act 10 sub 2 and act 13 sub 1 in
-# the official count; under the usual names they are Greeting (1447 frames), SittingDown 1 (1554) and Waiting 1 (1612),
-# which public code that goes by names leaves out for the same reason. The number in a name is not the sub-action's.
+# Sequences of S9 whose 3D is wrong, because it is shifted relative to the pictures. Officially they are act 5
+# sub-action 2, act 10 sub-action 2 and act 13 sub-action 1; their usual names are Greeting (1447 frames), SittingDown 1
+# (1554) and Waiting 1 (1612), which public code that selects by name also leaves out. The number in a name is not that
+# of the sub-action.
 WRONG_S9 = ("Greeting", "SittingDown 1", "Waiting 1")
 
 # camera: resolution (w, h), focal length (x, y), centre (x, y), radial k1 k2 k3, tangential in VideoPose3D's order

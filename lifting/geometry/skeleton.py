@@ -13,9 +13,9 @@ class JointSet:
 
     Attributes:
         name: what a store or a checkpoint calls the set.
-        joints: a name for each joint.
-        parents: for each joint the index of the joint it hangs on, -1 for the root.
-        mirror: for each joint the index of its mirror image; a joint of the midline is its own.
+        joints: the name of each joint.
+        parents: the index of each joint's parent, -1 for the root.
+        mirror: the index of each joint's mirror image; a joint on the midline is its own mirror image.
     """
 
     name: str
@@ -66,7 +66,8 @@ COCO17 = _joint_set(
     (-1, 0, 0, 1, 2, 0, 0, 5, 6, 7, 8, 5, 6, 11, 12, 13, 14),
 )
 
-# What the single-stage track predicts: MPII's thorax, the middle of the shoulders, is not Human3.6M's.
+# What the single-stage track predicts. MPII's thorax is the middle of the shoulders and not Human3.6M's thorax, so it
+# is a joint of its own.
 H36M18 = _joint_set("h36m18", " ".join((*H36M17.joints, "shoulder_middle")), (*H36M17.parents, 8))
 
 MPII16 = _joint_set(
@@ -78,12 +79,12 @@ MPII16 = _joint_set(
 
 JOINT_SETS = {joint_set.name: joint_set for joint_set in (H36M17, H36M18, COCO17, MPII16)}
 
-# Each Human3.6M joint as the mean of these COCO joints (the spine is put in afterwards, halfway from pelvis to thorax).
+# Each Human3.6M joint is the mean of these COCO joints; the spine, 7, is added later, halfway from pelvis to thorax.
 _COCO_SOURCES = (
     (11, 12), (12,), (14,), (16,), (11,), (13,), (15,), (), (5, 6), (0,), (1, 2), (5,), (7,), (9,), (6,), (8,), (10,),
 )  # fmt: skip
 
-# For each of the 18 the MPII joint that labels it; MPII has no spine and no neck/nose.
+# The MPII joint that labels each of the 18 joints; MPII has no spine and no neck/nose.
 _MPII_SOURCES = (6, 2, 1, 0, 3, 4, 5, None, 8, None, 9, 13, 14, 15, 12, 11, 10, 7)
 
 
@@ -99,22 +100,22 @@ def flip(points: Tensor, joint_set: JointSet) -> Tensor:
 
 
 def mirror_joints(values: Tensor, joint_set: JointSet) -> Tensor:
-    """(..., J, D) with left and right joints exchanged and no sign changed, as a sigma wants it."""
+    """Exchanges left and right joints of (..., J, D) without changing a sign, as is right for a sigma."""
     return values.index_select(-2, _index(joint_set.mirror, values.device))
 
 
 @lru_cache
 def _index(joints: tuple[int, ...], device: torch.device) -> Tensor:
-    """An index that lives on the device: one that is a Python list would be copied there, and waited for, each time."""
+    """Joint indices on the device: indexing with a Python list would copy it there each time, and wait for the copy."""
     return torch.tensor(joints, device=device)
 
 
 def coco17_to_h36m17(points: Tensor) -> Tensor:
     """(..., 17, D) COCO joints -> (..., 17, D) Human3.6M joints.
 
-    Pelvis and thorax are the middles of hips and shoulders, the spine is halfway between them, the neck/nose joint is
-    the nose and the head the middle of the eyes, as mmpose and MotionBERT do. NaN (a missing joint) spreads to what is
-    made of it.
+    As in mmpose and MotionBERT, pelvis and thorax are the middles of hips and shoulders, the spine is halfway between
+    them, the neck/nose joint is the nose, and the head is the middle of the eyes. A joint that is computed from a
+    missing one (NaN) is NaN too.
     """
     made = [points[..., list(s), :].mean(-2) if s else points[..., 0, :] for s in _COCO_SOURCES]
     made[7] = (made[0] + made[8]) / 2
@@ -122,13 +123,13 @@ def coco17_to_h36m17(points: Tensor) -> Tensor:
 
 
 def h36m17_to_h36m18(points: Tensor) -> Tensor:
-    """(..., 17, D) -> (..., 18, D): the middle of the shoulders is put last."""
+    """(..., 17, D) -> (..., 18, D): appends the middle of the shoulders."""
     middle = points[..., [H36M17.joints.index("left_shoulder"), H36M17.joints.index("right_shoulder")], :].mean(-2)
     return torch.cat([points, middle[..., None, :]], -2)
 
 
 def mpii16_to_h36m18(points: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
-    """(..., 16, D) MPII joints, (..., 16) bool -> (..., 18, D), (..., 18); spine and neck/nose are zero, not seen."""
+    """(..., 16, D) MPII joints, (..., 16) bool -> (..., 18, D), (..., 18); spine and neck/nose: zero, not visible."""
     there = [j for j, source in enumerate(_MPII_SOURCES) if source is not None]
     sources = [source for source in _MPII_SOURCES if source is not None]
     made = points.new_zeros((*points.shape[:-2], len(_MPII_SOURCES), points.shape[-1]))
@@ -138,5 +139,5 @@ def mpii16_to_h36m18(points: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def h36m18_to_mpii16(points: Tensor) -> Tensor:
-    """(..., 18, D) -> (..., 16, D), each MPII joint from the one that it labels."""
+    """(..., 18, D) -> (..., 16, D): each MPII joint is the one that it labels in `mpii16_to_h36m18`."""
     return points[..., [_MPII_SOURCES.index(j) for j in range(len(MPII16))], :]

@@ -4,7 +4,7 @@ A likelihood is called with a `Prediction` (mu, log_sigma of shape (B, J, D)) an
 negative log-likelihood of each joint, (B, J). ``weight`` in [0, 1], of shape (B, J), (B, 1) or (1, J), multiplies it; a
 weight of zero removes a joint before anything is computed, so that a missing label contributes neither a value nor a
 gradient, whatever it holds. The mean over the labelled joints is ``nll.sum() / weight.sum()``. ``log_prob`` and
-``sample`` belong to the predicted density, normalised.
+``sample`` are those of the normalised predicted density.
 
 x_bar = (x - mu) / sigma is the standardised deviation, Q a fixed unit density, G a normalizing flow. Equations are
 numbered as in Li et al., "Human Pose Regression with Residual Log-likelihood Estimation", ICCV 2021.

@@ -1,4 +1,4 @@
-"""From the ``loss`` section of a configuration to the likelihood that it names."""
+"""Builds the likelihood that the ``loss`` section of a configuration names."""
 
 from lifting.command import InputError
 from lifting.config import FlowConfig, LossConfig
@@ -12,7 +12,7 @@ def build_flow(config: FlowConfig, dim: int) -> Bijection:
     """The flow that a configuration names.
 
     Raises:
-        InputError: it needs a library that is not installed.
+        InputError: the flow needs a library that is not installed.
     """
     sizes = config.model_dump(exclude={"kind"})
     if config.kind == "realnvp":
@@ -27,7 +27,7 @@ def build_likelihood(config: LossConfig, dim: int = 3) -> Likelihood:
     """The likelihood that a configuration names.
 
     Raises:
-        InputError: its flow needs a library that is not installed.
+        InputError: the flow of the likelihood needs a library that is not installed.
     """
     name, beta = config.name, config.beta
     if name in ("l1", "l2", "mpjpe"):

@@ -1,4 +1,4 @@
-"""Learned densities on R^D with an exact log-likelihood: RealNVP as RLE uses it, and zuko's flows in its place."""
+"""Learned densities on R^D with an exact log-likelihood: RealNVP as RLE uses it, and zuko's flows as alternatives."""
 
 import math
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from lifting.likelihood.unit_densities import fixed_draws
@@ -25,7 +26,7 @@ class Density(nn.Module):
 
 
 class Bijection(Density):
-    """A density that is an invertible map f of a standard normal: the basic design needs one."""
+    """A density defined by an invertible map f of a standard normal; `BasicFlow` needs one."""
 
     def forward(self, z: Tensor) -> Tensor:
         """Noise to data: f(z), (..., D)."""
@@ -47,9 +48,9 @@ class RealNVP(Bijection):
     nets s_k end in a tanh, the shift nets t_k do not. Masks alternate between the last coordinates and the first
     (D = 3: {2}, {0, 1}; D = 2: {1}, {0}; D = 1: nothing is kept, each layer is a plain affine map).
 
-    Every net is ``layers`` fully connected layers, ``width`` wide within and D wide at both ends, as in the reference
-    code: with D = 2 and six couplings 3 x 64 gives the 53.8K parameters of the RLE paper's Tab. 6. The last layers
-    start at zero, so that an untrained flow is exactly N(0, I).
+    Every net has ``layers`` fully connected layers, with D inputs, D outputs and ``width`` hidden units, as in the
+    reference code: with D = 2 and six couplings, 3 x 64 gives the 53.8K parameters of the RLE paper's Tab. 6. The last
+    layers start at zero, so that an untrained flow is exactly N(0, I).
 
     Args:
         dim: D.
@@ -64,7 +65,7 @@ class RealNVP(Bijection):
         super().__init__()
         if min(dim, couplings) < 1 or layers < 2 or width < 1:
             got = f"dim {dim}, couplings {couplings}, layers {layers}, width {width}"
-            raise ValueError(f"RealNVP: expected dim, couplings and width of 1 or more, layers of 2 or more, got {got}")
+            raise ValueError(f"RealNVP: expected dim, couplings and width >= 1 and layers >= 2, got {got}")
         kept = torch.arange(dim) >= (dim + 1) // 2
         if dim > 1:
             masks = torch.stack([kept if k % 2 == 0 else ~kept for k in range(couplings)])
@@ -124,13 +125,13 @@ class _ScaleAndShift(nn.Module):
 
 
 class ZukoFlow(Bijection):
-    """A flow of zuko (the extra ``zuko``) with the interface of `RealNVP`: an example of how to plug in any density.
+    """A zuko flow (install the extra ``zuko``) with the interface of `RealNVP`; it shows how to plug in any density.
 
     Args:
         kind: ``"nsf"``, neural spline flow (Durkan et al. 2019), splines within [-5, 5]; ``"maf"``, masked
             autoregressive flow (Papamakarios et al. 2017).
         dim: D.
-        couplings: transforms.
+        couplings: number of transforms.
         layers, width: as in `RealNVP`.
 
     Raises:
@@ -165,15 +166,15 @@ class ZukoFlow(Bijection):
         return drawn
 
 
-# Rows that a flow is given at a time where there can be millions. A hidden layer of a width of 64 then takes 4 MiB: from
-# about 16 MiB on, malloc gives memory back to the system after each use, and fetching it again costs as much as the flow.
+# Rows that a flow processes at a time where there can be millions. A hidden layer of width 64 then takes 4 MiB: above
+# about 16 MiB, malloc returns memory to the system after each use, and getting it back costs as much as the flow.
 ROWS = 2**13
 
 
 def by_rows(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """``function`` of (..., D), which is (...,) or (..., D), taken over `ROWS` rows at a time."""
-    parts = [function(rows) for rows in torch.split(x.reshape(-1, x.shape[-1]), ROWS)]
-    return torch.cat(parts).view(*x.shape[:-1], *parts[0].shape[1:])
+    """Applies ``function``, (N, D) -> (N,) or (N, D), to (..., D) in chunks of `ROWS` rows: (...,) or (..., D)."""
+    parts = [function(rows) for rows in torch.split(rearrange(x, "... d -> (...) d"), ROWS)]
+    return torch.cat(parts).view((*x.shape[:-1], *parts[0].shape[1:]))
 
 
 Flow = TypeVar("Flow", bound=Density)
@@ -181,22 +182,24 @@ Flow = TypeVar("Flow", bound=Density)
 
 @torch.no_grad()
 def checked(flow: Flow, dim: int) -> Flow:
-    """The flow, if it is a density on R^dim.
+    """Returns the flow after checking that it is a density on R^dim.
 
     Raises:
-        ValueError: it has no parameters, no `Density.log_prob` or `Density.sample`, or is on another space.
+        ValueError: the flow has no parameters, lacks `Density.log_prob` or `Density.sample`, or is a density on another
+            space.
     """
     name = type(flow).__name__
     missing = [what for what in ("log_prob", "sample", "parameters") if not hasattr(flow, what)]
     like = None if missing else next(iter(flow.parameters()), None)
     if like is None:
-        raise ValueError(f"flow: expected a module with log_prob, sample and parameters; {name} has no "
-                         f"{', '.join(missing) or 'parameters'}")  # fmt: skip
+        lacks = ", ".join(missing) or "parameters"
+        raise ValueError(f"flow: expected a module with log_prob, sample and parameters, got {name} without {lacks}")
     with fixed_draws(like.device):
         drawn = flow.sample((2,))
     found = tuple(drawn.shape), tuple(flow.log_prob(drawn).shape)
     if found != ((2, dim), (2,)):
         raise ValueError(
-            f"flow: expected a density on R^{dim}: sample((2,)) {(2, dim)}, log_prob of it (2,); {name} has {found}"
+            f"flow: expected a density on R^{dim}, where sample((2,)) has shape {(2, dim)} and its log_prob (2,); "
+            f"got {found[0]} and {found[1]} from {name}"
         )
     return flow

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from lifting.likelihood.flow import ROWS, Bijection, Density, RealNVP, by_rows, checked
@@ -13,9 +14,9 @@ from lifting.prediction import Prediction
 
 
 class Kept:
-    """Constants of a module's weights, computed once for each state of them.
+    """A cache of constants that depend on a module's weights, recomputed when the weights have changed.
 
-    The weights themselves are compared: torch's version counters do not count the steps of its fused Adam.
+    It compares the weights themselves, because torch's version counters miss the steps of its fused Adam.
     """
 
     def __init__(self) -> None:
@@ -23,7 +24,7 @@ class Kept:
         self.constants: dict[object, Tensor] = {}
 
     def get(self, module: nn.Module, name: object, compute: Callable[[], Tensor]) -> Tensor:
-        """What ``compute`` returned under this name for the weights as they are now."""
+        """The result of ``compute`` under this name for the current weights."""
         weights = [*module.parameters(), *module.buffers()]
         if len(weights) != len(self.weights) or not all(map(_same, weights, self.weights)):
             self.weights, self.constants = [x.detach().clone() for x in weights], {}
@@ -37,7 +38,7 @@ def _same(x: Tensor, y: Tensor) -> bool:
 
 
 class Learned(Likelihood):
-    """A unit density with a flow in it."""
+    """A likelihood whose unit density contains a flow."""
 
     def __init__(self, dim: int, base: str, beta: float, flow: Density | None) -> None:
         super().__init__(dim, base, beta)
@@ -50,22 +51,23 @@ class Learned(Likelihood):
 
 
 class WithFlow(Learned):
-    """A unit density that a flow is a factor of: U = shape / integral of shape, ``log_shape`` given by the subclass.
+    """A unit density with a flow as a factor: U = shape / integral of shape. Subclasses define ``log_shape``.
 
-    The integral depends on the flow alone. It is taken by a Riemann sum (App. E), once for each state of the flow.
+    The integral depends on the flow alone. It is computed by a Riemann sum (App. E), once for each state of the flow.
     """
 
-    pools = 8  # of candidates at most, from which `sample` draws
-    q_scale, g_sign = 1.0, 1.0  # the shape has Q stretched by the one, and G mirrored by the other
+    pools = 8  # largest number of candidate pools that `draw_unit` makes
+    q_scale, g_sign = 1.0, 1.0  # the shape contains Q stretched by q_scale, and G at g_sign * x_bar
 
     def log_shape(self, x_bar: Tensor) -> Tensor:
         """log U up to a constant: (..., D) -> (...,)."""
         raise NotImplementedError
 
     def draw_near(self, n: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """n draws of a density that covers U, (n, D), and its logarithm at them, (n,).
+        """n draws from a proposal density that covers U, (n, D), and its log-density at them, (n,).
 
-        Half from Q and half from G: their product over their mean is bounded, whichever of the two is the narrower.
+        The proposal is the even mixture of Q and G. The importance weight, Q G / ((Q + G) / 2), is bounded whichever of
+        the two is narrower.
         """
         x = torch.cat(
             [self.q_scale * self.draw_q((n // 2, self.dim), like), self.g_sign * self.flow.sample((n - n // 2,))]
@@ -77,21 +79,22 @@ class WithFlow(Learned):
         return by_rows(self.log_shape, x_bar) + self.log_norm()
 
     def log_norm(self, reach: float = 5.0, cells: int | None = None) -> Tensor:
-        """-log of the integral of the shape (log s, for RLE) by the midpoint rule over [-reach, reach]^D, a constant.
+        """-log of the integral of the shape (log s for RLE) by the midpoint rule over [-reach, reach]^D; no gradient.
 
-        The sum is compared with an estimate by importance sampling, which needs no grid. Without ``cells``, where the
-        two differ, the grid is made finer and wider once; if they differ again, which happens with a very narrow flow,
-        the estimate is returned.
+        The sum is checked against an importance-sampling estimate, which needs no grid. If the two differ and ``cells``
+        is None, the grid is made finer and wider once. If they still differ, which happens with a very narrow flow, the
+        estimate is returned.
 
         Args:
             reach: half the width of the grid, above zero.
-            cells: cells along each axis; even, so that the kink of a Laplace base at 0 falls between two.
+            cells: cells along each axis; even, so that the kink of a Laplace base at 0 falls between two cells.
 
         Raises:
-            ValueError: a grid of the given ``cells`` is too coarse or too narrow: the estimate is 1.5 % away from it.
+            ValueError: ``reach`` or ``cells`` is out of range, or the grid of the given ``cells`` is too coarse or too
+                narrow: its sum and the estimate differ by 1.5 % or more.
         """
         if reach <= 0 or (cells is not None and cells < 1):
-            raise ValueError(f"log_norm: expected a reach above 0 and 1 cell or more, got {reach:g}, {cells}")
+            raise ValueError(f"log_norm: expected reach > 0 and cells >= 1, got reach {reach:g}, cells {cells}")
         return self._kept.get(self.flow, ("log_norm", reach, cells), lambda: self._log_norm(reach, cells))
 
     @torch.no_grad()
@@ -105,7 +108,9 @@ class WithFlow(Learned):
         if cells:
             grid = f"{cells} cells over [-{reach:g}, {reach:g}]^{self.dim}"
             ratio = float(estimate / total)
-            raise ValueError(f"log_norm: {grid} are too coarse or too narrow: draws give {ratio:.3g} times their sum")
+            raise ValueError(
+                f"log_norm: {grid} are too coarse or too narrow: an estimate from draws is {ratio:.3g} times their sum"
+            )
         return -torch.log(estimate)
 
     def _riemann_sum(self, reach: float, cells: int) -> Tensor:
@@ -118,7 +123,7 @@ class WithFlow(Learned):
         return total
 
     def _estimate(self, draws: int = 2**16) -> Tensor:
-        """The integral of the shape as a mean over draws that are always the same, within about half a percent."""
+        """The integral of the shape by importance sampling with fixed draws, accurate to about half a percent."""
         like = next(self.flow.parameters())
         with fixed_draws(like.device):
             x, log_density = self.draw_near(draws, like)
@@ -126,9 +131,9 @@ class WithFlow(Learned):
 
     @torch.no_grad()
     def draw_unit(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """Draws of U by importance resampling: from a pool of candidates, in proportion to U over their own density.
+        """Draws from U by importance resampling: picks candidates in proportion to U over the proposal density.
 
-        A pool has 2^18 candidates; beyond `pools` times as many draws, single values come back.
+        A pool has 2^18 candidates and at most `pools` pools are made, so more draws than that repeat candidates.
         """
         weights_of = next(self.flow.parameters())
         n = math.prod(shape)
@@ -150,8 +155,8 @@ class RLE(WithFlow):
     The flow learns how the true density differs from Q. s makes U integrate to one and depends on the flow alone. The
     paper leaves it out of the training loss (Tab. 7). The loss can then be lowered by making every x_bar small, where Q
     is at its peak, and the flow narrow: sigma climbs to its ceiling and no longer depends on the pose. With
-    ``normalise`` the training loss includes log s, at the cost of a few rows of the flow: 1 / s = E[G(x)] for x drawn
-    from Q. `log_prob` always includes it, but without its gradient: to train, call the likelihood.
+    ``normalise`` the training loss includes log s, at the cost of a few more rows through the flow: 1 / s = E[G(x)] for
+    x drawn from Q. `log_prob` always includes it, but without its gradient: to train, call the likelihood.
 
     The defaults are the form that this repository recommends (RESULTS.md); `RLE.paper` is the paper's.
 
@@ -159,9 +164,9 @@ class RLE(WithFlow):
         dim, base, beta: see `Likelihood`.
         flow: a `Density`; RealNVP by default.
         normalise: whether the training loss includes log s.
-        flow_steers_mu: whether the flow's gradient reaches mu. The flow learns tails heavier than Q's; with them the
-            likelihood gives up on hard samples, which raises the mean error. Without it mu follows Q alone; sigma and
-            the flow follow the whole density either way.
+        flow_steers_mu: whether the flow's gradient reaches mu. The flow learns heavier tails than Q's, and with these
+            the likelihood gives up on hard samples, which raises the mean error. If False, mu follows Q alone. Sigma
+            and the flow follow the whole density either way.
     """
 
     draws = 2048  # from Q, for the estimate of s in training
@@ -189,7 +194,7 @@ class RLE(WithFlow):
         residual = x_bar if self.flow_steers_mu else x_bar_still
         if not self.normalise:
             return log_q + self.flow.log_prob(residual)
-        rows = residual.reshape(-1, self.dim)
+        rows = rearrange(residual, "... d -> (...) d")
         log_g = self.flow.log_prob(torch.cat([rows, self.draw_q((self.draws, self.dim), x_bar)]))
         log_s = math.log(self.draws) - torch.logsumexp(log_g[len(rows) :], 0)
         return log_q + log_g[: len(rows)].view(log_q.shape) + log_s
@@ -242,7 +247,7 @@ class BasicFlow(Learned):
 
     ``nll = -log N(f^-1(x); mu, sigma) - log |det df^-1/dx|``   (Eq. 4)
 
-    mu lives before the flow, so the predicted position is f(mu) (`point`) and the flow is needed at test time. Because
+    mu is the flow's input, so the predicted position is f(mu) (`point`) and the flow is needed at test time. Because
     the shape of the density depends on the position of the joint, the flow learns where joints are, not how predictions
     err. `log_prob` and `sample` take predictions as `point` returns them.
     """
@@ -271,7 +276,7 @@ class BasicFlow(Learned):
 
     @torch.no_grad()
     def deviation(self, prediction: Prediction, draws: int = 2**8) -> Tensor:
-        """As of any likelihood; each joint has a shape of its own, so the draws are of each."""
+        """As in `Likelihood`, but with separate draws for each joint, because each joint has its own density."""
         parts = zip(*(torch.split(x, 512) for x in self._scaled(prediction)), strict=True)
         errors = (self.sample(Prediction(mu, log_sigma), draws) - mu for mu, log_sigma in parts)
         with fixed_draws(prediction.mu.device):

@@ -1,4 +1,4 @@
-"""One training step on joints with depth and joints without: Human3.6M and MPII in one batch."""
+"""One loss for joints with and without a depth label, so that Human3.6M and MPII can share a batch."""
 
 import torch
 from torch import Tensor, nn

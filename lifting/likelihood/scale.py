@@ -1,4 +1,4 @@
-"""Likelihoods of a fixed shape, with a learned scale or one for all, and the checks that every likelihood makes."""
+"""Likelihoods of a fixed shape with a predicted or a constant scale, and the checks that every likelihood makes."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from lifting.prediction import Prediction
 
 
 class Likelihood(nn.Module):
-    """Densities with a learned scale: the error x - mu is sigma times a draw of a unit density U, fixed or learned.
+    """A density with a predicted scale: the error x - mu is sigma times a draw from a unit density U, fixed or learned.
 
     ``nll = sum_d log sigma_d - log U(x_bar)``   (Eq. 2), here with U = Q.
 
@@ -18,7 +18,7 @@ class Likelihood(nn.Module):
         dim: D.
         base: Q. ``"radial"`` depends on the length of x_bar alone; ``"laplace"`` and ``"gaussian"`` are products over
             the coordinates.
-        beta: in training the gradient that reaches mu is multiplied by sigma^beta and divided by the mean of that.
+        beta: in training, the gradient that reaches mu is multiplied by sigma^beta over the mean of sigma^beta.
             Sigma and the flow always follow the plain likelihood. 0 is the paper's form: the gradient on mu is
             proportional to 1 / sigma, so joints with a small sigma dominate (Seitzer et al., "On the Pitfalls of
             Heteroscedastic Uncertainty Estimation", ICLR 2022, who weight the whole term). 1 gives all coordinates the
@@ -26,9 +26,9 @@ class Likelihood(nn.Module):
             1 / sigma^2.
 
     Raises:
-        ValueError: when called with shapes or dtypes that do not fit; where the weight is above zero, with a label that
-            is not finite or a log sigma of -inf; with a weight outside [0, 1]. Values are looked at in every call on a
-            CPU, and elsewhere in the first call alone, since each look waits for the device.
+        ValueError: when called with shapes or dtypes that do not fit, with a weight outside [0, 1] or, where the weight
+            is above zero, with a label that is not finite or a log sigma of -inf. Values are checked in every call on a
+            CPU, but only in the first call on another device, because each check waits for the device.
     """
 
     has_sigma = True
@@ -59,8 +59,8 @@ class Likelihood(nn.Module):
     def _weighted(self, loss: Callable[..., Tensor], weight: Tensor | None, **tensors_BJD: Tensor) -> Tensor:
         """``loss`` of the joints times their weight, (B, J); zero, with no gradient, where the weight is zero.
 
-        A joint of weight zero is masked before the loss: NaN times 0 is NaN. Masks keep every shape, so that nothing
-        waits for the device.
+        Joints of weight zero are masked before the loss, because NaN times 0 is NaN. Masks keep every shape, so that
+        nothing waits for the device.
         """
         check(self.dim, **tensors_BJD)
         shape = tensors_BJD["target"].shape[:-1]
@@ -82,14 +82,14 @@ class Likelihood(nn.Module):
         return target.device.type == "cpu" or (first and not target.is_meta)
 
     def _loss(self, mu: Tensor, log_sigma: Tensor, target: Tensor, visible: Tensor | None = None) -> Tensor:
-        """The loss of each joint, (B, J), of (B, J, D) that are finite; (B, J) bool ``visible`` says which count."""
+        """The loss of each joint, (B, J), from finite (B, J, D); ``visible``, (B, J) bool, says which joints count."""
         mu = self._paced(mu, log_sigma, visible)
         x_bar = (target - mu) * torch.exp(-log_sigma)
         x_bar_still = (target - mu.detach()) * torch.exp(-log_sigma)
         return log_sigma.sum(-1) - self._log_unit(x_bar, x_bar_still)
 
     def _paced(self, mu: Tensor, log_sigma: Tensor, visible: Tensor | None) -> Tensor:
-        """mu, whose gradient is multiplied by sigma^beta over the mean of that."""
+        """mu with its gradient multiplied by sigma^beta over the mean of sigma^beta."""
         if not self.beta:
             return mu
         share = torch.exp(self.beta * log_sigma.detach())
@@ -97,7 +97,7 @@ class Likelihood(nn.Module):
         return mu.detach() + share / mean * (mu - mu.detach())
 
     def _log_unit(self, x_bar: Tensor, x_bar_still: Tensor) -> Tensor:
-        """log U as training uses it: (..., D) twice, the second without a gradient to mu, -> (...,)."""
+        """log U in the training loss, (...,), from x_bar (..., D) with and without (``x_bar_still``) gradient to mu."""
         return self.log_unit(x_bar)
 
     def point(self, prediction: Prediction) -> Prediction:
@@ -113,7 +113,7 @@ class Likelihood(nn.Module):
         return self.log_unit(self.standardise(prediction, x)) - self._scaled(prediction)[1].sum(-1)
 
     def standardise(self, prediction: Prediction, x: Tensor) -> Tensor:
-        """x_bar = (x - mu) / sigma, (B, J, D). It follows U if x follows the density that was predicted."""
+        """x_bar = (x - mu) / sigma, (B, J, D). It is distributed as U if x follows the predicted density."""
         mu, log_sigma = self._scaled(prediction)
         check(self.dim, mu=mu, x=x)
         return (x - mu) * torch.exp(-log_sigma)
@@ -133,7 +133,7 @@ class Likelihood(nn.Module):
         return self.unstandardise(prediction, self.draw_unit((n, *mu.shape[:-1]), mu))
 
     def _scaled(self, prediction: Prediction) -> tuple[Tensor, Tensor]:
-        """mu and the log of the scale that U is stretched by."""
+        """mu and the log of the scale, both (B, J, D)."""
         if prediction.log_sigma is None:
             raise ValueError(f"{type(self).__name__}: expected a prediction with sigma, got one without")
         check(self.dim, mu=prediction.mu, log_sigma=prediction.log_sigma)
@@ -141,12 +141,12 @@ class Likelihood(nn.Module):
 
     @torch.no_grad()
     def deviation(self, prediction: Prediction, draws: int = 2**15) -> Tensor:
-        """Root mean square distance from mu in each coordinate, (B, J, D): sigma times that of ``draws`` from U."""
+        """Root mean square error in each coordinate, (B, J, D): sigma times the root mean square of draws from U."""
         mu, log_sigma = self._scaled(prediction)
         return log_sigma.exp() * self._unit_deviation(draws, mu)
 
     def _unit_deviation(self, draws: int, like: Tensor) -> Tensor:
-        """(D,), always from the same draws."""
+        """Root mean square of each coordinate of U, (D,), always from the same draws."""
         with fixed_draws(like.device):
             return self.draw_unit((draws,), like).square().mean(0).sqrt()
 
@@ -160,7 +160,7 @@ class ConstantVariance(Likelihood):
 
     ``l1``: sum_d |x_d - mu_d|, a Laplace density; ``l2``: sum_d (x_d - mu_d)^2, a Gaussian; ``mpjpe``: the Euclidean
     distance, a radial Laplace density. The loss leaves out constant factors and terms, which do not move the optimum.
-    `log_prob` and `sample` include them, at the scale of highest likelihood, a running mean over training batches.
+    `log_prob` and `sample` include them, at the maximum-likelihood scale, a running mean over training batches.
     """
 
     has_sigma = False
@@ -190,18 +190,18 @@ class ConstantVariance(Likelihood):
                 best = _mean(distance, visible) / self.dim
                 best = (best.sqrt() if self.kind == "l2" else best).to(self.scale)
                 moved = torch.where(self.scale > 0, self.scale.lerp(best, 0.02), best)
-                self.scale.copy_(torch.where(best > 0, moved, self.scale))  # a batch without labels says nothing
+                self.scale.copy_(torch.where(best > 0, moved, self.scale))  # a batch without labels changes nothing
         return distance
 
     def _scaled(self, prediction: Prediction) -> tuple[Tensor, Tensor]:
         check(self.dim, mu=prediction.mu)
         if not self.scale > 0:
-            raise ValueError(f"{self.kind}: expected a loss that was trained, which sets the density's scale")
+            raise ValueError(f"{self.kind}: expected a trained loss, got a density of scale 0: training sets the scale")
         return prediction.mu, self.scale.log().to(prediction.mu).expand_as(prediction.mu)
 
 
 def check(dim: int, **tensors_BJD: Tensor) -> None:
-    """ValueError unless all are of the shape of the first, D wide, and of one floating dtype."""
+    """Raises ValueError unless all have the shape of the first, with D as the last axis, and one floating dtype."""
     (first, like), *_ = tensors_BJD.items()
     shape = (*like.shape[:-1], dim)
     for name, x in tensors_BJD.items():
@@ -210,24 +210,24 @@ def check(dim: int, **tensors_BJD: Tensor) -> None:
         if not x.is_floating_point():
             raise ValueError(f"{name}: expected a floating dtype, got {x.dtype}")
         if x.dtype != like.dtype:
-            raise ValueError(f"{name}: expected {like.dtype}, that of {first}, got {x.dtype}")
+            raise ValueError(f"{name}: expected {like.dtype}, the dtype of {first}, got {x.dtype}")
 
 
 def _expanded(weight: Tensor, shape: tuple[int, ...]) -> Tensor:
     """``weight`` as (B, J)."""
     if weight.dtype != torch.bool and not weight.is_floating_point():
         raise ValueError(f"weight: expected a floating dtype or bool, got {weight.dtype}")
-    # One axis could mean samples or joints: where B = J, broadcasting would pick the joints in silence.
+    # One axis could mean samples or joints: where B = J, broadcasting would silently pick the joints.
     fits = weight.ndim == len(shape) and all(
         side in (1, whole) for side, whole in zip(weight.shape, shape, strict=True)
     )
     if not fits and weight.ndim:
-        raise ValueError(f"weight: expected {tuple(shape)}, or 1 in place of a side, got {tuple(weight.shape)}")
+        raise ValueError(f"weight: expected {tuple(shape)}, where any side may be 1, got {tuple(weight.shape)}")
     return weight.expand(shape)
 
 
 def _check_values(weight: Tensor | None, *, target: Tensor, log_sigma: Tensor | None = None, mu: Tensor) -> None:
-    """ValueError unless weights are in [0, 1], and labels and log sigma finite where they are above zero."""
+    """Raises ValueError unless weights are in [0, 1] and, where above zero, labels and log sigma are finite."""
     if weight is not None and not ((weight >= 0) & (weight <= 1)).all():
         raise ValueError(f"weight: expected values in [0, 1], got {weight.min():g} to {weight.max():g}")
     seen = True if weight is None else weight > 0
@@ -236,14 +236,14 @@ def _check_values(weight: Tensor | None, *, target: Tensor, log_sigma: Tensor | 
         first = bad.nonzero()[0].tolist()
         raise ValueError(
             f"target: expected finite labels where the weight is not zero, got {target[tuple(first)].tolist()} at "
-            f"[{', '.join(map(str, first))}], one of {int(bad.sum())}"
+            f"[{', '.join(map(str, first))}], the first of {int(bad.sum())}"
         )
     if log_sigma is not None and (known := (log_sigma.isneginf().any(-1) & seen)).any():
         joint = int(known.nonzero()[0, -1])
         raise ValueError(
             f"log_sigma: expected finite values where the weight is not zero, got -inf at joint {joint}: a root that is"
-            " known exactly has no density; give it weight 0, or train with training.objective.Objective, which leaves"
-            " it out"
+            " known exactly has no density; give it weight 0, or train with training.objective.Objective, which"
+            " excludes it"
         )
 
 

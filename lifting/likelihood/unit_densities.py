@@ -1,4 +1,4 @@
-"""Fixed unit densities on R^D: their logarithm, (..., D) -> (...,), and draws from them."""
+"""Fixed unit densities on R^D: their log-densities, (..., D) -> (...,), and draws from them."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -30,19 +30,19 @@ def log_radial(x: Tensor) -> Tensor:
 
 
 def draw_laplace(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """Draws of `log_laplace`, with the dtype and device of ``like``."""
-    # rand may be 0 but never 1, so that no length is infinite.
+    """Draws from the density of `log_laplace`, with the dtype and device of ``like``."""
+    # rand may be 0 but never 1, so no length is infinite.
     length = -torch.log1p(-torch.rand(shape, dtype=like.dtype, device=like.device))
     return torch.copysign(length, draw_gaussian(shape, like))
 
 
 def draw_gaussian(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """Draws of `log_gaussian`."""
+    """Draws from the density of `log_gaussian`."""
     return torch.randn(shape, dtype=like.dtype, device=like.device)
 
 
 def draw_radial(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """Draws of `log_radial`: a direction, and a length that is a sum of D exponential variables."""
+    """Draws from the density of `log_radial`: a random direction times the sum of D exponential variables."""
     direction = torch.nn.functional.normalize(draw_gaussian(shape, like), dim=-1)
     length = -torch.log1p(-torch.rand(shape, dtype=like.dtype, device=like.device)).sum(-1, keepdim=True)
     return direction * length
@@ -50,7 +50,7 @@ def draw_radial(shape: tuple[int, ...], like: Tensor) -> Tensor:
 
 @contextmanager
 def fixed_draws(device: torch.device) -> Iterator[None]:
-    """Inside, draws on the CPU and on this device are the same every time; afterwards nobody's draws have changed."""
+    """Makes draws on the CPU and on this device the same every time, and restores the generators afterwards."""
     generators = [torch.default_generator]
     if device.type == "cuda":
         index = torch.cuda.current_device() if device.index is None else device.index

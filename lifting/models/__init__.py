@@ -22,10 +22,10 @@ IMAGE_MODELS: dict[str, Callable[..., nn.Module]] = {"regressor": Regressor, "in
 
 
 def build_lifter(config: LifterConfig, joint_set: JointSet, *, with_sigma: bool) -> nn.Module:
-    """A lifter of these joints; the fields of ``config`` beside the name are its keyword arguments.
+    """A lifter for these joints; all fields of ``config`` but the name are its keyword arguments.
 
     Raises:
-        InputError: SRNet is asked for other joints than Human3.6M's 17.
+        InputError: SRNet with joints other than Human3.6M's 17.
     """
     options = config.model_dump(exclude={"name"}) | {"with_sigma": with_sigma}
     if config.name == "fc":
@@ -39,17 +39,18 @@ def build_lifter(config: LifterConfig, joint_set: JointSet, *, with_sigma: bool)
 
 
 def build_image_model(config: ImageModelConfig, *, joints: int, with_sigma: bool, heatmaps: bool = False) -> nn.Module:
-    """An image model for ``joints`` joints, its backbone started from ``config.weights`` where there are any.
+    """An image model for ``joints`` joints; its backbone starts from ``config.weights``, if they are given.
 
     Raises:
-        InputError: Integral Pose is asked for a sigma or for auxiliary heatmaps, or the weights do not fit.
+        InputError: Integral Pose with a sigma or with auxiliary heatmaps; weights that do not fit.
     """
     options = config.model_dump(exclude={"name", "weights"})
     if config.name == "regressor":
         options |= {"with_sigma": with_sigma, "heatmaps": heatmaps}
     elif with_sigma or heatmaps:
-        wanted = "a loss without sigma (loss.name l1, l2 or mpjpe)" if with_sigma else "loss.heatmap 0"
-        raise InputError(f"config: model.name integral: expected {wanted}, got another")
+        sigma = "a loss without sigma (loss.name l1, l2 or mpjpe), got one with sigma"
+        wanted = sigma if with_sigma else "loss.heatmap 0, got a higher weight"
+        raise InputError(f"config: model.name integral: expected {wanted}")
     network = IMAGE_MODELS[config.name](joints=joints, **options)
     if config.weights is not None:
         log.info(load_backbone(network, Path(config.weights)))

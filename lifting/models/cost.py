@@ -1,4 +1,4 @@
-"""What a network costs: its parameters and multiply-adds, as they are and as papers count them."""
+"""The cost of a network: its parameters, and its multiply-adds as computed and as papers count them."""
 
 import copy
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 @torch.no_grad()
 def cost_of(module: nn.Module, call: Callable[[Tensor], Any], x: Tensor) -> dict[str, int]:
     """Parameters, and the multiply-adds of convolutions and linear layers in ``call(x)``, in eval mode."""
-    module.eval()  # one pose has no batch statistics
+    module.eval()  # a single pose has no batch statistics
     with FlopCounterMode(display=False) as counter:
         call(x)
     parameters = sum(p.numel() for p in module.parameters())
@@ -22,12 +22,12 @@ def cost_of(module: nn.Module, call: Callable[[Tensor], Any], x: Tensor) -> dict
 def image_model_cost(network: nn.Module, size: int) -> dict[str, int]:
     """The cost of one image of ``size`` x ``size`` pixels, without its flip and without a flow.
 
-    ``multiply_adds`` are those of `cost_of`. ``multiply_adds_as_published`` are what gives the 5.4 G and 14.1 G of the
-    RLE paper (Tab. 8, 9; 256 pixels, ResNet-50): batch norm counts as two an element, and a transposed convolution as
-    if its kernel met every pixel of its output, though with a stride of two only one in four of its weights does. So
-    Integral Pose is counted at 14.1 G and does 8.4 G.
+    ``multiply_adds`` are those of `cost_of`. ``multiply_adds_as_published`` reproduce the 5.4 G and 14.1 G of the RLE
+    paper (Tab. 8, 9; 256 pixels, ResNet-50), which count batch norm as two per element, and a transposed convolution as
+    if its whole kernel applied at every output pixel, although with a stride of two only one in four of its weights
+    does. Integral Pose is therefore counted at 14.1 G but computes 8.4 G.
     """
-    network = copy.deepcopy(network)  # its hooks go with it
+    network = copy.deepcopy(network)  # so that the caller's network gets no hooks
     published = [0]
 
     def count(module: nn.Module, _: object, output: Tensor) -> None:
@@ -41,7 +41,7 @@ def image_model_cost(network: nn.Module, size: int) -> dict[str, int]:
 
 
 def _published(module: nn.Module) -> int:
-    """Multiply-adds for each number that comes out."""
+    """Multiply-adds per output element as papers count them; 0 for layers that they do not count."""
     if isinstance(module, nn.BatchNorm2d):
         return 2
     if isinstance(module, nn.ConvTranspose2d):

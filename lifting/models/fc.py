@@ -1,4 +1,4 @@
-"""The fully connected lifter of Martinez et al. 2017, with a scale for each coordinate beside its position."""
+"""The fully connected lifter of Martinez et al. 2017, with a second head for sigma."""
 
 from collections.abc import Callable
 
@@ -11,14 +11,15 @@ from lifting.prediction import Prediction
 
 
 class FCBaseline(nn.Module):
-    """2D keypoints to root-relative 3D joints: J*2 -> width, residual blocks of two layers, -> J*3 (twice with sigma).
+    """2D keypoints to root-relative 3D joints: J*2 -> width, residual blocks, -> J*3, and J or J*3 for sigma.
 
-    Each hidden layer is linear, batch norm, ReLU, dropout. 4.29M parameters without sigma at the sizes of the paper.
+    A block has two hidden layers, each of linear, batch norm, ReLU, dropout. The sizes of the paper give 4.29M
+    parameters without sigma.
 
-    Two things keep the first steps of a likelihood sane. The heads start small (xavier, gain 0.01), so that a new
-    network says "all joints near the root, sigma 12 cm". And the product of the mu head is divided by sqrt(width): Adam
-    moves every weight by the learning rate whatever the gradient, so that an undivided head, fed by 1024 features of
-    one sign, moves all joints by decimetres a step; divided, by about a centimetre.
+    Two things keep the first training steps of a likelihood stable. The heads start small (xavier, gain 0.01), so that
+    a new network predicts all joints near the root, with a sigma of 12 cm. And the product of the mu head is divided by
+    sqrt(width): Adam moves every weight by the learning rate, whatever the gradient, so a step of an undivided head on
+    1024 features of one sign would move all joints by decimetres. With the division, it is about a centimetre.
 
     Args:
         joints: J.
@@ -26,8 +27,8 @@ class FCBaseline(nn.Module):
         blocks: residual blocks.
         dropout: probability that a feature is zeroed in training.
         with_sigma: whether there is a head for sigma.
-        sigma: ``"coordinate"`` for a sigma in each coordinate, ``"joint"`` for one that the three of a joint share.
-        root: the joint that is at zero by definition; mu is given relative to it and its sigma is 0. None for no root.
+        sigma: ``"coordinate"`` for one sigma per coordinate, ``"joint"`` for one that a joint's coordinates share.
+        root: the joint that is at zero by definition: mu is relative to it, and its sigma is 0. None for no root.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class FCBaseline(nn.Module):
     ) -> None:
         super().__init__()
         self.joints, self.root = joints, root
-        self.known: tuple[int, ...] = () if root is None else (root,)  # joints that are no data, see `Objective`
+        self.known: tuple[int, ...] = () if root is None else (root,)  # joints without information, see `Objective`
         self.entry = _Layer(joints * 2, width, dropout, EntryLinear)
         self.blocks = nn.ModuleList(
             nn.Sequential(_Layer(width, width, dropout), _Layer(width, width, dropout)) for _ in range(blocks)
@@ -70,9 +71,10 @@ class FCBaseline(nn.Module):
 
 
 def in_full_precision(product: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """product(x) without autocast; the result, not the input, is rounded to the precision that autocast asks for.
+    """Computes product(x) without autocast, then rounds the result, not the input, to the precision of autocast.
 
-    For products with keypoints: rounded to bfloat16, a keypoint of a picture 1000 pixels wide moves by up to a pixel.
+    Products with keypoints need this: rounding to bfloat16 moves a keypoint of a picture 1000 pixels wide by up to a
+    pixel.
     """
     kind = x.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
@@ -81,14 +83,14 @@ def in_full_precision(product: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 class EntryLinear(nn.Linear):
-    """W x + b of keypoints, `in_full_precision`."""
+    """W x + b for keypoints x, computed `in_full_precision`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return in_full_precision(super().forward, x)
 
 
 class Head(nn.Linear):
-    """scale W x + b in full precision, whatever the precision around it: millimetres do not survive bfloat16."""
+    """scale W x + b, in full precision even under autocast: millimetres do not survive bfloat16."""
 
     def __init__(self, inputs: int, outputs: int, scale: float = 1.0, bias: float = 0.0) -> None:
         super().__init__(inputs, outputs)
@@ -102,7 +104,7 @@ class Head(nn.Linear):
 
 
 class Dropout(nn.Module):
-    """`nn.Dropout` with its mask drawn as bytes on a CPU, where torch draws a float a feature at ten times the cost.
+    """`nn.Dropout` that draws its mask as bytes on a CPU; torch draws a float per feature, at ten times the cost.
 
     The probability is rounded to a multiple of 1/256.
     """

@@ -1,7 +1,8 @@
-"""Integral regression of Sun et al. 2018, the heatmap baseline, and the head that makes heatmaps of features."""
+"""Integral Pose (Sun et al. 2018), the heatmap baseline, and the head that turns features into heatmaps."""
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from lifting.models.resnet import Normalise, ResNet
@@ -9,13 +10,13 @@ from lifting.prediction import Prediction
 
 
 class Integral(nn.Module):
-    """An image crop to joints: a heatmap over u, v and d for each joint, and its mean.
+    """Maps an image crop to joints: the mean of a heatmap over u, v and d for each joint.
 
-    The mean is taken over cells whose middles are at (k + 1/2) / n - 1/2 along each axis, so that all three
-    coordinates are within +-1/2 (see `crops`). There is no sigma.
+    Cell k of n along an axis has its centre at (k + 1/2) / n - 1/2, so all three coordinates are within +-1/2 (see
+    `crops`). There is no sigma.
 
     Args:
-        backbone: of `resnet.RESNETS`.
+        backbone: a key of `resnet.RESNETS`.
         width: features of its first stage.
         joints: J.
         depth: cells along d; there are S / 4 along u and v, 64 at the 256 pixels of the paper.
@@ -30,17 +31,18 @@ class Integral(nn.Module):
         self.heatmap_head = HeatmapHead(self.backbone.channels, joints * depth, 4 * width)
 
     def forward(self, images: Tensor) -> Prediction:
-        """(B, 3, S, S) RGB in 0..255 -> (u, v, d) of `crops`, d of the root zero."""
+        """(B, 3, S, S) RGB in 0..255 -> (u, v, d) of `crops`, where the root has d = 0."""
         maps = self.heatmap_head(self.backbone(self.normalise(images)))
-        return Prediction(relative_depth(soft_argmax(maps.unflatten(1, (-1, self.depth))), self.root))
+        volume = rearrange(maps, "b (j d) h w -> b j d h w", d=self.depth)
+        return Prediction(relative_depth(soft_argmax(volume), self.root))
 
 
 class HeatmapHead(nn.Sequential):
-    """Features at a 32nd of the image's size to maps at a quarter of it: three deconvolutions and a 1x1 convolution.
+    """Maps features at 1/32 of the image's resolution to heatmaps at 1/4: three deconvolutions, a 1x1 convolution.
 
     Args:
-        inputs: features.
-        outputs: maps.
+        inputs: number of input features.
+        outputs: number of heatmaps.
         width: features of the deconvolutions; 256 in the papers, for a backbone of width 64.
     """
 
@@ -51,7 +53,7 @@ class HeatmapHead(nn.Sequential):
             nn.init.normal_(deconvolution.weight, std=0.001)
             layers += [deconvolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
         last = nn.Conv2d(width, outputs, 1)
-        nn.init.normal_(last.weight, std=0.001)  # a new network is undecided: every heatmap is flat
+        nn.init.normal_(last.weight, std=0.001)  # so that the heatmaps of a new network are flat
         nn.init.zeros_(last.get_parameter("bias"))
         super().__init__(*layers, last)
 
@@ -59,22 +61,25 @@ class HeatmapHead(nn.Sequential):
 def soft_argmax(volume: Tensor) -> Tensor:
     """Mean (u, v, d), each within +-1/2, of the softmax over all cells: (B, J, D, H, W) -> (B, J, 3).
 
-    In float32 at least. Only one other volume is made, in the layout of the first: the softmax but for its sum.
+    It computes in float32 or better, and makes only one more volume, the unnormalised softmax, in the memory layout of
+    the input.
     """
     dtype = torch.promote_types(volume.dtype, torch.float32)
     highest = volume.detach().amax((2, 3, 4), keepdim=True).to(dtype)
     odds = (volume - highest).exp_()
-    front = odds.sum(2)
-    marginals = front.sum(2), front.sum(3), odds.sum((3, 4))  # over u, v, d
-    return torch.stack([_mean(marginal) for marginal in marginals], -1)
+    front = reduce(odds, "b j d h w -> b j h w", "sum")
+    over_u, over_v = reduce(front, "b j h w -> b j w", "sum"), reduce(front, "b j h w -> b j h", "sum")
+    over_d = reduce(odds, "b j d h w -> b j d", "sum")
+    return torch.stack([_mean(marginal) for marginal in (over_u, over_v, over_d)], -1)
 
 
 def _mean(odds: Tensor) -> Tensor:
+    """The mean cell centre under unnormalised probabilities: (..., n) -> (...,)."""
     n = odds.shape[-1]
     middles = (torch.arange(n, dtype=odds.dtype, device=odds.device) + 0.5) / n - 0.5
     return (odds * middles).sum(-1) / odds.sum(-1)
 
 
 def relative_depth(uvd: Tensor, root: int) -> Tensor:
-    """(B, J, 3) with d less that of the root."""
+    """Subtracts the root's d from every d: (B, J, 3) -> (B, J, 3)."""
     return uvd - F.pad(uvd[:, root : root + 1, 2:], (2, 0))

@@ -1,4 +1,4 @@
-"""Weights that others trained, read from files without running code that these may hold."""
+"""Pretrained weights, read from files without running any code in them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,18 +9,19 @@ from lifting.checkpoint import FORMAT, load_checkpoint, read_tensors
 from lifting.command import InputError
 from lifting.config import SingleStageConfig, expect_track
 
-# Of a backbone's weights: in torchvision's and SimplePose's files, in ours and mmpose's, in the RLE authors'.
+# Prefixes of a backbone's weights: in torchvision's and SimplePose's files, in ours and mmpose's, in the RLE authors'.
 PREFIXES = ("", "backbone.", "preact.")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The weights of a file by their names, without a ``module.`` before them.
+    """The weights in a file by their names, without a leading ``module.``.
 
-    Of a checkpoint of ours the network's; of another what is under ``state_dict`` or ``model``, if there is that.
+    From our checkpoints it takes the network's weights, from other files those under ``state_dict`` or ``model`` if
+    there is such an entry.
 
     Raises:
-        InputError: absent, empty, broken, without weights, a checkpoint of the lifting track, or with objects that
-            would run code.
+        InputError: the file is absent, empty, broken, has no weights, is a checkpoint of the lifting track, or contains
+            objects that would run code.
     """
     content = read_tensors(path, "weights")
     if isinstance(content, dict) and content.get("format") == FORMAT:
@@ -33,22 +34,22 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     weights = content.items() if isinstance(content, dict) else ()
     named = {str(name).removeprefix("module."): weight for name, weight in weights if isinstance(weight, Tensor)}
     if not named:
-        raise InputError(f"weights: {path}: expected weights by their names, got none")
+        raise InputError(f"weights: {path}: expected named weights, got none")
     return named
 
 
 def load_backbone(network: nn.Module, path: Path) -> str:
-    """Starts the ``backbone`` of a network, a `ResNet`, from a file that holds one, whatever else that holds.
+    """Initialises the ``backbone`` of a network, a `ResNet`, from a file that may hold other weights as well.
 
     Args:
         network: has a submodule ``backbone``.
-        path: torchvision's weights, a checkpoint of ours, the reference's weights, or SimplePose's or mmpose's.
+        path: torchvision's weights, one of our checkpoints, or weights of the reference, SimplePose or mmpose.
 
     Returns:
-        What was loaded and what was not, for the log.
+        A line for the log: what was loaded and what was left out.
 
     Raises:
-        InputError: no backbone there, or another one than this.
+        InputError: `read_weights` cannot read the file, or it has no backbone or one of other shapes.
     """
     weights = read_weights(path)
     backbone = network.get_submodule("backbone")
@@ -58,7 +59,8 @@ def load_backbone(network: nn.Module, path: Path) -> str:
     plain = {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
     given = {name: weight for name, weight in plain.items() if name.startswith(parts)}
     if not given.keys() & own.keys():
-        raise InputError(f"weights: {path}: expected a ResNet's, such as {next(iter(own))}, got {_some(weights)}")
+        example = next(iter(own))
+        raise InputError(f"weights: {path}: expected weights of a ResNet, such as {example}, got {_some(weights)}")
     expect_shapes(own, given, f"weights: {path}")
     backbone.load_state_dict(own | given)
     left_out = [name for name in weights if name.removeprefix(prefix) not in given]
@@ -67,10 +69,10 @@ def load_backbone(network: nn.Module, path: Path) -> str:
 
 
 def expect_shapes(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], where: str) -> None:
-    """Holds names and shapes against each other; batch norm's counters, which older files lack, may be absent.
+    """Compares names and shapes. Batch norm's counters may be absent, because older files lack them.
 
     Raises:
-        InputError: the first that differs.
+        InputError: a weight is missing, unknown or of another shape; the message names the first one.
     """
     for name in [*expected, *given]:
         wanted = tuple(expected[name].shape) if name in expected else "no such weight"

@@ -1,4 +1,4 @@
-"""Weights of the RLE authors' public code (res-loglikelihood-regression, its 3D model), to and from its layout.
+"""Converts weights from and to the layout of the RLE authors' public code (res-loglikelihood-regression, 3D model).
 
 ==========================  =======================================================================
 ``preact.*``                the backbone, a ResNet by torchvision's names
@@ -13,6 +13,7 @@ import io
 from pathlib import Path
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from lifting.command import InputError, whole_file
@@ -27,10 +28,11 @@ _FLOWS = {"flow3d.": "with_depth.flow.", "flow2d.": "without_depth.flow."}
 
 
 def load_reference(path: Path) -> tuple[Regressor, Mixed]:
-    """Network and likelihood of a file of the reference's weights, whatever the depth of its ResNet.
+    """The network and likelihood in a file of the reference's weights, for a ResNet of any depth.
 
     Raises:
-        InputError: no such file, or other weights than these: the first that is missing or of another shape.
+        InputError: the file does not exist, or holds other weights; the message names the first weight that is missing,
+            unknown or of another shape.
     """
     state = read_weights(path)
     network_state, likelihood_state = from_reference(state, where=f"weights: {path}")
@@ -41,7 +43,7 @@ def load_reference(path: Path) -> tuple[Regressor, Mixed]:
 
 
 def save_reference(path: Path, network: Regressor, likelihood: Mixed) -> None:
-    """Writes what `load_reference` and the authors' code read; raises what `to_reference` does."""
+    """Writes a file that `load_reference` and the authors' code can read. Raises as `to_reference` does."""
     image = io.BytesIO()
     torch.save(to_reference(network, likelihood), image)
     with whole_file(path) as temporary:
@@ -53,10 +55,10 @@ def from_reference(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """State dicts of a `Regressor` and of ``Mixed(ReferenceRLE(3), ReferenceRLE(2))``.
 
-    The network has to be one with ``input="reference"``. A classifier under ``preact.fc`` is left out.
+    The network must have ``input="reference"``. A classifier under ``preact.fc`` is left out.
 
     Raises:
-        InputError: a weight is missing, unknown or of another shape; it is named after ``where``.
+        InputError: a weight is missing, unknown or of another shape; the message gives ``where`` and its name.
     """
     state = {name: weight for name, weight in state.items() if not name.startswith("preact.fc.")}
     with torch.device("meta"):
@@ -79,20 +81,23 @@ def from_reference(
 
 
 def to_reference(network: Regressor, likelihood: Mixed) -> dict[str, Tensor]:
-    """Both in the reference's layout, bit for bit; heatmaps' weights, which it has no place for, are left out.
+    """The weights of both in the reference's layout, bit for bit, without those of a heatmap head.
 
     Raises:
-        InputError: the reference could not use them: pixels that are normalised otherwise, no sigma for each
-            coordinate, or a likelihood that is not its own.
+        InputError: the reference's code could not use the weights, because the network normalises pixels differently or
+            does not have one sigma per coordinate, or because the likelihood is not the reference's.
     """
     if network.input != "reference":
-        raise InputError(f"the reference's layout: expected a network with input reference, got {network.input}")
+        raise InputError(f"the reference's layout: expected a network with model.input reference, got {network.input}")
     if network.sigma_head is None or network.sigma_head.bias.shape != network.mu_head.bias.shape:
-        raise InputError("the reference's layout: expected a network with a sigma for each coordinate, got another")
+        got = "none" if network.sigma_head is None else "one per joint"
+        raise InputError(f"the reference's layout: expected a network with one sigma per coordinate, got {got}")
     parts = (likelihood.with_depth, likelihood.without_depth)
     flows = [part.flow for part in parts if isinstance(part, ReferenceRLE) and isinstance(part.flow, RealNVP)]
     if len(flows) < len(parts):
-        raise InputError("the reference's layout: expected loss.name rle_reference with a realnvp flow, got another")
+        raise InputError(
+            "the reference's layout: expected loss.name rle_reference with a realnvp flow, got another loss or flow"
+        )
     own = network.state_dict()
     state = {
         theirs + name.removeprefix(ours): weight
@@ -106,18 +111,21 @@ def to_reference(network: Regressor, likelihood: Mixed) -> dict[str, Tensor]:
 
 
 def _flow_from_reference(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The two nets of a coupling are stacked here, and a weight is transposed."""
+    """Stacks the two nets of each coupling and transposes their weights, as `RealNVP` holds them."""
     made = {"masks": state["mask"].bool()}
     for name, scale in state.items():
         if name.startswith("s."):
             _, k, place, kind = name.split(".")
-            both = torch.stack([scale, state["t" + name[1:]]])
-            kind, both = ("weights", both.mT) if kind == "weight" else ("biases", both[:, None])
-            made[f"nets.{k}.{kind}.{int(place) // 2}"] = both
+            both, i = [scale, state["t" + name[1:]]], int(place) // 2
+            if kind == "weight":
+                made[f"nets.{k}.weights.{i}"] = rearrange(both, "net outputs inputs -> net inputs outputs")
+            else:
+                made[f"nets.{k}.biases.{i}"] = rearrange(both, "net outputs -> net 1 outputs")
     return made
 
 
 def _flow_to_reference(flow: RealNVP) -> dict[str, Tensor]:
+    """The inverse of `_flow_from_reference`."""
     made = {"mask": flow.masks.float()}
     for name, both in flow.state_dict().items():
         if name.startswith("nets."):
@@ -132,7 +140,7 @@ def _flow_to_reference(flow: RealNVP) -> dict[str, Tensor]:
 
 
 def _modules(state: dict[str, Tensor], where: str) -> tuple[Regressor, Mixed]:
-    """New ones of the sizes that these weights have."""
+    """A new network and likelihood of the sizes that these weights have."""
 
     def rows(name: str) -> int:
         shape = tuple(state[name].shape) if name in state else ()

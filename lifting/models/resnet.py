@@ -1,10 +1,11 @@
-"""Residual networks (He et al. 2016) by torchvision's names, so that weights of elsewhere fit; without its fc."""
+"""Residual networks (He et al. 2016) without the last fc layer, under torchvision's names so that its weights fit."""
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
-# Whether blocks are bottlenecks, and how many there are in each of the four stages.
+# Whether the blocks are bottlenecks, and the number of blocks in each of the four stages.
 RESNETS = {
     "resnet18": (False, (2, 2, 2, 2)),
     "resnet34": (False, (3, 4, 6, 3)),
@@ -13,8 +14,8 @@ RESNETS = {
     "resnet152": (True, (3, 8, 36, 3)),
 }
 
-# Mean and deviation of red, green and blue in 0..1. The reference's are ImageNet's for blue, green and red, nearly,
-# but its images are red, green and blue: its weights were trained so.
+# Mean and standard deviation of red, green and blue, in 0..1. The reference's values are nearly ImageNet's in the order
+# blue, green, red, but its code applies them to RGB images, and its weights were trained that way.
 PIXELS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "reference": ((0.406, 0.457, 0.480), (0.225, 0.224, 0.229)),
@@ -22,15 +23,15 @@ PIXELS = {
 
 
 class ResNet(nn.Module):
-    """Features of an image at a 32nd of its size.
+    """Features of an image at 1/32 of its resolution.
 
-    Parameters and buffers have torchvision's names and, at its width of 64, its shapes. In a bottleneck the stride is
-    that of the 3x3 convolution ("v1.5"), which is where torchvision's weights have it.
+    Parameters and buffers have torchvision's names and, at width 64, its shapes. In a bottleneck the 3x3 convolution
+    has the stride ("v1.5"), as in torchvision's weights.
 
     Args:
-        name: of `RESNETS`.
-        width: features of the first stage; each stage has twice those of the one before, a bottleneck puts out four
-            times its own.
+        name: a key of `RESNETS`.
+        width: features of the first stage; each stage has twice as many as the one before, and bottlenecks output four
+            times as many as their stage.
     """
 
     def __init__(self, name: str, width: int = 64) -> None:
@@ -83,7 +84,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A 3x3 convolution between two 1x1 that narrow and widen, beside a shortcut."""
+    """A 1x1 convolution that narrows, a 3x3 and a 1x1 that widens, beside a shortcut."""
 
     expansion = 4
 
@@ -107,17 +108,17 @@ class Bottleneck(nn.Module):
 
 
 def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
-    """A projection where what goes around a block has another shape than what comes out of it."""
+    """A projection for blocks whose output differs in shape from their input; None for the others."""
     if stride == 1 and inputs == outputs:
         return None
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
 
 class Normalise(nn.Module):
-    """RGB in 0..255, whole numbers or not, less the mean and over the deviation that the weights are used to.
+    """Normalises RGB in 0..255, integers or floats, by the mean and deviation that the weights were trained with.
 
     Args:
-        pixels: of `PIXELS`.
+        pixels: a key of `PIXELS`.
     """
 
     scale: Tensor
@@ -125,11 +126,11 @@ class Normalise(nn.Module):
 
     def __init__(self, pixels: str) -> None:
         super().__init__()
-        mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in PIXELS[pixels])
+        mean, std = (rearrange(torch.tensor(v, dtype=torch.float64), "rgb -> rgb 1 1") for v in PIXELS[pixels])
         dtype = torch.get_default_dtype()
         self.register_buffer("scale", (1 / (255 * std)).to(dtype), persistent=False)
         self.register_buffer("shift", (-mean / std).to(dtype), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) -> the same, in the layout it has."""
+        """(B, 3, S, S) -> (B, 3, S, S), in the same memory layout."""
         return torch.addcmul(self.shift, images.to(self.scale.dtype), self.scale)

@@ -1,7 +1,7 @@
 """The split-and-recombine lifter of Zeng et al. 2020 (SRNet), for one frame.
 
-Shape letters: B poses, G groups, C features of all groups together. Features come first and poses last, (C, B): so a
-group is one block of memory, and its product needs no copy.
+Shape letters: B poses, G groups, C features of all groups together. Features come first and poses last, (C, B), so that
+a group is one block of memory and its product needs no copy.
 """
 
 import torch
@@ -13,7 +13,7 @@ from lifting.geometry.skeleton import H36M17
 from lifting.models.fc import Dropout, in_full_precision
 from lifting.prediction import Prediction
 
-# Which joints of Human3.6M's 17 work together, by the number of groups. Each group takes the root first.
+# The groups of Human3.6M's 17 joints, by their number. Each group starts with the root.
 GROUPS = {
     5: ((0, 1, 2, 3), (0, 4, 5, 6), (0, 7, 8, 9, 10), (0, 11, 12, 13), (0, 14, 15, 16)),
     3: ((0, 1, 2, 3, 4, 5, 6), (0, 7, 8, 9, 10), (0, 11, 12, 13, 14, 15, 16)),
@@ -23,29 +23,30 @@ RECOMBINE = ("multiply", "add", "concat")
 
 
 class SRNet(nn.Module):
-    """2D keypoints to root-relative 3D joints through groups that see each other by one number a layer only.
+    """2D keypoints to root-relative 3D joints, in groups that learn of each other by a single number per layer.
 
-    The joints are Human3.6M's 17, which the groups are made of.
+    The joints are Human3.6M's 17, for which the groups are defined.
 
-    A first `GroupLayer` to ``width`` features, pairs of them with a skip, and one for the outputs; each but the last is
-    followed by batch norm, LeakyReLU and dropout. 898,833 parameters without sigma at the defaults; the authors' code
-    has 899,029, for its last group has 13 outputs of which 12 are used, which is 196 weights.
+    The network has a first `GroupLayer` to ``width`` features, pairs of such layers with a skip connection, and a last
+    one for the outputs. Batch norm, LeakyReLU and dropout follow each layer but the last. The defaults without sigma
+    have 898,833 parameters. The authors' code has 899,029: its last group has 13 outputs, of which 12 are used, and the
+    spare one has 196 weights.
 
-    Every group says where its joints are relative to its own copy of the root, so that the root is at zero and nothing
-    of one group reaches another on the way out. The outputs start small, and those of mu are divided by the square root
-    of their inputs, for the reasons that `fc.FCBaseline` gives.
+    Every group predicts its joints relative to its own copy of the root. The root is therefore at zero, and the output
+    passes nothing from one group to another. The outputs start small, and those of mu are divided by the square root of
+    the number of their inputs, for the reasons that `fc.FCBaseline` gives.
 
     Args:
-        width: features of a hidden layer, all groups together; shared out by the groups' joints.
+        width: features of a hidden layer, which the groups share in proportion to their joints.
         groups: 5, 3 or 2 (`GROUPS`).
-        layers: the first, the last and the pairs between: even, from 4.
+        layers: number of layers, the first and the last included: even, at least 4.
         recombine: ``"multiply"``, ``"add"`` or ``"concat"``, see `GroupLayer`.
         dropout: probability that a feature is zeroed in training.
         with_sigma: whether each group has outputs for sigma.
-        sigma: ``"coordinate"`` for a sigma in each coordinate, ``"joint"`` for one that the three of a joint share.
+        sigma: ``"coordinate"`` for one sigma per coordinate, ``"joint"`` for one that a joint's coordinates share.
 
     Raises:
-        ValueError: another number of groups or layers, or another way to recombine.
+        ValueError: ``groups``, ``layers`` or ``recombine`` is none of those above.
     """
 
     def __init__(
@@ -60,7 +61,8 @@ class SRNet(nn.Module):
     ) -> None:
         super().__init__()
         if groups not in GROUPS or layers < 4 or layers % 2:
-            raise ValueError(f"groups, layers: expected 5, 3 or 2; an even number from 4; got {groups}; {layers}")
+            expected = "groups 5, 3 or 2 and an even number of layers from 4"
+            raise ValueError(f"groups, layers: expected {expected}, got {groups} and {layers}")
         self.groups, self.known = GROUPS[groups], (H36M17.root,)
         seen = torch.tensor([2 * joint + axis for group in self.groups for joint in group for axis in (0, 1)])
         self.register_buffer("seen", seen, persistent=False)
@@ -77,7 +79,7 @@ class SRNet(nn.Module):
     def forward(self, keypoints: Tensor) -> Prediction:
         """(B, J, 2) normalised screen coordinates -> metres, camera frame."""
         seen: Tensor = self.get_buffer("seen")
-        hidden = self.entry(keypoints.flatten(1).T[seen])
+        hidden = self.entry(rearrange(keypoints, "b j d -> (j d) b")[seen])
         for pair in self.pairs:
             hidden = hidden + pair(hidden)
         mu, raw = self.head(hidden)
@@ -88,21 +90,24 @@ class SRNet(nn.Module):
 
 
 class GroupLayer(nn.Module):
-    """Each group's own product, which takes one number from everything outside the group (Zeng et al. 2020, Sec. 3.2).
+    """A linear product for each group, which also takes one number from all inputs outside it.
 
-    With x_g the inputs of group g, c_g the layer's inputs outside it and a_g = w_g . c_g + b_g, where w_g = 0 and
-    b_g = 0 at the start,
+    Let x_g be the inputs of group g, c_g the layer's inputs outside it, and a_g = w_g . c_g + b_g, where w_g and b_g
+    start at zero. Then (Zeng et al. 2020, Sec. 3.2)
 
     - multiply: z_g = W_g (sigmoid(BN(a_g)) x_g)
     - add: z_g = W_g (x_g + LeakyReLU(a_g))
     - concat: z_g = W_g [x_g, LeakyReLU(a_g)]
 
-    A number that all inputs share passes through the product, m (W x) for W (m x) and W x + m (W 1) for W (x + m): the
-    three are one product and what is done to its result.
+    All inputs of a group share the number m, so it can be applied after the product: W (m x) = m (W x), and
+    W (x + m) = W x + m (W 1). All three ways therefore compute one product and change its result.
 
     Args:
         inputs, outputs: features of each group.
-        recombine: one of the three.
+        recombine: one of the three ways.
+
+    Raises:
+        ValueError: ``recombine`` is another.
     """
 
     def __init__(self, inputs: list[int], outputs: list[int], recombine: str) -> None:
@@ -135,7 +140,7 @@ class GroupLayer(nn.Module):
         return torch.cat(made)
 
     def numbers(self, x: Tensor) -> Tensor:
-        """(C, B) -> (G, B): what each group is told of the others."""
+        """(C, B) -> (G, B): the number that each group gets from the others."""
         outside: Tensor = self.get_buffer("outside")
         w = torch.zeros_like(outside, dtype=self.context.dtype).masked_scatter(outside, self.context)
         a = (w @ x).to(self.bias.dtype) + self.bias[:, None]
@@ -143,7 +148,7 @@ class GroupLayer(nn.Module):
 
 
 class EntryGroupLayer(GroupLayer):
-    """The group layer that takes keypoints, `in_full_precision`."""
+    """The group layer for keypoints, computed `in_full_precision`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return in_full_precision(super().forward, x)
@@ -163,13 +168,13 @@ class _Layer(nn.Module):
 
 
 class _Head(nn.Module):
-    """Features to mu, and to what sigma is the sigmoid of, in full precision whatever the precision around it.
+    """Features to mu and to the logits of sigma, in full precision even under autocast.
 
     Args:
         inputs: features of each group.
         groups: joints of each group, the root first.
         recombine: see `GroupLayer`.
-        scales: numbers a joint for sigma.
+        scales: outputs for sigma per joint: 0, 1 or 3.
     """
 
     def __init__(self, inputs: list[int], groups: tuple[tuple[int, ...], ...], recombine: str, scales: int) -> None:
@@ -193,12 +198,14 @@ class _Head(nn.Module):
             mu.append(joints[1:] - joints[:1])
             if self.scales:
                 raw.append(rearrange(sigmas, "(j d) b -> j d b", d=self.scales))
-        # The groups' joints are in the joints' order.
-        mu_BJD = F.pad(torch.cat(mu).permute(2, 0, 1), (0, 0, 1, 0))
-        return mu_BJD, torch.cat(raw).permute(2, 0, 1) + self.sigma_bias if self.sigma_bias is not None else None
+        # One after the other, the groups' joints are in the order of the joint set.
+        mu_BJD = F.pad(rearrange(torch.cat(mu), "j d b -> b j d"), (0, 0, 1, 0))
+        if self.sigma_bias is None:
+            return mu_BJD, None
+        return mu_BJD, rearrange(torch.cat(raw), "j d b -> b j d") + self.sigma_bias
 
 
 def _shared_out(width: int, inputs: list[int]) -> list[int]:
-    """Features of each group in proportion to its inputs, rounded down; the last takes what is left."""
+    """Features of each group in proportion to its inputs, rounded down; the last group takes the remainder."""
     shares = [width * i // sum(inputs) for i in inputs[:-1]]
     return [*shares, width - sum(shares)]

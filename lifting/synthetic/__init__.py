@@ -1,1 +1,1 @@
-"""The embedded sets: people who move by script, as poses and as rendered pictures with their labels."""
+"""The embedded sets: scripted people, as poses and as rendered pictures with their labels."""

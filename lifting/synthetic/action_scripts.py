@@ -1,12 +1,12 @@
-"""What people of the embedded set do: postures, and the fifteen actions of Human3.6M made of them.
+"""Scripts for the people of the embedded set: postures, and the fifteen actions of Human3.6M composed of them.
 
-A posture says how far some degrees of freedom of `motion.RANGES` are from standing upright with hanging arms; an action
-strings postures together, and `synthetic` lets chance do the rest.
+A posture gives the offsets of some degrees of freedom of `motion.RANGES` from standing upright with hanging arms. An
+action is a sequence of postures, from which `poses` makes random motion.
 """
 
 from dataclasses import dataclass
 
-# Trunk and legs; angles in degrees, lengths in parts of the leg (see `motion.RANGES`).
+# Trunk and legs; angles in degrees, lengths over that of the leg (see `motion.RANGES`).
 POSTURES: dict[str, dict[str, float]] = {
     "upright": {},
     "shifted": {"sway": 0.07, "pelvis_side": 5, "spine_side": -7, "neck_side": 3},
@@ -38,7 +38,8 @@ POSTURES: dict[str, dict[str, float]] = {
     },
 }  # fmt: skip
 
-# Degrees, and how much of its swing in a walk the arm keeps. An inward twist turns a bent forearm to the middle.
+# Angles in degrees, and the share of its swing that the arm keeps in a walk. A positive twist turns a bent forearm
+# towards the middle of the body.
 ARM_NAMES = ("arm_flex", "arm_out", "arm_twist", "elbow", "arm_swing")
 ARMS = {
     "hang": (0, 11, 10, 16, 1),
@@ -76,18 +77,18 @@ SEATED = {"height": -0.43, "back": 0.48, "pelvis_flex": -8, "spine_flex": 10}
 
 @dataclass(frozen=True)
 class Action:
-    """What people do under one name.
+    """The script of one action.
 
-    Phrases are taken in random order, each the postures to go through, one after another: "trunk right-arm left-arm,
-    trunk right-arm left-arm". "a|b" is one of the two, "a+b" both at once.
+    Phrases are drawn at random. Each lists the postures that follow one another: "trunk right-arm left-arm, trunk
+    right-arm left-arm". "a|b" draws one of the two, "a+b" adds both.
     """
 
-    grounds: tuple[str, str]  # of the first and the second sequence: stand, stay (never a step), walk, chair
+    grounds: tuple[str, str]  # of the first and the second sequence: stand, stay (no steps), walk, chair
     phrases: tuple[str, ...]
     hold: tuple[float, float] = (0.3, 1.2)  # seconds in a posture
-    move: tuple[float, float] = (0.5, 0.9)  # seconds from one to the next
-    speed: tuple[float, float] = (1.0, 1.35)  # of a walk, m/s
-    legs: tuple[str, ...] = ("upright", "tucked", "apart", "one_leg_out", "crossed")  # of a sequence on a chair
+    move: tuple[float, float] = (0.5, 0.9)  # seconds from one posture to the next
+    speed: tuple[float, float] = (1.0, 1.35)  # walking speed, m/s
+    legs: tuple[str, ...] = ("upright", "tucked", "apart", "one_leg_out", "crossed")  # for sequences on a chair
 
 
 ANY_SEAT = "upright|slouch|slouch+crossed|upright+tucked|slouch+legs_out|lean|upright+apart|upright+ankle_on_knee"

@@ -1,7 +1,7 @@
-"""A person of the rendered set as round cones around a skeleton: body, clothes, hair, and what tells front from back.
+"""A person of the rendered set as round cones around a skeleton: body, clothes, hair, and what shows front and back.
 
-Both sides of a person are alike, as a mirrored picture must stay a possible one. Which side is the left one is told by
-where the front is: a face under hair, a trim on the chest, a pack on some backs, feet that point forward.
+Both sides of a person look alike, so that a mirrored picture is still a possible one. Left and right follow from where
+the front is, which shows in a face under hair, a trim on the chest, a pack on some backs, and feet that point forward.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import numpy as np
 from lifting.geometry.skeleton import H36M17
 from lifting.synthetic.rendering import Array, Cones
 
-STATURE = 1.75  # metres, of the person whose measures these are; others are scaled by their legs
+STATURE = 1.75  # metres; the sizes below are those of a person of this height, others are scaled by their leg length
 
 _SKINS = ((0.95, 0.78, 0.67), (0.87, 0.66, 0.52), (0.70, 0.48, 0.35), (0.45, 0.29, 0.20))
 _HAIRS = ((0.07, 0.06, 0.06), (0.20, 0.12, 0.07), (0.36, 0.20, 0.09), (0.75, 0.58, 0.28), (0.52, 0.50, 0.49))
@@ -21,14 +21,14 @@ _Part = tuple[Array, Array, float, float, Array]  # start, end, their radii, col
 
 @dataclass(frozen=True)
 class Look:
-    """What a person has on; colours are red, green, blue in [0, 1].
+    """A person's build, hair and clothes; colours are red, green, blue in [0, 1].
 
     Attributes:
-        girth: radii over the usual ones.
-        sleeves, legs: how much of upper arm and thigh clothes cover, or None where they reach to wrist and ankle.
-        placket: whether the trim is a line down the chest; it is a round emblem otherwise.
-        long_hair: whether hair falls to the neck.
-        pack: whether there is one on the back.
+        girth: factor on the radii of trunk and limbs.
+        sleeves, legs: share of the upper arm and the thigh that clothes cover; None if they reach to wrist and ankle.
+        placket: whether the trim is a line down the chest; otherwise it is a round emblem.
+        long_hair: whether the hair reaches the neck.
+        pack: whether the person wears a backpack.
     """
 
     skin: Array
@@ -46,7 +46,7 @@ class Look:
 
 
 def random_look(rng: np.random.Generator) -> Look:
-    """A person as the street has them; the hair is darker or lighter than the skin, the trim than the shirt."""
+    """A random look, in which the hair stands out from the skin and the trim from the shirt."""
     tone = rng.uniform(0, len(_SKINS) - 1)
     skin = np.array([np.interp(tone, np.arange(len(_SKINS)), channel) for channel in zip(*_SKINS, strict=True)])
     hairs = [np.array(hair) for hair in _HAIRS if abs(np.mean(hair) - skin.mean()) > 0.15]
@@ -89,13 +89,13 @@ def figure(joints: Array, look: Look) -> Cones:
 
 
 def head(joints: Array, look: Look) -> Cones:
-    """Of the same person the head alone, with its hair."""
+    """Only the head of the same person, with its hair."""
     at, unit = _skeleton(joints)
     return _cones(_head(at, look, unit))
 
 
 def _skeleton(joints: Array) -> tuple[dict[str, Array], float]:
-    """Joints by name, and the person's size over that of `STATURE`."""
+    """Joints by name, and the person's size relative to `STATURE`."""
     at = dict(zip(H36M17.joints, np.asarray(joints, dtype=np.float64), strict=True))
     legs = [(at[f"{s}_hip"], at[f"{s}_knee"], at[f"{s}_ankle"]) for s in ("left", "right")]
     length = np.mean([np.linalg.norm(hip - knee) + np.linalg.norm(knee - ankle) for hip, knee, ankle in legs])
@@ -113,7 +113,7 @@ def _unit(vector: Array) -> Array:
 
 
 def _axes(left: Array, up: Array) -> tuple[Array, Array, Array]:
-    """Forward, left and up, at right angles; left as given."""
+    """Orthogonal unit vectors forward, left and up; the left one has the given direction."""
     left = _unit(left)
     up = _unit(up - (up @ left) * left)
     return np.cross(left, up), left, up
@@ -155,7 +155,7 @@ def _trunk(at: dict[str, Array], look: Look, unit: float) -> list[_Part]:
 
 
 def _head(at: dict[str, Array], look: Look, unit: float) -> list[_Part]:
-    """Face, nose, eyes and hair; the joint called neck is at the height of the nose, a little before the axis."""
+    """Face, nose, eyes and hair; the joint named neck is at the height of the nose, slightly in front of the axis."""
     top = at["head"]
     up = _unit(top - at["neck"])
     slope = at["neck"] - at["thorax"]
@@ -196,7 +196,7 @@ def _arm(at: dict[str, Array], look: Look, unit: float, side: str) -> list[_Part
 
 
 def _leg(at: dict[str, Array], look: Look, unit: float, side: str) -> list[_Part]:
-    """The foot points where the knee does, at a right angle to the shank, and not into the floor."""
+    """The foot points the same way as the knee, at a right angle to the shank, and does not enter the floor."""
     wide = unit * look.girth
     hip, knee, ankle = (at[f"{side}_{name}"] for name in ("hip", "knee", "ankle"))
     down = _unit(ankle - knee)

@@ -1,9 +1,9 @@
-"""A parametric human body and how it moves: joint angles over time, feet that stay where they stand, 17 joints.
+"""A parametric human body and its motion: joint angles over time, feet that do not slide, 17 joints.
 
 Frames of reference: world z up; each body part x forward, y left, z up when a person stands upright. A joint turns by
 a swing (the rotation vector that carries the bone from its rest direction) followed by a twist about the bone. Trunk,
-neck and arms move by angles alone. A leg closes the chain from the pelvis to where its foot stands, hence feet do not
-slide and knees bend one way. Lengths in metres, times in seconds, angles in degrees in tables and poses.
+neck and arms move by angles alone. A leg closes the chain from the pelvis to its foot on the floor, so feet do not
+slide and knees bend only one way. Lengths in metres, times in seconds, angles in degrees in tables and poses.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from lifting.geometry.skeleton import H36M17
 Array = NDArray[np.float64]
 
 # Bone lengths over stature. Limbs: Drillis and Contini (1966), as in Winter's "Biomechanics and Motor Control of Human
-# Movement", table 4.1; hips, shoulders, trunk and head shortened from the outer measures there to joint centres.
+# Movement", table 4.1. Hips, shoulders, trunk and head: the outer dimensions there, shortened to joint centres.
 RATIOS = {
     "hip": 0.074, "thigh": 0.245, "shank": 0.246, "ankle": 0.047, "lumbar": 0.136, "thorax": 0.146,
     "neck": 0.070, "head": 0.072, "shoulder": 0.088, "upper_arm": 0.166, "forearm": 0.146,
@@ -27,19 +27,20 @@ STATURES = (1.55, 1.95)
 
 
 class Range(NamedTuple):
-    """One degree of freedom: its limits, and the standard deviations of three random parts of it."""
+    """One degree of freedom: its limits, and the standard deviations of its three random components."""
 
     low: float
     high: float
-    habit: float  # constant in a sequence
-    spread: float  # drawn anew for every posture taken
-    wander: float  # slow and unceasing
+    habit: float  # constant over a sequence
+    spread: float  # drawn anew for every posture
+    wander: float  # a slow drift that never stops
 
 
 # Limits of spine, neck and arms: normal ranges of the American Academy of Orthopaedic Surgeons ("Joint Motion: Method
-# of Measuring and Recording", 1965). Pelvis tilt, no joint of theirs, has what bending and slouching need. `height` is
-# the pelvis over its height when standing; `back` is how far it is behind the feet, in leg lengths; `foot_*` move a
-# foot likewise. Legs have no angles here, they close the chain: a test holds them to human ranges.
+# of Measuring and Recording", 1965). They have no pelvis tilt; its limits allow bending and slouching. `height` is the
+# height of the pelvis over that of standing; `back` is its distance behind the feet and `foot_*` are offsets of a foot,
+# both in leg lengths. Legs have no angles here because they close the chain; a test checks that they stay within human
+# ranges.
 _TRUNK = {
     "height": Range(0.1, 1.1, 0.006, 0.0, 0.002),
     "back": Range(-0.25, 0.7, 0.01, 0.015, 0.012),
@@ -67,12 +68,12 @@ _LIMB = {
 }
 SIDES = ("left", "right")
 RANGES = _TRUNK | {f"{side}_{name}": limits for side in SIDES for name, limits in _LIMB.items()}
-STRAIGHTEST = 0.997  # of a leg's length: a knee is never bent by less than nine degrees
+STRAIGHTEST = 0.997  # largest distance from hip to ankle over the leg's length: knees bend by at least nine degrees
 
 
 @dataclass(frozen=True)
 class Body:
-    """Bone lengths of one person in metres, the two sides alike; ``ankle`` is its height above the floor."""
+    """Bone lengths of one person in metres, equal on both sides; ``ankle`` is the ankle's height above the floor."""
 
     hip: float
     thigh: float
@@ -92,7 +93,7 @@ class Body:
 
 
 def random_body(rng: np.random.Generator, stature: float) -> Body:
-    """A person of this stature whose ratios each differ from the mean by a few percent, at most ten."""
+    """A person of this stature whose ratios each differ from the mean by a few percent, ten at most."""
     part = {name: ratio * (1 + np.clip(rng.normal(0, 0.04), -0.1, 0.1)) for name, ratio in RATIOS.items()}
     return Body(**{name: float(stature * ratio) for name, ratio in part.items()})
 
@@ -104,7 +105,7 @@ def ease(u: Array) -> Array:
 
 
 def wander(rng: np.random.Generator, time: Array, columns: int) -> Array:
-    """(T, columns) smooth noise of unit variance below 0.8 Hz: eight sinusoids of random phase a column."""
+    """(T, columns) smooth noise of unit variance below 0.8 Hz: eight sinusoids of random phase per column."""
     frequency = rng.uniform(0.05, 0.8, (8, columns))
     weight = 1 / (1 + (frequency / 0.3) ** 2)
     weight *= np.sqrt(2 / (weight**2).sum(0))
@@ -114,7 +115,7 @@ def wander(rng: np.random.Generator, time: Array, columns: int) -> Array:
 
 
 def within(values: Array, low: Array, high: Array) -> Array:
-    """Values bent smoothly into [low, high]; those well inside (by a tenth of the range) stay as they are."""
+    """Clips values smoothly to [low, high]; those inside by more than a tenth of the range do not change."""
     soft = (high - low) / 60
     values = low + soft * np.logaddexp(0, (values - low) / soft)
     return high - soft * np.logaddexp(0, (high - values) / soft)
@@ -122,22 +123,22 @@ def within(values: Array, low: Array, high: Array) -> Array:
 
 @dataclass(frozen=True)
 class Steps:
-    """Where a person goes: a path with a heading, and the phase of a gait along it.
+    """The steps of a person: a path with a heading, and the phase of the gait along it.
 
-    The left foot leaves the floor ``swing`` before every whole phase and lands there, the right one half a cycle
-    later; where the phase rests, both stand.
+    The left foot leaves the floor ``swing`` cycles before every integer phase and lands at that phase; the right foot
+    follows half a cycle later. Both stand while the phase is constant.
     """
 
     path: Array  # (T, 2) metres
     heading: Array  # (T,) radians
-    phase: Array  # (T,) cycles, never falling
-    swing: float  # fraction of a cycle that a foot is in the air
-    lift: float  # metres
+    phase: Array  # (T,) cycles, never decreasing
+    swing: float  # fraction of a cycle for which a foot is in the air
+    lift: float  # metres, largest rise of an ankle
     width: float  # metres from the midline to an ankle
-    give: float  # metres over which the knees soften what bounds the pelvis
+    give: float  # metres over which the limit of the pelvis's height is smoothed, as by bending knees
 
     def feet(self) -> Array:
-        """(T, 2, 3) left and right ankle, heights above where they stand."""
+        """(T, 2, 3) left and right ankle, with heights above those of standing."""
         return np.stack([self._foot(0.0, self.width), self._foot(0.5, -self.width)], 1)
 
     def _foot(self, lag: float, side: float) -> Array:
@@ -145,7 +146,7 @@ class Steps:
         across = np.stack([-np.sin(self.heading), np.cos(self.heading)], 1)
         under = self.path + side * across
         stance = np.arange(np.floor(phase[0]), np.floor(phase[-1]) + 2)
-        middle = stance + (1 - self.swing) / 2  # a foot stands where the body passes in the middle of its stance
+        middle = stance + (1 - self.swing) / 2  # a foot stands where the body is in the middle of the foot's stance
         places = np.stack([np.interp(middle, phase, under[:, d]) for d in range(2)], 1)
         index = (np.floor(phase) - stance[0]).astype(int)
         u = np.clip((phase % 1 - (1 - self.swing)) / self.swing, 0, 1)
@@ -155,7 +156,7 @@ class Steps:
 
 
 def gait_angles(steps: Steps, pose: dict[str, Array]) -> dict[str, Array]:
-    """The pose with what walking adds: swinging arms, and a pelvis that turns, drops and sways against the spine."""
+    """Adds a walk to the pose: swinging arms, and a pelvis that turns, drops and sways against the spine."""
     forward = np.cos(2 * np.pi * steps.phase)  # 1 where the left foot lands
     on_left = np.cos(2 * np.pi * (steps.phase - (1 - steps.swing) / 2))
     more = {
@@ -175,7 +176,7 @@ def place_joints(body: Body, steps: Steps, pose: dict[str, Array]) -> Array:
     """Forward kinematics.
 
     Args:
-        pose: for each name of `RANGES` its (T,) values.
+        pose: the (T,) values of each name of `RANGES`.
 
     Returns:
         (T, 17, 3) world positions in metres, joints of `H36M17`.
@@ -222,7 +223,7 @@ def _foot_offsets(body: Body, facing: Rotation, pose: dict[str, Array]) -> Array
 
 
 def _pelvis_height(body: Body, give: float, height: Array, root: Array, hips: dict[str, Array], feet: Array) -> Array:
-    """The height asked for, or what the legs reach to if that is less: a smooth minimum."""
+    """A smooth minimum of the height asked for and the height that the legs can reach."""
     reach = STRAIGHTEST * body.leg
     bounds = [height * (body.ankle + reach)]
     for i, side in enumerate(SIDES):
@@ -237,7 +238,7 @@ def _add_arm(
 ) -> None:
     flex, out, twist, elbow = (pose[f"{side}_{name}"] for name in ("arm_flex", "arm_out", "arm_twist", "elbow"))
     raised = np.radians(np.hypot(flex, out))
-    clavicle = 0.3 * (1 - np.cos(raised)) - 0.12  # the girdle goes up with a raised arm
+    clavicle = 0.3 * (1 - np.cos(raised)) - 0.12  # the shoulder girdle rises with the arm
     direction = np.stack([0 * clavicle - 0.05, sign * np.cos(clavicle), np.sin(clavicle)], 1)
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     upper = chest * _turn(sign * out, -flex, -sign * twist)

@@ -1,14 +1,14 @@
-"""The embedded set of pictures: rendered people with labels in 3D, and others with labels in 2D, made from a seed.
+"""The embedded set of pictures, generated from a seed: rendered people with 3D labels, and others with 2D labels.
 
-The poses are those of `synthetic`, the people are drawn by `figure`, and the files are laid out as the real ones are::
+The poses are those of `poses`, the bodies those of `body_shape`, and the files have the layout of the real ones::
 
     h36m/images/s_01_act_02_subact_01_ca_01/s_01_act_02_subact_01_ca_01_000001.jpg
     h36m/annotations/Sample_rendered_Human36M_protocol_2.json         as the code released with RLE reads them
     mpii/images/000000001.jpg
     mpii/annot/train.json, valid.json, gt_valid.mat                    as HRNet's code reads them
-    recipe.json                                                        what it was made of
+    recipe.json                                                        the checksum, seed and counts of the set
 
-The two sets share neither people nor poses. No recorded motion and no photograph went into them.
+The two sets share neither people nor poses. They contain no recorded motion and no photographs.
 """
 
 import json
@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import torch
+from einops import rearrange
 from scipy.io import savemat
 from tqdm import tqdm
 
@@ -43,8 +44,8 @@ MPII_JOINTS = (
     "neck", "head", "rwri", "relb", "rsho", "lsho", "lelb", "lwri",
 )  # fmt: skip
 SOLID_SIZE, FLAT_SIZE = (256, 256), (288, 256)  # pictures of the 3D and of the 2D set, pixels
-BOX_MARGIN = 1.1  # side of a box over that of the person
-UNLABELLED = 0.05  # of the joints of the 2D set
+BOX_MARGIN = 1.1  # side of a box over the longer side of the person
+UNLABELLED = 0.05  # share of the joints of the 2D set that have no label
 QUALITY = 92  # of the JPEG files
 FLAT_SEED = 1000  # added to the seed for the people of the 2D set
 
@@ -63,12 +64,12 @@ class Shot(NamedTuple):
 
     file: Path
     joints: Array  # (17, 3) metres
-    key: tuple[int, ...]  # of its own generator of random numbers
-    wild: bool  # cameras and backgrounds of all kinds
+    key: tuple[int, ...]  # seed of the picture's own random generator
+    wild: bool  # more varied cameras and backgrounds
 
 
 class Taken(NamedTuple):
-    """What is known of a picture afterwards; boxes are x, y, width, height in pixels."""
+    """What is known of a picture once it is taken; boxes are x, y, width, height in pixels."""
 
     view: View
     box: Array  # (4,) of the person
@@ -76,7 +77,7 @@ class Taken(NamedTuple):
 
 
 def rendered_folder(folder: Path = Path("data")) -> Path:
-    """The cached set ``folder/rendered``, made where it is absent or of another recipe than today's."""
+    """The cached set ``folder/rendered``, made if it is missing or from another recipe."""
     path = folder / "rendered"
     counts = {"train": 5000, "test": 800, "flat_train": 4000, "flat_valid": 500}
     if _recipe_of(path) != _recipe(0, counts):
@@ -95,20 +96,20 @@ def make_rendered(
     flat_valid: int = 500,
     workers: int | None = None,
 ) -> None:
-    """Writes both sets, whole or not at all; the same for every number of workers.
+    """Writes both sets, whole or not at all. The result does not depend on the number of workers.
 
     Args:
-        folder: a new one, or one with such a set, which is replaced.
-        train, test: pictures with 3D labels of the subjects to train and to test on, at least 1.
-        flat_train, flat_valid: pictures with 2D labels, at least 2 and 1.
-        workers: processes; by default one for each core.
+        folder: a new or empty folder, or one with a rendered set, which is replaced.
+        train, test: numbers of pictures with 3D labels, of training and of test subjects; at least 1.
+        flat_train, flat_valid: numbers of pictures with 2D labels; at least 2 and 1.
+        workers: number of processes; by default one for each core.
 
     Raises:
-        InputError: the folder is there and has something else in it.
+        InputError: the folder contains something else, or a number is larger than that of the frames to choose from.
         OSError: a file could not be written.
     """
     if folder.exists() and _recipe_of(folder) is None and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: expected a rendered set or nothing to write it over, found something else")
+        raise InputError(f"{folder}: expected a new or empty folder or a rendered set to replace, got something else")
     counts = {"train": train, "test": test, "flat_train": flat_train, "flat_valid": flat_valid}
     half = flat_train // 2
     casts = [
@@ -133,7 +134,7 @@ def _recipe(seed: int, counts: dict[str, int]) -> dict[str, Any]:
 
 
 def _recipe_of(folder: Path) -> Any:
-    """What a folder says that it was made of; None where it does not."""
+    """The recipe that a folder records; None if it records none."""
     try:
         return json.loads((folder / "recipe.json").read_text())
     except (OSError, ValueError):
@@ -142,7 +143,7 @@ def _recipe_of(folder: Path) -> Any:
 
 @contextmanager
 def _whole_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside ``folder`` that takes its place when the block ends well, as `command.whole_file`."""
+    """A temporary folder that replaces ``folder`` if the block succeeds, as `command.whole_file` does for a file."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     room = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -161,17 +162,19 @@ Spread = Callable[[Callable[..., Any], Iterable[Any], int], Iterable[Any]]
 
 @contextmanager
 def _processes(workers: int) -> Iterator[Spread]:
-    """A map over processes, given a function, its arguments and how many of them go to a process at once."""
+    """A map over processes, called with a function, its arguments, and how many of these a process gets at once."""
     if workers == 1:
         yield lambda function, tasks, _: map(function, tasks)
         return
-    # Not forked: whoever calls may have threads, of torch or OpenCV, which a fork would leave locked.
+    # Not forked: the caller may have threads of torch or OpenCV, whose locks a fork would copy and never release.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         yield lambda function, tasks, chunk: pool.map(function, tasks, chunksize=chunk)
 
 
 def _counted(spread: Spread, bar: Any) -> Callable[[list[Shot]], list[Taken]]:
+    """`take` for many shots, with a progress bar."""
+
     def takes(shots: list[Shot]) -> list[Taken]:
         done = []
         for taken in spread(take, shots, 16):
@@ -183,7 +186,7 @@ def _counted(spread: Spread, bar: Any) -> Callable[[list[Shot]], list[Taken]]:
 
 
 def _poses(cast: tuple[int, list[tuple[tuple[str, ...], int]]]) -> list[list[Pose]]:
-    """For some of the subjects of a seed, and others, so many frames, evenly spaced over all that they do."""
+    """For each group of a seed's subjects, the given number of frames, evenly spaced over all their sequences."""
     seed, wanted = cast
     sequences = list(poses.sequences(seed))
     return [_frames([s for s in sequences if s.subject in subjects], count) for subjects, count in wanted]
@@ -204,7 +207,7 @@ def _frames(sequences: list[Sequence], count: int) -> list[Pose]:
 
 
 def take(shot: Shot) -> Taken:
-    """Draws a person in this pose, with looks, light, camera and background of chance, and writes the picture."""
+    """Renders a person in this pose, with random look, light, camera and background, and writes the picture."""
     rng = np.random.default_rng(shot.key)
     look = body_shape.random_look(rng)
     cones, light = body_shape.figure(shot.joints, look), scenery.random_light(rng)
@@ -221,7 +224,7 @@ def take(shot: Shot) -> Taken:
 
 
 def _write_solid(folder: Path, poses: list[Pose], seed: int, takes: Callable[[list[Shot]], list[Taken]]) -> None:
-    """Pictures and the JSON of the set with 3D labels; its translations are camera centres: R (X - t)."""
+    """Writes pictures and the JSON of the set with 3D labels; its translations t are camera centres: R (X - t)."""
     cameras = np.random.default_rng([seed, 0]).integers(1, 5, len(poses)).tolist()
     shots, images = [], []
     for i, (pose, ca) in enumerate(zip(poses, cameras, strict=True)):
@@ -253,7 +256,7 @@ def _write_solid(folder: Path, poses: list[Pose], seed: int, takes: Callable[[li
 def _write_flat(
     folder: Path, split: str, poses: list[Pose], seed: int, takes: Callable[[list[Shot]], list[Taken]]
 ) -> None:
-    """Pictures and the JSON of one split of the set with 2D labels, with MATLAB's pixels, which count from one."""
+    """Writes pictures and the JSON of one split of the set with 2D labels, in pixels that count from one (MATLAB)."""
     part = 1 if split == "train" else 2
     for name in ("images", "annot"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -277,6 +280,8 @@ def _write_flat(
         visible = np.array([entry["joints_vis"] for entry in entries])
         points = np.array([entry["joints"] for entry in entries]) * visible[..., None]
         savemat(folder / "annot" / "gt_valid.mat", {
-            "headboxes_src": np.stack(heads, -1), "jnt_missing": 1.0 - visible.T,
-            "pos_gt_src": points.transpose(1, 2, 0), "dataset_joints": np.array([MPII_JOINTS], dtype=object),
+            "headboxes_src": rearrange(heads, "n corner xy -> corner xy n"),
+            "jnt_missing": rearrange(1.0 - visible, "n joint -> joint n"),
+            "pos_gt_src": rearrange(points, "n joint xy -> joint xy n"),
+            "dataset_joints": np.array([MPII_JOINTS], dtype=object),
         })  # fmt: skip

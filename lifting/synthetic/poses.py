@@ -1,7 +1,7 @@
-"""The embedded set: parametric people who do the fifteen actions of Human3.6M before its cameras, made from a seed.
+"""The embedded set of poses: parametric people who perform the fifteen actions of Human3.6M, generated from a seed.
 
-`motion` has the body, `actions` what it can do; here a sequence is put together by chance, and sequences make a store.
-No recorded motion went into it.
+`motion` models the body and `action_scripts` what it does. This module composes random sequences of them and writes a
+store, with the cameras of Human3.6M. The set contains no recorded motion.
 """
 
 import logging
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from einops import repeat
 
 from lifting.command import InputError
 from lifting.datasets.store import PoseStore, Sequence, checksum_of, write_store
@@ -21,13 +22,13 @@ from lifting.synthetic.motion import RANGES, SIDES, STATURES, Array, Body, Steps
 log = logging.getLogger(__name__)
 
 SOURCE = "synthetic: parametric skeletons, no recorded motion"
-CENTRE = np.array([0.25, 0.55])  # the floor about here is in full view of the four cameras of every subject
-FRAMES = (235, 266)  # shortest sequence, one more than the longest
-MARGIN = 75  # frames of lead-in and lead-out, cut away, so that a walk has steps before and after
+CENTRE = np.array([0.25, 0.55])  # metres; all four cameras of every subject see the floor around this point
+FRAMES = (235, 266)  # length of the shortest sequence, and one more than that of the longest
+MARGIN = 75  # frames before and after a sequence, cut off at the end, so that a walk is already under way
 
 
 def synthetic_store(folder: Path = Path("data")) -> Path:
-    """The cached set ``folder/synthetic.h5``, made where it is absent, broken, or of another recipe than today's."""
+    """The cached set ``folder/synthetic.h5``, made if it is missing, broken, or from another recipe."""
     path = folder / "synthetic.h5"
     if path.exists():
         try:
@@ -36,7 +37,7 @@ def synthetic_store(folder: Path = Path("data")) -> Path:
                     return path
         except InputError as error:
             log.warning("%s", error)
-    log.info("making the synthetic set %s (some seconds, once)", path)
+    log.info("making the synthetic set %s (a few seconds, once)", path)
     make_synthetic(path)
     return path
 
@@ -52,12 +53,12 @@ def make_synthetic(path: Path, seed: int = 0) -> None:
 
 
 def _checksum(seed: int) -> str:
-    """Of the recipe, which is these files: whoever changes them gets a new set."""
+    """The checksum of the recipe, which is these files: after a change to one of them the set is made anew."""
     return f"{checksum_of(Path(str(m)) for m in (__file__, action_scripts.__file__, motion.__file__))} seed {seed}"
 
 
 def sequences(seed: int) -> Iterator[Sequence]:
-    """All the sequences of the set; each has a generator of its own, so that one does not change with another."""
+    """All sequences of the set. Each has its own random generator, so a change to one leaves the others as they are."""
     for s, (subject, body) in enumerate(bodies(seed).items()):
         for a, (name, action) in enumerate(ACTIONS.items()):
             for i, ground in enumerate(action.grounds):
@@ -67,7 +68,7 @@ def sequences(seed: int) -> Iterator[Sequence]:
 
 
 def bodies(seed: int) -> dict[str, Body]:
-    """The people, their statures spread evenly over the range in random order."""
+    """The people, whose statures are spread evenly over the range, in random order."""
     rng = np.random.default_rng(seed)
     share = (rng.permutation(len(h36m.SUBJECTS)) + rng.random(len(h36m.SUBJECTS))) / len(h36m.SUBJECTS)
     low, high = STATURES
@@ -75,7 +76,7 @@ def bodies(seed: int) -> dict[str, Body]:
 
 
 def perform(rng: np.random.Generator, body: Body, action: Action, ground: str) -> Array:
-    """One sequence of one person: (T, 17, 3) world positions in metres; the mirror image half of the time."""
+    """One sequence of one person, mirrored half of the time: (T, 17, 3) world positions in metres."""
     frames = int(rng.integers(*FRAMES))
     time = np.arange(-MARGIN, frames + MARGIN) / h36m.FRAME_RATE
     steps = _walk(rng, body, action, time) if ground == "walk" else _stand(rng, time, still=ground != "stand")
@@ -93,7 +94,7 @@ def perform(rng: np.random.Generator, body: Body, action: Action, ground: str) -
 
 
 def _choreography(rng: np.random.Generator, action: Action, ground: str, time: Array) -> dict[str, Array]:
-    """The degrees of freedom over time: from posture to posture, trunk and arms each a little early or late."""
+    """The degrees of freedom over time, from posture to posture; trunk and arms each start a little early or late."""
     names = list(RANGES)
     habit, spread, drift = np.array([RANGES[name][2:] for name in names]).T
     arms = [f"{side}_{name}" for side in SIDES for name in ARM_NAMES]
@@ -117,7 +118,7 @@ def _choreography(rng: np.random.Generator, action: Action, ground: str, time: A
 
 
 def _posture(rng: np.random.Generator, step: str) -> Array:
-    """What one step of a phrase asks for, with one of each "a|b" drawn."""
+    """The offsets of one step of a phrase, with one of each "a|b" drawn at random."""
     trunk, right, left = (str(rng.choice(words.split("|"))) for words in step.split())
     arms = {
         f"{side}_{name}": value
@@ -128,13 +129,13 @@ def _posture(rng: np.random.Generator, step: str) -> Array:
 
 
 def _offsets(*postures: dict[str, float]) -> Array:
-    """Their sum, a value for each name of `RANGES`."""
+    """The sum of postures, with a value for each name of `RANGES`."""
     return np.array([sum(posture.get(name, 0.0) for posture in postures) for name in RANGES])
 
 
 def _stand(rng: np.random.Generator, time: Array, still: bool) -> Steps:
-    """Now and then (unless still) a pair of steps to another place and heading nearby."""
-    path = np.tile(rng.normal(0, 0.3, 2), (len(time), 1))
+    """Standing, and unless ``still`` now and then two steps to a place nearby with another heading."""
+    path = repeat(rng.normal(0, 0.3, 2), "xy -> t xy", t=len(time))
     heading = np.full(len(time), rng.uniform(0, 2 * np.pi))
     phase = np.full(len(time), 0.05)
     clock = time[0] + rng.uniform(0.5, 3)
@@ -148,11 +149,11 @@ def _stand(rng: np.random.Generator, time: Array, still: bool) -> Steps:
 
 
 def _walk(rng: np.random.Generator, body: Body, action: Action, time: Array) -> Steps:
-    """Round an ellipse that fits the floor, at a speed that varies a little, slower in the sharper turns."""
+    """A walk round an ellipse that fits the floor, at a slightly varying speed, slower in sharper turns."""
     axes = np.array([rng.uniform(0.8, 1.1), rng.uniform(0.95, 1.4)])
     angle = np.linspace(0, 2 * np.pi, 400)
     tangent = np.stack([-axes[0] * np.sin(angle), axes[1] * np.cos(angle)], 1)
-    rate = np.linalg.norm(tangent, axis=1)  # metres a radian
+    rate = np.linalg.norm(tangent, axis=1)  # metres per radian
     turning = axes.prod() / rate**3  # curvature, 1 / metre
     slowness = np.maximum(turning / 1.3, 1) ** 0.5 * rate
     lap = np.append(0, np.cumsum((slowness[1:] + slowness[:-1]) / 2 * np.diff(angle)))

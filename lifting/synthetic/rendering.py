@@ -1,12 +1,12 @@
-"""Shaded pictures of round cones: a small renderer with a depth buffer, on the CPU, exact under perspective.
+"""Shaded pictures of round cones: a small CPU renderer with a depth buffer, exact under perspective.
 
-A round cone is the union of the spheres between two, whose centres and radii change linearly with s in [0, 1]::
+A round cone is the union of spheres whose centres and radii change linearly with s in [0, 1]::
 
     c(s) = a + s b,    r(s) = r_a + s r_b
 
-In the camera frame a pixel sees the points t d with d = (x, y, 1), so that t is the depth. A ray enters the surface
-that all the spheres touch at a root of a quadratic in t, and the sphere that it touches there has s linear in t. Where
-that s lies outside [0, 1] the ray meets one of the two end spheres or nothing.
+In the camera frame, a pixel sees the points t d with d = (x, y, 1), so t is the depth. A ray enters the envelope of the
+spheres (the mantle) at a root of a quadratic in t, and the sphere that it touches there has an s that is linear in t.
+If that s lies outside [0, 1], the ray meets one of the two end spheres or nothing.
 """
 
 from dataclasses import dataclass, replace
@@ -14,21 +14,22 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from einops import rearrange
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Single = NDArray[np.float32]
 
-OVERSAMPLING = 2  # pixels of the depth buffer along one of the picture
+OVERSAMPLING = 2  # pixels of the depth buffer per pixel of the picture, along each axis
 
 
 @dataclass(frozen=True)
 class View:
-    """A pinhole camera without distortion; the middle of a pixel has whole coordinates.
+    """A pinhole camera without distortion; the centre of a pixel has integer coordinates.
 
     Attributes:
         R: (3, 3) world -> camera axes; x right, y down, z forward.
-        position: (3,) metres, of the camera in the world: a point X is at R (X - position) in the camera.
+        position: (3,) metres, of the camera in the world: a point X is at R (X - position) in the camera frame.
         focal: pixels.
         center: (2,) pixels.
         size: width, height in pixels.
@@ -58,7 +59,7 @@ class View:
         return replace(self, focal=times * self.focal, center=center, size=(times * width, times * height))
 
     def window(self, left: int, top: int, right: int, bottom: int) -> "View":
-        """A part of the picture, from pixel (left, top) up to but without (right, bottom)."""
+        """A part of the picture, from pixel (left, top) up to but not including (right, bottom)."""
         return replace(self, center=self.center - [left, top], size=(right - left, bottom - top))
 
     def rays(self) -> tuple[Single, Single]:
@@ -93,9 +94,9 @@ class Cones:
     colour: Array
 
     def bounds(self, view: View) -> tuple[Array, Array]:
-        """Pixels of the box around each one's picture: (P, 2) least and (P, 2) greatest x and y."""
+        """The bounding box of each cone in the picture, pixels: (P, 2) least and (P, 2) greatest x and y."""
         ends = view.to_camera(np.stack([self.start, self.end]))  # (2, P, 3)
-        across, depth, radius = ends[..., :2], ends[..., 2:], self.radii.T[..., None]
+        across, depth, radius = ends[..., :2], ends[..., 2:], rearrange(self.radii, "p end -> end p 1")
         angle = np.arctan2(across, depth)
         half = np.arcsin(np.minimum(radius / np.hypot(across, depth), 1))
         low = np.tan(angle - half).min(0) * view.focal + view.center
@@ -104,7 +105,7 @@ class Cones:
 
 
 class Light(NamedTuple):
-    """A far lamp and what the surroundings give."""
+    """The light of a distant lamp, and ambient light."""
 
     towards: Array  # (3,) unit vector in the world, from the scene to the lamp
     lamp: float
@@ -113,14 +114,14 @@ class Light(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """A person before a background is put behind."""
+    """A rendered person without a background."""
 
-    colour: Single  # (H, W, 3) in [0, 1], times the coverage
+    colour: Single  # (H, W, 3) in [0, 1], premultiplied by the coverage
     coverage: Single  # (H, W) in [0, 1]
 
 
 class _Solids(NamedTuple):
-    """Cones in the camera frame with what the equations need; a sphere inside the other is that other one."""
+    """Cones in the camera frame, as the equations need them; if one end sphere contains the other, only it remains."""
 
     start: Array  # (P, 3) a
     axis: Array  # (P, 3) b
@@ -163,16 +164,16 @@ def _entry_depth(solids: _Solids, p: int, x: Single, y: Single) -> Single:
     end_on = bool(quadratic.min() <= 1e-6)
     t = (half - root) / (np.where(np.abs(quadratic) < 1e-6, 1e-6, quadratic) if end_on else quadratic)
     depth = sphere(np.minimum(np.maximum((t * bd - ab) * scale, 0), 1))
-    if end_on:  # rays that a narrow end hides from the mantle, or that come in through the wide end
+    if end_on:  # rays may meet the narrow end before the mantle, or enter through the wide end
         depth = np.minimum(depth, np.minimum(sphere(0.0), sphere(1.0)))
     return depth
 
 
 def depth_buffer(cones: Cones, view: View) -> tuple[Single, NDArray[np.int16]]:
-    """What every pixel of ``view`` sees first.
+    """The surface that every pixel of ``view`` sees first.
 
     Returns:
-        (H, W) depths in metres, infinite where nothing is; (H, W) indices of the cones, -1 where nothing is.
+        (H, W) depths in metres, infinite where there is none; (H, W) indices of the cones, -1 where there is none.
     """
     width, height = view.size
     depth = np.full((height, width), np.inf, np.float32)
@@ -192,7 +193,7 @@ def depth_buffer(cones: Cones, view: View) -> tuple[Single, NDArray[np.int16]]:
 
 
 def draw(cones: Cones, view: View, light: Light) -> Drawn:
-    """The cones in diffuse light, their borders smoothed; sky and floor give the ambient part, more from above."""
+    """The cones in diffuse light, with smooth borders; the ambient light is stronger from above."""
     width, height = view.size
     drawn = Drawn(np.zeros((height, width, 3), np.float32), np.zeros((height, width), np.float32))
     low, high = cones.bounds(view)
@@ -210,7 +211,7 @@ def draw(cones: Cones, view: View, light: Light) -> Drawn:
 
 
 def _shade(cones: Cones, view: View, light: Light, depth: Single, owner: NDArray[np.int16]) -> Single:
-    """(H, W, 4) colour and whether anything is there, from a depth buffer."""
+    """The colour of each pixel of a depth buffer, and a 1 where there is a surface: (H, W, 4)."""
     layers = np.zeros((*owner.shape, 4), np.float32)
     flat = np.flatnonzero(owner >= 0)
     s = _solids(cones, view)

@@ -1,16 +1,17 @@
-"""What is around a rendered person: camera and lamp, a wall, a floor with the person's shadow, the picture's grain."""
+"""The scene around a rendered person: camera, lamp, wall, floor with the person's shadow, and the picture's grain."""
 
 from functools import lru_cache
 
 import cv2
 import numpy as np
+from einops import rearrange
 
 from lifting.geometry.skeleton import H36M17
 from lifting.synthetic.rendering import Array, Cones, Drawn, Light, Single, View, look_at
 
 
 def random_light(rng: np.random.Generator) -> Light:
-    """A lamp anywhere above, 25 to 75 degrees over the horizon."""
+    """A lamp on any side, 25 to 75 degrees above the horizon."""
     azimuth, height = rng.uniform(0, 2 * np.pi), np.radians(rng.uniform(25, 75))
     towards = np.array([np.cos(height) * np.cos(azimuth), np.cos(height) * np.sin(azimuth), np.sin(height)])
     return Light(towards, rng.uniform(0.4, 0.8), rng.uniform(0.45, 0.75), rng.uniform(0.88, 1.06, 3))
@@ -21,8 +22,8 @@ def random_view(rng: np.random.Generator, cones: Cones, size: tuple[int, int], m
 
     Args:
         size: width, height in pixels; the person fills 55 to 85 % of the shorter side.
-        margin: a square box of this times the person's longer side is inside as well.
-        wild: from higher and lower, and less upright.
+        margin: the picture also contains a square box of ``margin`` times the person's longer side.
+        wild: whether the camera may be higher, lower, and rolled further.
     """
     middle = (cones.start.min(0) + cones.start.max(0)) / 2
     azimuth, distance = rng.uniform(0, 2 * np.pi), rng.uniform(3, 6)
@@ -44,7 +45,7 @@ def backdrop(rng: np.random.Generator, view: View, joints: Array, light: Light, 
 
     Args:
         joints: (17, 3) metres, of the person whose shadow falls on the floor.
-        wild: more on the wall, colours of all kinds, and sometimes no floor.
+        wild: whether there is more on the wall, in stronger colours, and sometimes no floor.
     """
     picture = _gradient(rng, view.size, strength=1.0 if wild else 0.6)
     kinds = (_noise, _stripes, _rectangles, _strokes)
@@ -56,7 +57,7 @@ def backdrop(rng: np.random.Generator, view: View, joints: Array, light: Light, 
 
 
 def develop(rng: np.random.Generator, drawn: Drawn, behind: Single) -> np.ndarray:
-    """The person before the backdrop, through a lens and onto a sensor: (H, W, 3) uint8, red, green, blue."""
+    """The person in front of the backdrop, with blur, exposure and noise: (H, W, 3) uint8 RGB."""
     picture = drawn.colour + (1 - drawn.coverage[..., None]) * behind
     if rng.random() < 0.5:
         picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.3, 0.8))
@@ -72,12 +73,12 @@ _GRAIN = 1024
 
 @lru_cache(maxsize=1)
 def _grain() -> Single:
-    """Noise of unit variance that pictures take a piece of: new noise for each would cost more than the person."""
+    """Noise of unit variance; each picture takes a piece of it, because new noise would cost more than the person."""
     return np.random.default_rng(0).standard_normal((_GRAIN, _GRAIN, 3), dtype=np.float32)
 
 
 def _paint(rng: np.random.Generator, strength: float = 1.0) -> Single:
-    """A colour of a wall: grey at strength 0, any at 1."""
+    """The colour of a wall: grey at strength 0, any colour at 1."""
     return (rng.uniform(0.15, 0.95) + strength * rng.uniform(-0.3, 0.3, 3)).clip(0, 1).astype(np.float32)
 
 
@@ -90,10 +91,11 @@ def _ramp(rng: np.random.Generator, size: tuple[int, int]) -> Single:
 
 
 def _gradient(rng: np.random.Generator, size: tuple[int, int], strength: float) -> Single:
-    """Four colours, one in each corner, not too far apart."""
+    """A gradient between four similar colours, one in each corner."""
     first, *others = (_paint(rng, strength) for _ in range(4))
     share = np.float32(rng.uniform(0.1, 0.8))
-    corners = np.stack([first, *(first + share * (other - first) for other in others)]).reshape(2, 2, 3)
+    colours = [first, *(first + share * (other - first) for other in others)]
+    corners = rearrange(colours, "(h w) rgb -> h w rgb", h=2)
     return np.asarray(cv2.resize(corners, size, interpolation=cv2.INTER_LINEAR), dtype=np.float32)
 
 
@@ -119,7 +121,7 @@ def _rectangles(rng: np.random.Generator, picture: Single) -> None:
 
 
 def _strokes(rng: np.random.Generator, picture: Single) -> None:
-    """Things as thick as limbs, and as round as heads."""
+    """Distractors: strokes as thick as limbs and as round as heads."""
     height, width = picture.shape[:2]
     for _ in range(rng.integers(2, 9)):
         start = rng.random(2) * [width, height]
@@ -129,7 +131,7 @@ def _strokes(rng: np.random.Generator, picture: Single) -> None:
 
 
 def _fraction(values: Single) -> Single:
-    """What is left over the whole number below; several times faster than ``%``."""
+    """The fractional part; several times faster than ``% 1``."""
     return values - np.floor(values)
 
 
@@ -138,7 +140,7 @@ def _pixel(point: Array) -> tuple[int, int]:
 
 
 def _floor(rng: np.random.Generator, picture: Single, view: View, joints: Array, light: Light) -> None:
-    """The plane z = 0 as far as the wall: plain, chequered or of planks, darker in the person's shadow."""
+    """Draws the plane z = 0 up to the wall: plain, planks or tiles, darker in the person's shadow."""
     x, y = view.rays()
     R, position = view.R.astype(np.float32), view.position.astype(np.float32)
     falling = -(R[0, 2] * x + (R[1, 2] * y + R[2, 2]))
@@ -156,7 +158,7 @@ def _floor(rng: np.random.Generator, picture: Single, view: View, joints: Array,
 
 
 def _shadow(view: View, joints: Array, light: Light) -> Single:
-    """(H, W) share of the lamp's light that the limbs keep from the floor, soft-edged."""
+    """(H, W) share of the lamp's light that the limbs block from the floor, with soft edges."""
     width, height = view.size
     cast = joints - light.towards * (joints[:, 2:] / light.towards[2])
     mask = np.zeros((height, width), np.float32)

@@ -29,7 +29,7 @@ from lifting.training.objective import AnyObjective, Objective
 
 log = logging.getLogger(__name__)
 
-CHECK_EVERY = 20  # steps between looks at the loss, each of which waits for the device
+CHECK_EVERY = 20  # steps between two checks of the loss, each of which waits for the device
 
 
 class Batches(Protocol):
@@ -47,14 +47,14 @@ def fit(
     config: RunConfig,
     folder: Path,
 ) -> None:
-    """Trains to the configured epoch, going on from ``folder / "last.pt"`` where there is one.
+    """Trains up to ``train.epochs``, resuming from ``folder / "last.pt"`` if that file exists.
 
-    After each epoch writes ``last.pt``, ``best.pt`` (the lowest MPJPE of ``evaluate`` so far), a line of
-    ``metrics.jsonl`` and TensorBoard scalars. An epoch's randomness depends on seed, epoch and rank alone.
+    Every epoch ends by writing a line of ``metrics.jsonl``, TensorBoard scalars, ``best.pt`` if the MPJPE of
+    ``evaluate`` is the lowest so far, and ``last.pt``. The randomness of an epoch depends only on seed, epoch and rank.
 
     Raises:
-        RunError: the loss is not finite; the checkpoints are those of the last whole epoch.
-        InputError: ``last.pt`` is of another model, or of other joints than the data.
+        RunError: a loss or gradient is not finite; the checkpoints are those of the last complete epoch.
+        InputError: ``last.pt`` is of another model or joint set.
     """
     train, device = config.train, next(objective.parameters()).device
     optimizer = torch.optim.Adam(objective.parameters(), lr=train.lr, fused=device.type in ("cuda", "cpu"))
@@ -81,7 +81,7 @@ def fit(
                 state = _state(objective, optimizer, config, epoch + 1, best)
                 if row["mpjpe_mm"] == best:
                     save_checkpoint(folder / "best.pt", state)
-                # Last, for it is what a resumed run believes: what was written for an epoch it lacks is written again.
+                # Last, because resuming trusts last.pt: a run stopped before this line repeats the whole epoch.
                 save_checkpoint(folder / "last.pt", state)
     if board is not None:
         board.close()
@@ -96,7 +96,7 @@ def _epoch(
     epoch: int,
     bar: "tqdm[NoReturn]",
 ) -> dict[str, float]:
-    """One pass over the training set; means of what was seen on the way."""
+    """Trains for one epoch; returns the means of loss, gradient norm and sigma, and the last learning rate."""
     train = config.train
     objective.train()
     seen: list[Tensor] = []
@@ -116,7 +116,7 @@ def _epoch(
 
 
 def training_step(model: nn.Module, batch: Batch, optimizer: torch.optim.Optimizer, train: TrainConfig) -> Tensor:
-    """One step of the optimiser: (3,) loss, norm of the gradient, median sigma. Nothing in it waits for the device."""
+    """One optimiser step, which never waits for the device; returns (3,): loss, gradient norm, median sigma."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     with autocast(parameters[0].device, train.precision):
         loss, sigma = model(batch)
@@ -128,25 +128,28 @@ def training_step(model: nn.Module, batch: Batch, optimizer: torch.optim.Optimiz
 
 
 def learning_rate(train: TrainConfig, epoch: int, step: int) -> float:
-    """Of a step, epochs and steps counted from zero: a linear rise, and a fall an epoch or at each of ``lr_steps``."""
+    """The learning rate of a step: a linear warm-up, then a decay after every epoch or at each of ``lr_steps``.
+
+    Epochs and steps are counted from zero.
+    """
     falls = sum(epoch >= at for at in train.lr_steps) if train.lr_steps else epoch
     return train.lr * train.lr_decay**falls * min(1.0, (step + 1) / max(1, train.warmup_steps))
 
 
 def _check_finite(seen: list[Tensor], step: int) -> None:
-    """Stops at the first loss or gradient that is not finite since the last look."""
+    """Raises `RunError` if a loss or gradient norm since the last check is not finite, and names the first."""
     recent = torch.stack(seen[-CHECK_EVERY:])[:, :2]
     bad = (~recent.isfinite()).any(1).nonzero().flatten().tolist()
     if bad:
         loss, norm = recent[bad[0]].tolist()
         raise RunError(
             f"training stopped: loss {loss}, gradient norm {norm} at step {step - len(recent) + 1 + bad[0]}; "
-            "last.pt and best.pt are those of the last whole epoch"
+            "last.pt and best.pt are those of the last complete epoch"
         )
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """bfloat16 for the matrix products inside, if so configured."""
+    """Matrix products inside are in bfloat16 if ``precision`` is bf16, or auto on a device that has units for it."""
     wanted = precision == "bf16" or (precision == "auto" and ranks.has_bf16_units(device))
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
 
@@ -162,10 +165,10 @@ def _wrapped(objective: AnyObjective, compiled: bool) -> nn.Module:
 
 @torch.no_grad()
 def take_statistics(objective: AnyObjective, batches: Batches, config: RunConfig, epoch: int) -> None:
-    """Batch norm's statistics of the weights as they are now: plain means over a few training batches.
+    """Recomputes batch norm's statistics for the current weights, as plain means over a few training batches.
 
-    Running means lag behind weights that still move, and a momentum that decays, as lifters of this family have it,
-    lags the more; on a lifter of 1024 features that alone costs 4 % of the error (RESULTS.md).
+    Running means lag behind weights that still move, and the decaying momentum that lifters of this family use makes
+    them lag more. For a lifter with 1024 features, this lag alone costs 4 % of the error (RESULTS.md).
     """
     if not config.train.bn_batches:
         return
@@ -205,7 +208,11 @@ def _state(
 
 
 def resume(objective: AnyObjective, optimizer: torch.optim.Optimizer, folder: Path) -> tuple[int, float]:
-    """Loads ``last.pt`` of a run's folder; epochs done and the best MPJPE so far, (0, inf) for a new run."""
+    """Loads ``last.pt`` of a run, if any; returns the epochs done and the best MPJPE, (0, inf) for a new run.
+
+    Raises:
+        InputError: ``last.pt`` cannot be read, or is of another model or joint set.
+    """
     path = folder / "last.pt"
     if not path.exists():
         return 0, math.inf
@@ -218,7 +225,7 @@ def resume(objective: AnyObjective, optimizer: torch.optim.Optimizer, folder: Pa
 
 
 def _keep_lines(path: Path, lines: int) -> None:
-    """Drops what a stopped run wrote after its last checkpoint."""
+    """Drops the lines that a stopped run wrote after its last checkpoint."""
     if path.exists():
         kept = path.read_text().splitlines(keepends=True)[:lines]
         with whole_file(path) as file:
@@ -239,9 +246,9 @@ def _report(row: dict[str, Any], epochs: int, metrics: Path, board: SummaryWrite
 
 @torch.no_grad()
 def predict(objective: Objective, poses: PoseSet, *, flip_test: bool, batch_size: int = 1024) -> Prediction:
-    """What is predicted for every pose, (N, J, 3); with ``flip_test`` the mean over the mirror image too.
+    """Predicts every pose, (N, J, 3); with ``flip_test``, averages over the pose and its mirror image.
 
-    The ranks share the work; each returns the whole. The network is left in evaluation mode.
+    The ranks share the work, and each returns all predictions. The network is left in evaluation mode.
     """
     objective.eval()
     mu, sigma = [], []
@@ -257,7 +264,7 @@ def predict(objective: Objective, poses: PoseSet, *, flip_test: bool, batch_size
 
 
 def mean_of_mirrored(straight: Prediction, mirrored: Prediction, joint_set: JointSet) -> Prediction:
-    """The mean of a prediction and of the one made from the mirror image, in mu and in sigma."""
+    """Averages a prediction and the one made from the mirrored input, in mu and in sigma."""
     mu = (straight.mu + flip(mirrored.mu, joint_set)) / 2
     if straight.sigma is None or mirrored.sigma is None:
         return Prediction(mu)
@@ -266,10 +273,10 @@ def mean_of_mirrored(straight: Prediction, mirrored: Prediction, joint_set: Join
 
 @torch.no_grad()
 def evaluate_poses(objective: Objective, poses: PoseSet, prediction: Prediction) -> dict[str, Any]:
-    """What `pose_errors.pose_report` and `bones.bone_report` have, ``nll``, and with a sigma ``sigma_error_r``.
+    """The numbers of `pose_errors.pose_report` and `bones.bone_report`, ``nll``, and ``sigma_error_r`` given a sigma.
 
-    ``nll`` is the normalised negative log-likelihood of a joint in nats (metres), ``sigma_error_r`` is Pearson's r
-    of a joint's mean sigma and its error; both over the joints whose place is not known beforehand.
+    ``nll`` is the normalised negative log-likelihood per joint, in nats for positions in metres. ``sigma_error_r`` is
+    Pearson's r between a joint's mean sigma and its error. Both leave out the joints whose position is known.
     """
     errors = joint_errors(prediction.mu, poses.target)
     report = pose_report(errors, poses.action, poses.actions, poses.joint_set.joints)

@@ -1,4 +1,4 @@
-"""What is optimised: a network and its likelihood as one module, for each of the two tracks."""
+"""The training objective of each track: a network and its likelihood as one module."""
 
 import math
 
@@ -13,19 +13,19 @@ from lifting.training import ranks
 
 
 class Objective(nn.Module):
-    """Network and likelihood as one module, for both have weights: what the optimiser and DDP hold.
+    """A network and its likelihood as one module: both have weights, which the optimiser and DDP need together.
 
-    Joints whose place is known (the root) are no data: their density would be a spike without bound. They are left
-    out before the likelihood sees them. A network names them in its attribute ``known``, a tuple of joints; one
-    without that attribute knows of none.
+    A joint whose position is known in advance (the root) carries no information, and its likelihood would be
+    unbounded. Such joints are left out before the likelihood sees them. A network lists them in its attribute
+    ``known``, a tuple of joint indices; a network without that attribute has none.
 
     Args:
         network: (B, J, 2) keypoints -> `Prediction`.
-        likelihood: of the joints whose place is not known.
-        joint_set: what the J joints are. A checkpoint records it, and data of another joint set is refused.
+        likelihood: scores the joints whose position is not known.
+        joint_set: the J joints. A checkpoint records it, and data of another joint set is refused.
 
     Raises:
-        ValueError: a network of another number of joints.
+        ValueError: the network has another number of joints.
     """
 
     is_known: Tensor
@@ -38,30 +38,30 @@ class Objective(nn.Module):
             raise ValueError(f"joint_set: expected {joints} joints, as the network has, got {len(joint_set)}")
         self.network, self.likelihood, self.joint_set = network, likelihood, joint_set
         self.known: tuple[int, ...] = getattr(network, "known", ())
-        # Buffers: an index that is a Python list would be copied to the device in every step, which waits for it.
+        # Buffers, because indexing with a Python list copies it to the device in every step, and waits for the copy.
         is_known = torch.tensor([j in self.known for j in range(len(joint_set))])
         self.register_buffer("is_known", is_known[:, None], persistent=False)
         self.register_buffer("free_joints", (~is_known).nonzero()[:, 0], persistent=False)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The loss, a mean over poses and joints, and the median sigma (NaN where there is none)."""
+        """The loss, a mean over poses and joints, and the median sigma (NaN without a sigma)."""
         prediction, target = self.free(self.outputs(batch.input), batch.target)
         losses: Tensor = self.likelihood(prediction, target)
         return _mean(losses, torch.ones_like(losses)), _median_sigma(prediction)
 
     def outputs(self, keypoints: Tensor) -> Prediction:
-        """All that the network computes in training."""
+        """Everything that the network computes in training."""
         prediction: Prediction = self.network(keypoints)
         return prediction
 
     def predict(self, keypoints: Tensor) -> Prediction:
-        """Where the joints are, after what of the likelihood stays at test time; known joints stay where they are."""
+        """The predicted joints at test time (`Likelihood.point`); known joints stay where the network puts them."""
         straight = self.network(keypoints)
         point = self.likelihood.point(straight)
         return Prediction(torch.where(self.is_known, straight.mu, point.mu), point.log_sigma)
 
     def free(self, prediction: Prediction, target: Tensor) -> tuple[Prediction, Tensor]:
-        """Both without the joints whose place is known."""
+        """Prediction and target without the joints whose position is known."""
 
         def free(x: Tensor) -> Tensor:
             return x.index_select(-2, self.free_joints)
@@ -71,12 +71,12 @@ class Objective(nn.Module):
 
 
 class ImageObjective(nn.Module):
-    """The single-stage track's: labels with and without depth in one batch, joints without a label left out.
+    """The objective of the single-stage track: a batch mixes labels with and without depth, and some joints have none.
 
     Args:
         network: images -> `Prediction`, in the coordinates of `crops`.
-        likelihood: of joints with depth and of those without.
-        heatmap: weight of the auxiliary heatmap loss; above zero the network has heatmaps.
+        likelihood: scores joints with depth and joints without.
+        heatmap: weight of the auxiliary heatmap loss; if it is above zero, the network must have heatmaps.
     """
 
     joint_set = H36M18  # what every network of this track predicts
@@ -86,7 +86,7 @@ class ImageObjective(nn.Module):
         self.network, self.likelihood, self.heatmap = network, likelihood, heatmap
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The loss, a mean over labelled joints, and the median sigma (NaN where there is none)."""
+        """The loss, a mean over labelled joints, and the median sigma (NaN without a sigma)."""
         assert batch.weight is not None and batch.has_depth is not None
         prediction, heatmaps = self.outputs(batch.input)
         loss = _mean(self.likelihood(prediction, batch.target, batch.has_depth, batch.weight), batch.weight)
@@ -95,18 +95,18 @@ class ImageObjective(nn.Module):
         return loss, _median_sigma(prediction)
 
     def outputs(self, images: Tensor) -> tuple[Prediction, Tensor | None]:
-        """All that the network computes in training: joints, and heatmaps if there is a loss on them."""
+        """Everything that the network computes in training: joints, and heatmaps if they have a loss."""
         if not self.heatmap:
             return self.network(images), None
         prediction, heatmaps = self.network.forward_with_heatmaps(images)  # type: ignore[operator]
         return prediction, heatmaps
 
     def predict(self, images: Tensor, has_depth: Tensor) -> Prediction:
-        """Where the joints are, after what of the likelihood stays at test time.
+        """The predicted joints at test time (`Mixed.point`).
 
         Args:
             images: (B, 3, S, S) uint8.
-            has_depth: (J,) bool, the joints whose depth is asked for.
+            has_depth: (J,) bool, the joints whose depth is wanted.
         """
         straight = self.network(images)
         with torch.autocast(images.device.type, enabled=False):  # millimetres do not survive bfloat16
@@ -117,10 +117,10 @@ AnyObjective = Objective | ImageObjective
 
 
 def _mean(losses: Tensor, weight: Tensor) -> Tensor:
-    """The sum of the losses over the sum of their weights, those of all ranks.
+    """The sum of the losses, divided by the sum of their weights, which is averaged over the ranks.
 
-    DDP averages the gradients of the ranks, however many labels each has. Divided by the labels of the mean rank, their
-    average is the gradient of the mean over all labels.
+    DDP averages the gradients of all ranks, however many labels each rank has. With one divisor for all ranks, their
+    mean number of labels, that average is the gradient of the mean loss over all labels.
     """
     count = weight.sum()
     ranks.average(count)
@@ -128,7 +128,7 @@ def _mean(losses: Tensor, weight: Tensor) -> Tensor:
 
 
 def _median_sigma(prediction: Prediction) -> Tensor:
-    """NaN where there is none."""
+    """The median sigma, NaN without a sigma."""
     if prediction.sigma is None:
         return torch.full((), math.nan, device=prediction.mu.device)
     return prediction.sigma.detach().median()

@@ -13,10 +13,13 @@ from lifting.command import InputError
 
 
 def start(device: str) -> torch.device:
-    """Joins the other ranks if ``torchrun`` started us, and returns our device.
+    """Joins the other ranks if ``torchrun`` started this process, and returns the device of this rank.
 
     Args:
-        device: ``auto`` (a GPU if there is one), or what `torch.device` takes.
+        device: ``auto`` (a GPU if there is one), or a name that `torch.device` takes.
+
+    Raises:
+        InputError: the device cannot be used.
     """
     name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
@@ -33,7 +36,7 @@ def start(device: str) -> torch.device:
 
 
 def stop() -> bool:
-    """Leaves the group of ranks, if there is one; whether we were its first, the only one that prints and writes."""
+    """Leaves the process group, if there is one; returns whether this was rank 0, the only one to print and write."""
     first = rank() == 0
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -50,7 +53,7 @@ def world() -> int:
 
 @contextmanager
 def first_rank_first() -> Iterator[None]:
-    """What is inside is done by the first rank, and by the others when it is through: files made on first use."""
+    """Runs the block on rank 0 first, and then on the others, which find the files that rank 0 made on first use."""
     if world() > 1 and rank() > 0:
         dist.barrier()
     yield
@@ -59,9 +62,9 @@ def first_rank_first() -> Iterator[None]:
 
 
 def gather_rows(rows: Tensor, total: int) -> Tensor:
-    """Puts together what the ranks computed of rows rank, rank + world, ...: (..., D) -> (total, D).
+    """Collects on every rank what the ranks computed: (n, ...) -> (total, ...).
 
-    Every rank gets the whole.
+    Rank r computed the rows r, r + world, r + 2 world, ...
     """
     if world() == 1:
         return rows
@@ -80,7 +83,7 @@ def average(values: Tensor) -> None:
 
 
 def seed_everything(seed: int, epoch: int) -> None:
-    """Seeds torch for one epoch of one rank: where a run stops and goes on then makes no difference to its numbers."""
+    """Seeds torch for one epoch of one rank, so that stopping and resuming a run does not change its numbers."""
     mixed = torch.Generator().manual_seed(seed * 100_003 + epoch * 1_009 + rank())
     torch.manual_seed(int(torch.randint(2**62, (), generator=mixed)))
 

@@ -1,4 +1,4 @@
-"""Pictures, their crops and their labels: what is drawn at a joint stays at its label; every kind of file is read."""
+"""Pictures, their crops and their labels: a dot drawn at a joint stays at its label; every kind of file is read."""
 
 import math
 from collections.abc import Callable
@@ -36,12 +36,12 @@ from lifting.geometry.skeleton import H36M18
 
 Picture = NDArray[np.uint8]
 SIDE, SIZE, SPREAD = 480, 128, 3.5
-WITHIN = (0.1, 0.15)  # pixels of the crop: how well a dot is found in the picture kept without loss, in the JPEG
+WITHIN = (0.1, 0.15)  # pixels of the crop: accuracy of a dot's position in the lossless picture and in the JPEG
 BOX = np.array([90, 90, 260, 300], np.float32)
 
 
 def image_set(files: list[Path], *, deep: bool = True) -> ImageSet:
-    """A set of these pictures with joints on a jittered grid in the box, other ones in each."""
+    """A set of these pictures, with joints on a grid in the box, jittered differently in each picture."""
     n, rng = len(files), np.random.default_rng(5)
     grid = np.stack(np.meshgrid([-46, 0, 46], [-80, -48, -16, 16, 48, 80]), -1).reshape(18, 2)
     keypoints = grid + rng.uniform(-3, 3, (n, 18, 2)) + BOX[:2] + BOX[2:] / 2
@@ -64,7 +64,7 @@ def image_set(files: list[Path], *, deep: bool = True) -> ImageSet:
 
 
 def dotted(keypoints: NDArray[np.float32]) -> Picture:
-    """A black picture with a blob at each joint, of a mix of red and green that is the joint's own."""
+    """A black picture with a blob at each joint, in a mix of red and green that identifies the joint."""
     y, x = np.mgrid[:SIDE, :SIDE]
     canvas = np.zeros((SIDE, SIDE, 3))
     for joint, at in enumerate(keypoints.astype(np.float64)):
@@ -74,7 +74,7 @@ def dotted(keypoints: NDArray[np.float32]) -> Picture:
 
 
 def look(crop: Picture, at: NDArray[np.float64], radius: float) -> tuple[NDArray[np.float64], float]:
-    """The centroid of what is around a place, and which joint's mix of colours it has."""
+    """The centroid of the blob around a position, and the joint that its colour identifies."""
     y, x = np.mgrid[: len(crop), : len(crop)]
     light = crop * (np.hypot(x - at[0], y - at[1]) < radius)[..., None].astype(np.float64)
     red, green, _ = light.sum((0, 1))
@@ -84,7 +84,7 @@ def look(crop: Picture, at: NDArray[np.float64], radius: float) -> tuple[NDArray
 
 @pytest.fixture(scope="module")
 def dots(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
-    """Two pictures with a dot at each joint, one kept without loss, one as a JPEG."""
+    """Two pictures with a dot at each joint, one lossless and one a JPEG."""
     folder = tmp_path_factory.mktemp("dots")
     images = image_set([folder / "dots.png", folder / "dots.jpg"])
     for file, keypoints in zip(images.files, images.keypoints, strict=True):
@@ -102,9 +102,9 @@ def labels(images: ImageSet, row: int, matrix: Tensor, mirrored: bool, size: int
 
 
 def distances(crop: Picture, target: Tensor, zoom: float, row: int, mirrored: bool) -> NDArray[np.float64]:
-    """From each label to the dot that is at it; that it is the dot of this joint, or of its mirror image, is asserted.
+    """The distance from each label to the dot there, which must be the dot of that joint or of its mirror image.
 
-    Colours are asserted of row 0 alone: a JPEG has them at half the resolution.
+    Colours are checked only in row 0, because a JPEG stores them at half the resolution.
     """
     size, found = len(crop), []
     for joint, at in enumerate((target[:, :2].double().numpy() + 0.5) * size - 0.5):
@@ -166,8 +166,8 @@ def test_dots_follow_their_joints_in_training(dots: ImageSet) -> None:
     assert seen == {True, False}
 
 
-def test_colour_and_noise_change_pixels_alone(dots: ImageSet) -> None:
-    """The same draw with and without them: the same labels, and the same pixels outside of the rectangle."""
+def test_colour_and_noise_change_only_pixels(dots: ImageSet) -> None:
+    """The same draw with and without them has the same labels, and the same pixels outside the rectangle."""
     whole = ("data.augment.occlude=1", "data.augment.colour=0")
     for seed in range(20):
         made = [
@@ -180,7 +180,7 @@ def test_colour_and_noise_change_pixels_alone(dots: ImageSet) -> None:
         y, x = np.nonzero((hidden[0] != plain[0]).any(-1))
         inside = np.zeros((SIZE, SIZE), bool)
         inside[y.min() : y.max() + 1, x.min() : x.max() + 1] = True
-        assert inside.sum() - len(y) < 0.001 * inside.sum() + 1  # noise that happens to be the pixel's own colour
+        assert inside.sum() - len(y) < 0.001 * inside.sum() + 1  # noise may happen to be the pixel's own colour
         zoom = abs(float(torch.linalg.det(plain[1][:, :2])))
         assert inside.sum() < HIDDEN[1] * 1.1 * zoom * BOX[2] * BOX[3]
         assert np.ptp(hidden[0][inside]) > 200
@@ -228,7 +228,7 @@ def test_mirrored_labels_are_those_of_the_mirrored_person(dots: ImageSet) -> Non
     mirror = list(H36M18.mirror)
     torch.testing.assert_close(mirrored[0], straight[0][mirror] * torch.tensor([-1, 1, 1]), rtol=0, atol=1e-6)
     assert torch.equal(mirrored[1], straight[1][mirror]) and torch.equal(mirrored[2], straight[2][mirror])
-    assert not torch.equal(mirrored[1], straight[1])  # or nothing was tested
+    assert not torch.equal(mirrored[1], straight[1])  # otherwise nothing was tested
     assert mirror[H36M18.joints.index("left_wrist")] == H36M18.joints.index("right_wrist")
     # The mirrored crop is the mirror image of the crop, so twice is once.
     difference = crop[:, ::-1].astype(int) - crop_of(some, 0, BOX, SIZE)[0]
@@ -238,7 +238,7 @@ def test_mirrored_labels_are_those_of_the_mirrored_person(dots: ImageSet) -> Non
 def test_labels(dots: ImageSet) -> None:
     images = replace(dots, keypoints=dots.keypoints.copy(), labelled=dots.labelled.copy())
     images.keypoints[0, 3], images.labelled[0, 3] = np.nan, False
-    images.keypoints[0, 5] = 1000, -300  # far outside of the crop, and a label all the same
+    images.keypoints[0, 5] = 1000, -300  # far outside the crop, but still a label
     matrix = crop_of(images, 0, BOX, SIZE)[1]
     target, weight, has_depth = labels(images, 0, matrix, False)
     assert (target.dtype, weight.dtype, has_depth.dtype) == (torch.float32, torch.float32, torch.bool)
@@ -267,7 +267,7 @@ def test_outside_of_the_picture_is_grey(dots: ImageSet) -> None:
 
 
 def test_shrinking_averages() -> None:
-    """Stripes of one pixel come out grey, at every scale, whether the decoder or `warp` has shrunk them."""
+    """Stripes one pixel wide become grey at every scale, whether the decoder or `warp` shrinks them."""
     stripes = np.zeros((400, 400, 3), np.uint8)
     stripes[:, ::2] = 200
     encoded = cv2.imencode(".jpg", stripes)[1].tobytes()
@@ -293,7 +293,7 @@ def test_every_format_and_shrink(ending: str, shape: tuple[int, ...]) -> None:
     for shrink in SHRINKS:
         made = decode(encoded, "ramp", shrink=shrink)
         assert made.dtype == np.uint8 and made.shape == (-(-shape[0] // shrink), -(-shape[1] // shrink), 3)
-        full = [side // shrink for side in shape[:2]]  # without what reaches over the border
+        full = [side // shrink for side in shape[:2]]  # without the squares that extend past the border
         blocks = whole[: full[0] * shrink, : full[1] * shrink].reshape(full[0], shrink, full[1], shrink, 3)
         assert np.abs(made[: full[0], : full[1]] - blocks.mean((1, 3))).mean() < 2
 
@@ -332,11 +332,11 @@ def with_orientation(encoded: bytes, orientation: int) -> bytes:
     return encoded[:2] + b"\xff\xe1" + (len(content) + 2).to_bytes(2, "big") + content + encoded[2:]
 
 
-def test_orientation_counts_only_where_it_is_asked_for() -> None:
+def test_orientation_is_applied_only_on_request() -> None:
     picture = np.zeros((32, 48, 3), np.uint8)
-    picture[:16, :16] = 255  # a white corner, above on the left
+    picture[:16, :16] = 255  # a white corner at the top left
     plain = cv2.imencode(".jpg", picture)[1].tobytes()
-    turned = with_orientation(plain, 6)  # to be shown turned clockwise by a quarter
+    turned = with_orientation(plain, 6)  # to be displayed rotated clockwise by a quarter turn
     for shrink in SHRINKS:
         stored = decode(turned, "turned", shrink=shrink)
         np.testing.assert_array_equal(stored, decode(plain, "plain", shrink=shrink))
@@ -356,7 +356,7 @@ def cut(encoded: bytes) -> bytes:
 
 
 def thumbnail_within(encoded: bytes) -> bytes:
-    """An APP1 segment that holds a whole small JPEG, with its own end."""
+    """Adds an APP1 segment that holds a whole small JPEG with its own end marker."""
     small = cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
     return encoded[:2] + b"\xff\xe1" + (len(small) + 2).to_bytes(2, "big") + small + encoded[2:]
 
@@ -364,14 +364,14 @@ def thumbnail_within(encoded: bytes) -> bytes:
 BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
     "empty": (lambda: b"", "got an empty file"),
     "text": (lambda: b"not a picture", "got 13 bytes that cannot be decoded"),
-    "jpeg": (lambda: cut(sample_picture(".jpg")), "ends before its picture does"),
-    "progressive": (lambda: cut(sample_picture(".jpg", cv2.IMWRITE_JPEG_PROGRESSIVE, 1)), "ends before"),
-    "jpeg without its last byte": (lambda: sample_picture(".jpg")[:-1], "ends before"),
-    "jpeg of zeros from the middle on": (lambda: cut(sample_picture(".jpg")).ljust(9000, b"\0"), "ends before"),
-    "jpeg with a thumbnail": (lambda: cut(thumbnail_within(sample_picture(".jpg"))), "ends before"),
-    "start of a jpeg": (lambda: sample_picture(".jpg")[:3], "ends before"),
-    "header of a jpeg": (lambda: sample_picture(".jpg")[:200], "ends before"),
-    "png": (lambda: cut(sample_picture(".png")), "ends before"),
+    "jpeg": (lambda: cut(sample_picture(".jpg")), "ends too early"),
+    "progressive": (lambda: cut(sample_picture(".jpg", cv2.IMWRITE_JPEG_PROGRESSIVE, 1)), "ends too early"),
+    "jpeg without its last byte": (lambda: sample_picture(".jpg")[:-1], "ends too early"),
+    "jpeg of zeros from the middle on": (lambda: cut(sample_picture(".jpg")).ljust(9000, b"\0"), "ends too early"),
+    "jpeg with a thumbnail": (lambda: cut(thumbnail_within(sample_picture(".jpg"))), "ends too early"),
+    "start of a jpeg": (lambda: sample_picture(".jpg")[:3], "ends too early"),
+    "header of a jpeg": (lambda: sample_picture(".jpg")[:200], "ends too early"),
+    "png": (lambda: cut(sample_picture(".png")), "ends too early"),
     "jpeg of nothing": (lambda: b"\xff\xd8\xff\xda\xff\xd9", "cannot be decoded"),
 }
 
@@ -402,7 +402,7 @@ def test_a_box_outside_its_picture(dots: ImageSet) -> None:
         with pytest.raises(InputError) as refusal:
             crop_of(dots, 0, np.array(box, np.float32), SIZE)
         x, y, w, h = box
-        message = f"dots.png: expected a box in the picture of 480 x 480, got x {x}, y {y}, {w} x {h}"
+        message = f"dots.png: expected a box that overlaps the 480 x 480 picture, got x {x}, y {y}, {w} x {h}"
         assert message in str(refusal.value)
         assert not isinstance(refusal.value, BrokenPictureError)
     for box in ([460, 10, 50, 60], [-40, 10, 50, 60], [10, 470, 50, 60], [10, -50, 50, 60]):

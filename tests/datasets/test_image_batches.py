@@ -1,4 +1,4 @@
-"""Batches of crops: the same whoever makes them, half and half, whole over the ranks, and what is broken is named."""
+"""Batches of crops: independent of the process, half 3D and half 2D, complete over the ranks; errors name pictures."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -31,7 +31,7 @@ PLAIN = [
 
 
 def image_set(folder: Path, n: int, *, deep: bool) -> ImageSet:
-    """Pictures of one colour each: the n-th is 10 (n + 1) in red, and all are 200 in blue where they are deep."""
+    """Pictures of one colour each: the n-th has red 10 (n + 1), and all have blue 200 if they are deep."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(n)
     for row in range(n):
@@ -68,13 +68,13 @@ def configured(*overrides: str) -> SingleStageConfig:
 
 
 def rows_of(batch: Batch) -> list[int]:
-    """Which pictures a batch is of, told by their red, where nothing is augmented."""
+    """The pictures in a batch without augmentation, identified by their red."""
     red = batch.input[:, 0, SIZE // 2, SIZE // 2].double()
     return [round(value / 10) - 1 for value in red.tolist()]
 
 
 def refusal(attempt: Callable[[], object]) -> str:
-    """What an attempt is refused with. Nothing keeps the error: processes of a loader that it refers to end at once."""
+    """The message of an attempt's error. The error itself is dropped, so that the loader's processes end at once."""
     try:
         attempt()
     except InputError as error:
@@ -95,7 +95,7 @@ def equal(one: list[Batch], other: list[Batch]) -> bool:
 
 def test_an_epoch_is_each_deep_picture_once_and_as_many_flat_ones(deep: ImageSet, flat: ImageSet) -> None:
     batches = ImageBatches(deep, flat, configured(*PLAIN), CPU)
-    assert len(batches) == 3  # of ten, three at a time
+    assert len(batches) == 3  # ten pictures, three at a time
     epoch = list(batches.epoch(0))
     assert len(epoch) == 3
     seen_deep, seen_flat = [], []
@@ -116,7 +116,7 @@ def test_an_epoch_is_each_deep_picture_once_and_as_many_flat_ones(deep: ImageSet
             expected = (torch.from_numpy(images.keypoints[row]) - torch.tensor([24, 32])) / 32
             torch.testing.assert_close(target[i, labelled, :2], expected[labelled], rtol=0, atol=1e-6)
     assert len(set(seen_deep)) == 9 and set(seen_deep) <= set(range(10))
-    assert sorted(seen_flat[:4]) == sorted(seen_flat[4:8]) == [0, 1, 2, 3]  # shuffled again when it has run out
+    assert sorted(seen_flat[:4]) == sorted(seen_flat[4:8]) == [0, 1, 2, 3]  # shuffled again whenever it runs out
 
 
 def test_without_flat_pictures_a_batch_is_deep(deep: ImageSet) -> None:
@@ -135,7 +135,7 @@ def test_the_seed_is_all_that_matters(deep: ImageSet, flat: ImageSet) -> None:
     first = list(batches.epoch(3))
     torch.manual_seed(17)
     np.random.default_rng(5).random()
-    next(batches.epoch(9))  # and leave it there, as the engine does for batch norm
+    next(batches.epoch(9))  # and abandon it, as the engine does for batch norm
     assert equal(first, list(batches.epoch(3)))
     assert equal(first, list(ImageBatches(deep, flat, configured(), CPU).epoch(3)))
     assert not equal(first, list(batches.epoch(4)))
@@ -144,7 +144,7 @@ def test_the_seed_is_all_that_matters(deep: ImageSet, flat: ImageSet) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_picture_that_comes_again_in_an_epoch_is_augmented_in_another_way(deep: ImageSet, tmp_path: Path) -> None:
+def test_a_picture_that_repeats_in_an_epoch_is_augmented_differently(deep: ImageSet, tmp_path: Path) -> None:
     single = image_set(tmp_path / "single", 1, deep=False)
     (batch,) = ImageBatches(deep, single, configured("train.batch_size=20"), CPU).epoch(0)
     target = batch.target[10:]
@@ -201,8 +201,7 @@ def test_a_broken_picture_stops_in_one_line(deep: ImageSet, flat: ImageSet, work
     file = spoil(flat, 2)
     batches = ImageBatches(deep, flat, configured(f"data.workers={workers}"), CPU)
     assert (
-        refusal(lambda: list(batches.epoch(0)))
-        == f"{file}: expected a whole picture, got a file that ends before its picture does"
+        refusal(lambda: list(batches.epoch(0))) == f"{file}: expected a whole picture, got a file that ends too early"
     )
 
 
@@ -224,7 +223,7 @@ def test_broken_pictures_are_skipped_and_counted(deep: ImageSet, flat: ImageSet,
     assert rows_of(batch) == expected
     assert batch.weight is not None
     labelled = np.concatenate([deep.labelled[expected[:10]], flat.labelled[expected[10:]]])
-    np.testing.assert_array_equal(batch.weight.numpy(), labelled)  # labels are those of the picture that is there
+    np.testing.assert_array_equal(batch.weight.numpy(), labelled)  # labels are those of the picture that replaced it
     list(batches.epoch(1))
     assert batches.skipped == broken
 
@@ -242,9 +241,9 @@ def test_the_next_picture_is_augmented_as_it_would_have_been_in_this_place(deep:
         assert torch.equal(skipped.input[row], whole[0].input[row]) == (row != place)
 
 
-def test_a_folder_that_is_not_there_does_not_pass_for_broken_pictures(deep: ImageSet) -> None:
+def test_a_missing_folder_does_not_count_as_broken_pictures(deep: ImageSet) -> None:
     gone = replace(deep, files=np.char.add(deep.files, ".gone"))
-    with pytest.raises(InputError, match=r"\.jpg\.gone: .* and the 9 before it cannot be read either"):
+    with pytest.raises(InputError, match=r"\.jpg\.gone: .*; nor can the 9 pictures before it be read"):
         list(ImageBatches(gone, None, configured("data.on_broken=skip"), CPU).epoch(0))
     assert BROKEN_IN_A_ROW >= 10
 
@@ -259,14 +258,14 @@ def test_an_empty_box(deep: ImageSet, width: float) -> None:
         lambda: next(image_batches.crop_batches(empty, SIZE, 4, 0, 0, 1)),
         lambda: next(image_batches.crop_batches(deep, SIZE, 4, 0, 0, 1, box=box)),
     ):
-        assert refusal(attempt) == f"{deep.files[3]}: expected a box with an extent, got {width:g} x 32"
+        assert refusal(attempt) == f"{deep.files[3]}: expected a box of a size above zero, got {width:g} x 32"
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("on_broken", ["stop", "skip"])
 def test_a_box_outside_its_picture(deep: ImageSet, workers: int, on_broken: str) -> None:
     deep.box[7] = 100, 0, 20, 20
-    message = f"{deep.files[7]}: expected a box in the picture of 48 x 64, got x 100, y 0, 20 x 20"
+    message = f"{deep.files[7]}: expected a box that overlaps the 48 x 64 picture, got x 100, y 0, 20 x 20"
     config = configured(f"data.workers={workers}", f"data.on_broken={on_broken}", "train.batch_size=10")
     assert refusal(lambda: list(ImageBatches(deep, None, config, CPU).epoch(0))) == message
     assert refusal(lambda: list(image_batches.crop_batches(deep, SIZE, 4, workers, 0, 1))) == message
@@ -278,12 +277,12 @@ def test_a_label_that_is_not_finite(deep: ImageSet) -> None:
     deep.keypoints[2, 5] = np.nan
     list(ImageBatches(deep, None, configured(), CPU).epoch(0))
     deep.labelled[2, 5] = True
-    with pytest.raises(InputError, match=r"2\.jpg: expected finite labels, got others of left_knee"):
+    with pytest.raises(InputError, match=r"2\.jpg: expected finite labels, got NaN or infinity for left_knee"):
         ImageBatches(deep, None, configured(), CPU)
     deep.keypoints[2, 5] = 20
     assert deep.points is not None
     deep.points[6, 0, 2] = np.inf
-    with pytest.raises(InputError, match=r"6\.jpg: expected finite labels, got others of pelvis"):
+    with pytest.raises(InputError, match=r"6\.jpg: expected finite labels, got NaN or infinity for pelvis"):
         ImageBatches(deep, None, configured(), CPU)
 
 
@@ -297,7 +296,7 @@ def test_nobody_labelled(deep: ImageSet) -> None:
 
 def test_more_ranks_than_samples(deep: ImageSet, flat: ImageSet) -> None:
     with pytest.raises(
-        InputError, match=r"train\.batch_size: expected a sample of each set for each of 4 ranks, got 3"
+        InputError, match=r"train\.batch_size: expected at least 4 samples of each set in a batch, .*got 3"
     ):
         ImageBatches(deep, flat, configured(), CPU, 0, 4)
 

@@ -1,4 +1,4 @@
-"""Index files: what goes in comes out, packed pictures agree with their labels, and nothing else is taken for one."""
+"""Index files: round trips, packed pictures that agree with their labels, and the refusal of other files."""
 
 import multiprocessing
 import os
@@ -95,7 +95,7 @@ def test_index_and_pictures_move_together(tmp_path: Path, images: ImageSet) -> N
     before = read_encoded(images, 1)
     shutil.move(tmp_path / "set", tmp_path / "elsewhere")
     assert read_encoded(read_index(tmp_path / "elsewhere" / "index.h5"), 1) == before
-    with pytest.raises(InputError, match=r"set/images/1\.png: expected a picture"):
+    with pytest.raises(InputError, match=r"set/images/1\.png: expected a readable picture"):
         read_encoded(images, 1)
 
 
@@ -120,7 +120,7 @@ def test_relative_paths_are_of_the_working_folder(
 
 
 def middle_of_dot(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """(x, y) of what is bright."""
+    """(x, y) of the bright dot."""
     light = picture[..., 0].astype(np.float64)
     light[light < 16] = 0
     y, x = np.mgrid[: light.shape[0], : light.shape[1]]
@@ -143,7 +143,7 @@ def test_packed_dots_are_where_the_labels_say(tmp_path: Path, images: ImageSet, 
 @pytest.mark.parametrize("angle", [-30, 0, 30])
 @pytest.mark.parametrize("side", [1000, 150])
 def test_augmented_crops_are_those_of_the_picture(tmp_path: Path, images: ImageSet, side: int, angle: float) -> None:
-    """To their corners, which would be grey if the cut were too small, and grey where the picture ends."""
+    """Up to their corners, which would be grey if the cut-out were too small, and grey beyond the picture."""
     images = select(images, np.arange(4))
     got = packed(tmp_path / "packed.h5", images, side=side)
     largest = Augmentation(scale=1.3, angle=np.radians(angle))
@@ -203,7 +203,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, images: ImageSet, monkeypatc
     assert list((tmp_path / "out").iterdir()) == []
 
 
-# ---- what is refused
+# ---- refused
 
 
 def change(**attributes: object) -> Callable[[h5py.File], None]:
@@ -223,9 +223,9 @@ def shortened(file: h5py.File) -> None:
 @pytest.mark.parametrize(
     ("break_it", "words"),
     [
-        (change(format="lifting-poses"), "expected a file of format 'lifting-images', got 'lifting-poses'"),
-        (change(version=2), "expected a file of version 1, got"),
-        (change(joint_set="coco17"), "expected a file of joint_set 'h36m18', got 'coco17'"),
+        (change(format="lifting-poses"), "expected an index of format 'lifting-images', got 'lifting-poses'"),
+        (change(version=2), "expected an index of version 1, got"),
+        (change(joint_set="coco17"), "expected an index of joint_set 'h36m18', got 'coco17'"),
         (lambda file: file.attrs.__delitem__("root"), "broken index, root missing"),
         (without("keypoints"), "broken index, keypoints missing"),
         (without("focal"), "broken index, focal missing"),
@@ -240,7 +240,7 @@ def test_broken_indices(tmp_path: Path, images: ImageSet, break_it: Callable[[h5
         read_index(path)
 
 
-def test_what_is_no_index(tmp_path: Path, images: ImageSet) -> None:
+def test_files_that_are_no_index(tmp_path: Path, images: ImageSet) -> None:
     path = write(tmp_path / "index.h5", images)
     (tmp_path / "half.h5").write_bytes(path.read_bytes()[:3000])
     (tmp_path / "text.h5").write_text("hello")
@@ -253,15 +253,15 @@ def test_what_is_no_index(tmp_path: Path, images: ImageSet) -> None:
 def test_nothing_to_write(tmp_path: Path, images: ImageSet) -> None:
     nobody = select(images, np.zeros(len(images), dtype=bool))
     for put in (write, packed):
-        with pytest.raises(InputError, match="no picture was given"):
+        with pytest.raises(InputError, match=r"none\.h5: expected at least one picture to write, got none"):
             put(tmp_path / "none.h5", nobody)
     assert not (tmp_path / "none.h5").exists()
 
 
 @pytest.mark.parametrize("box", [(800, 10, 20, 20), (10, 10, 0, 0)])
-def test_a_box_without_a_picture_is_not_packed(tmp_path: Path, images: ImageSet, box: tuple[float, ...]) -> None:
+def test_a_box_outside_its_picture_is_not_packed(tmp_path: Path, images: ImageSet, box: tuple[float, ...]) -> None:
     images.box[2] = box
-    with pytest.raises(InputError, match=r"2\.png: expected a box in the picture"):
+    with pytest.raises(InputError, match=r"2\.png: expected a box that overlaps the \d+ x \d+ picture"):
         packed(tmp_path / "out" / "packed.h5", images)
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -271,11 +271,11 @@ def test_a_broken_or_missing_picture_is_named(tmp_path: Path, images: ImageSet) 
     with pytest.raises(InputError, match=r"1\.png"):
         packed(tmp_path / "packed.h5", images)
     Path(str(images.files[1])).unlink()
-    with pytest.raises(InputError, match=r"1\.png: expected a picture, cannot be read \(No such file"):
+    with pytest.raises(InputError, match=r"1\.png: expected a readable picture \(No such file"):
         packed(tmp_path / "packed.h5", images)
 
 
-def test_a_packed_index_that_has_gone(tmp_path: Path, images: ImageSet) -> None:
+def test_a_packed_index_that_was_deleted(tmp_path: Path, images: ImageSet) -> None:
     got = packed(tmp_path / "packed.h5", images)
     (tmp_path / "packed.h5").unlink()
     with pytest.raises(InputError, match=r"found nothing at .*packed\.h5"):

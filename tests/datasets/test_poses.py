@@ -71,7 +71,7 @@ def test_noise_is_in_pixels_and_fresh_in_training(poses: PoseSet) -> None:
     assert ((one - two) * 500).std().item() == pytest.approx(5 * 2**0.5, rel=0.05)
 
 
-def test_noise_of_the_test_is_fixed(small_store: Path) -> None:
+def test_noise_on_test_poses_is_fixed(small_store: Path) -> None:
     config = DataConfig(test_subjects=("S9",), test_stride=50, noise_px=5)
     one, two = (load_split(config, str(small_store), train=False).keypoints for _ in range(2))
     clean = load_split(config.model_copy(update={"noise_px": 0.0}), str(small_store), train=False).keypoints
@@ -79,12 +79,12 @@ def test_noise_of_the_test_is_fixed(small_store: Path) -> None:
     assert ((one - clean) * 500).std().item() == pytest.approx(5, rel=0.1)
 
 
-def test_a_batch_larger_than_the_set_is_the_set(poses: PoseSet) -> None:
+def test_a_set_smaller_than_a_batch_is_one_batch(poses: PoseSet) -> None:
     batches = PoseBatches(poses, 10_000, flip=True)
     assert [len(batch.target) for batch in batches.epoch(seed=0)] == [len(poses)]
 
 
-def test_what_is_not_there_is_named(small_store: Path) -> None:
+def test_an_error_names_what_is_absent(small_store: Path) -> None:
     with PoseStore(small_store) as store:
         with pytest.raises(InputError, match="S7"):
             load_poses(store, ("S7",), stride=1)
@@ -109,8 +109,8 @@ def test_actions_and_cameras_are_chosen_or_left_out(small_store: Path, poses: Po
     assert seen(some) and seen(rest)
 
 
-def test_a_split_takes_its_own_choice(small_store: Path, poses: PoseSet) -> None:
-    """Cross-action and cross-camera: train on one, test on the others."""
+def test_training_and_test_choose_actions_and_cameras_separately(small_store: Path, poses: PoseSet) -> None:
+    """The cross-action and cross-camera protocols train on one and test on the others."""
     action, camera = poses.actions[0], poses.clips[0].camera
     config = DataConfig(
         train_subjects=("S1",),
@@ -138,10 +138,10 @@ def test_a_split_takes_its_own_choice(small_store: Path, poses: PoseSet) -> None
         ({"train_actions": ("Walking", "Greeting", "-Greeting"), "test_cameras": ("54138969",)}, 2),
     ],
 )
-def test_recordings_that_are_trained_on_are_found_by_their_names(
+def test_training_recordings_in_the_test_are_found_by_name(
     small_store: Path, choice: dict[str, tuple[str, ...]], shared: int
 ) -> None:
-    """By the configuration alone, as by a look at what both parts hold."""
+    """The configuration alone gives the same answer as the recordings of both parts."""
     subjects = {"train_subjects": ("S1", "S9"), "test_subjects": ("S5", "S9")}
     config = DataConfig.model_validate({**subjects, "stride": 50, "test_stride": 50, **choice})
     training, test = (load_split(config, str(small_store), train=train) for train in (True, False))
@@ -150,7 +150,7 @@ def test_recordings_that_are_trained_on_are_found_by_their_names(
     assert len(found) == shared
 
 
-def test_wrong_s9_is_a_switch(small_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_switch_drops_the_wrong_recordings_of_s9(small_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with PoseStore(small_store) as store:
         wrong = store.sequences("S9")[0]
         monkeypatch.setattr("lifting.datasets.poses.WRONG_S9", (wrong,))
@@ -163,13 +163,11 @@ def test_wrong_s9_is_a_switch(small_store: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ({"actions": ("Wlking",)}, "S9: actions: expected of .*Walking.*, got 'Wlking'"),
-        ({"cameras": ("-1",)}, "S9: cameras: expected of 54138969, .*, got '-1'"),
-        ({"cameras": ("54138969", "-54138969")}, "nothing is left"),
+        ({"actions": ("Wlking",)}, "S9: actions: expected one of .*Walking.*, got 'Wlking'"),
+        ({"cameras": ("-1",)}, "S9: cameras: expected one of 54138969, .*, got '-1'"),
+        ({"cameras": ("54138969", "-54138969")}, "no sequence has the chosen"),
     ],
 )
-def test_a_choice_that_cannot_be_is_refused(
-    small_store: Path, choice: dict[str, tuple[str, ...]], message: str
-) -> None:
+def test_an_impossible_choice_is_refused(small_store: Path, choice: dict[str, tuple[str, ...]], message: str) -> None:
     with PoseStore(small_store) as store, pytest.raises(InputError, match=message):
         load_poses(store, ("S9",), 50, **choice)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The canonical store: what goes in comes out, and nothing else is taken for one."""
+"""The canonical store: what is written is read back, and bad data and other files are refused."""
 
 import resource
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from lifting.geometry.cameras import Camera
 from lifting.geometry.skeleton import COCO17, H36M17, JointSet
 from tests.conftest import COCO_OF_H36M
 
-# Clouds of joints, as large as people, where people stand before Human3.6M's cameras.
+# Clouds of joints as large as people, where people stand in front of Human3.6M's cameras.
 POSES = (np.random.default_rng(0).normal(size=(7, 17, 3)) * 0.3 + [0.3, 1, 0.9]).astype(np.float32)
 PIXELS = 500 + 200 * POSES[..., :2]
 SUBJECTS = ("S11", "S1", "S5")
@@ -37,7 +37,7 @@ def write(path: Path, sequences: list[Sequence] | None = None, **changes: Any) -
     return path
 
 
-def test_everything_comes_back(tmp_path: Path) -> None:
+def test_everything_written_is_read_back(tmp_path: Path) -> None:
     keypoints = {
         "cpn": {c: PIXELS + i for i, c in enumerate(h36m.CAMERA_NAMES)},
         "d2": {"54138969": PIXELS - 7},
@@ -61,7 +61,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
             for camera, points in views.items():
                 np.testing.assert_array_equal(store.keypoints("S9", "Photo 1", camera, detector), points)
         read = store.cameras("S9")
-    assert list(read) == list(cameras["S9"])  # the order given, not the alphabet's
+    assert list(read) == list(cameras["S9"])  # in the given order, not sorted
     for name, expected_camera in cameras["S9"].items():
         for field, expected in vars(expected_camera).items():
             got = getattr(read[name], field)
@@ -78,7 +78,7 @@ def test_names_are_in_natural_order(tmp_path: Path) -> None:
         assert store.detectors == []
 
 
-def test_it_is_plain_hdf5_with_its_format_written_on_it(tmp_path: Path) -> None:
+def test_it_is_plain_hdf5_that_states_its_format(tmp_path: Path) -> None:
     with h5py.File(write(tmp_path / "x.h5")) as file:
         assert dict(file.attrs) == {
             "format": FORMAT, "version": VERSION, "joint_set": "h36m17", "units": "m",
@@ -96,15 +96,15 @@ def test_it_is_plain_hdf5_with_its_format_written_on_it(tmp_path: Path) -> None:
         (lambda s: s.cameras("S2"), "no subject.*'S2'.*S1, S5, S11"),
         (lambda s: s.positions("S1", "Eating"), "no sequence 'Eating'.*Walking, Walking 2, Walking 10"),
         (lambda s: s.keypoints("S1", "Walking", "54138969", "cpn"), "detector 'cpn'.*there are none"),
-        (lambda s: s.keypoints("S1", "Walking", "54138969", "gt"), "'gt' by projecting"),
+        (lambda s: s.keypoints("S1", "Walking", "54138969", "gt"), "'gt' is computed by projecting"),
     ],
 )
-def test_what_is_absent_is_said(tmp_path: Path, ask: Callable[[PoseStore], object], message: str) -> None:
+def test_an_error_names_what_is_absent(tmp_path: Path, ask: Callable[[PoseStore], object], message: str) -> None:
     with PoseStore(write(tmp_path / "x.h5")) as store, pytest.raises(InputError, match=message):
         ask(store)
 
 
-def test_an_absent_camera_is_said(tmp_path: Path) -> None:
+def test_an_error_names_an_absent_camera(tmp_path: Path) -> None:
     write(tmp_path / "x.h5", [Sequence("S1", "Walking", POSES, {"cpn": {"54138969": PIXELS}})])
     with PoseStore(tmp_path / "x.h5") as store, pytest.raises(InputError, match=r"no camera '5'.*54138969"):
         store.keypoints("S1", "Walking", "5", "cpn")
@@ -150,7 +150,7 @@ def test_positions_in_other_units_are_refused(tmp_path: Path, factor: float, mes
 
 
 def camera(**changes: Any) -> dict[str, dict[str, Camera]]:
-    """One of S1's, changed."""
+    """S1 with one of its cameras, changed."""
     return {"S1": {"left": replace(h36m.cameras("S1")["54138969"], **changes)}}
 
 
@@ -160,15 +160,15 @@ ONE = camera()["S1"]["left"]
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"t": 1000 * ONE.t}, r"S1 W: camera left: expected people of 10.02 pixels or more .* t takes the world"),
-        ({"t": -ONE.t}, r"expected people before it, got 100% behind it; R X \+ t takes the world"),
+        ({"t": 1000 * ONE.t}, r"S1 W: camera left: expected people at least 10.02 pixels across .* t takes the world"),
+        ({"t": -ONE.t}, r"expected people in front, got 100% behind it; R X \+ t takes the world"),
         ({"R": ONE.R.T, "t": -ONE.R.T @ ONE.t}, "S1 W: camera left: expected people"),  # camera -> world
-        ({"focal": ONE.focal / 1000}, "got 0.293 pixels about .* focal and center are in pixels"),
+        ({"focal": ONE.focal / 1000}, "got 0.293 pixels at .* focal and center are in pixels"),
         (
             {"focal": ONE.focal / 1000, "center": torch.zeros(2)},
-            "got .* pixels about .* focal and center are in pixels",
+            "got .* pixels at .* focal and center are in pixels",
         ),
-        ({"center": ONE.center + 2000}, "in or beside a picture of 1000 x 1002, got [0-9]{3} pixels about"),
+        ({"center": ONE.center + 2000}, "in or near a picture of 1000 x 1002, got [0-9]{3} pixels at"),
         ({"R": torch.eye(3)[[1, 0, 2]]}, "camera .*left: R: expected a rotation, got"),
         ({"R": 2 * ONE.R}, "R: expected a rotation"),
     ],
@@ -185,23 +185,23 @@ def test_cameras_that_do_not_see_the_people_are_refused(
 @pytest.mark.parametrize(
     "wrong",
     [PIXELS / 500 - 1, PIXELS / 1000, np.zeros_like(PIXELS), PIXELS + 3000, PIXELS - [0, 3000]],
-    ids=["-1 to 1", "0 to 1", "missing", "right of it", "above it"],
+    ids=["-1 to 1", "0 to 1", "missing", "right of the picture", "above the picture"],
 )
 def test_keypoints_that_are_not_pixels_of_the_picture_are_refused(tmp_path: Path, wrong: np.ndarray) -> None:
-    message = "S1 W: keypoints cpn, left: expected people of 10.02 pixels .* 1000 x 1002, got .*; keypoints are in pix"
+    message = "S1 W: keypoints cpn, left: expected people at least 10.02 pixels .* x 1002, got .*; keypoints are in pix"
     with pytest.raises(InputError, match=message):
         write(tmp_path / "x.h5", [Sequence("S1", "W", POSES, {"cpn": {"left": wrong}})], cameras=camera())
 
 
 def test_a_few_wild_frames_pass(tmp_path: Path) -> None:
-    """A detector's failures and a glitch of the capture are the data's own."""
+    """Real data has failures of the detector and glitches of the capture."""
     positions, pixels = POSES.copy(), PIXELS.copy()
     positions[:3], pixels[:3] = 50 * positions[:3], 0
     write(tmp_path / "x.h5", [Sequence("S1", "W", positions, {"cpn": {"left": pixels}})], cameras=camera())
 
 
 @pytest.mark.parametrize("joint_set", [H36M17, COCO17], ids=lambda joint_set: joint_set.name)
-def test_exchanged_sides_are_refused_where_there_is_no_doubt(
+def test_exchanged_sides_are_refused_if_there_is_no_doubt(
     small_store: Path, tmp_path: Path, joint_set: JointSet
 ) -> None:
     with PoseStore(small_store) as store:
@@ -233,7 +233,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     path = write(tmp_path / "x.h5")
     before = path.read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))  # as a full disk: a write past it fails
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))  # like a full disk: writes beyond this size fail
     try:
         with pytest.raises(OSError, match="large"):
             write(path, frame_rate=25)
@@ -254,12 +254,12 @@ def spoil(path: Path, change: Callable[[h5py.File], object]) -> None:
         (lambda f: f.attrs.__delitem__("format"), "expected a file of format 'lifting-poses', got None"),
         (lambda f: f.attrs.update(format="other"), r"expected a file of format .* got 'other'"),
         (lambda f: f.attrs.update(version=99), "expected version 1 .* got 99"),
-        (lambda f: f.attrs.update(joint_set="h36m99"), "joint set of h36m17, h36m18, coco17, mpii16, got 'h36m99'"),
+        (lambda f: f.attrs.update(joint_set="h36m99"), "joint sets h36m17, h36m18, coco17, mpii16, got 'h36m99'"),
         (lambda f: f.attrs.__delitem__("frame_rate"), "frame_rate missing"),
         (lambda f: f.__delitem__("poses"), "poses missing"),
     ],
 )
-def test_what_is_no_store_is_refused(tmp_path: Path, change: Callable[[h5py.File], object], message: str) -> None:
+def test_files_of_another_kind_are_refused(tmp_path: Path, change: Callable[[h5py.File], object], message: str) -> None:
     path = write(tmp_path / "x.h5")
     spoil(path, change)
     with pytest.raises(InputError, match=message):
@@ -273,8 +273,8 @@ def test_broken_files_are_refused(tmp_path: Path) -> None:
         PoseStore(tmp_path / "absent.h5")
     for bad, message in (
         (b"", "is empty"),
-        (content[: len(content) // 2], "no readable HDF5"),
-        (b"text" * 99, "no readable HDF5"),
+        (content[: len(content) // 2], "not a readable HDF5"),
+        (b"text" * 99, "not a readable HDF5"),
     ):
         path.write_bytes(bad)
         with pytest.raises(InputError, match=message):

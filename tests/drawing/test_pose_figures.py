@@ -1,3 +1,5 @@
+"""Figures of poses: rows, texts, colours, the view from the side, and the ellipses of sigma."""
+
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ STANDIN = Path(__file__).parents[3] / "shared/data/h36m_standin/data_3d_h36m.npz
 
 
 def person(sigma: bool = True) -> DrawnPose:
-    """Someone who stands three metres before the camera, predicted 30 mm too far away at every joint but the root."""
+    """Someone three metres in front of the camera; the prediction is 30 mm too far away, except for the root."""
     x = [0, -0.13, -0.13, -0.13, 0.13, 0.13, 0.13, 0, 0, 0, 0, 0.17, 0.25, 0.3, -0.17, -0.25, -0.3]
     y = [0, 0, 0.45, 0.9, 0, 0.45, 0.9, -0.25, -0.5, -0.6, -0.75, -0.48, -0.2, 0.05, -0.48, -0.2, 0.05]
     target = np.stack([x, y, 0.02 * np.arange(17)], -1)
@@ -30,23 +32,23 @@ def person(sigma: bool = True) -> DrawnPose:
     return DrawnPose("S9 Standing, frame 7", keypoints, (1000, 1002), target, mu, spread)
 
 
-def test_a_picture_has_a_row_for_each_pose(tmp_path: Path) -> None:
+def test_a_figure_has_a_row_for_each_pose(tmp_path: Path) -> None:
     draw_poses(tmp_path / "one.png", [person()])
     draw_poses(tmp_path / "three.png", [person(), person(sigma=False), person()])
     one, three = (imread(tmp_path / f"{name}.png") for name in ("one", "three"))
-    assert one.shape[1] == three.shape[1] >= 1800  # sharp at twice 900 pixels
+    assert one.shape[1] == three.shape[1] >= 1800  # sharp at twice a width of 900 pixels
     assert 2.5 < three.shape[0] / one.shape[0] < 3
     assert sorted(file.name for file in tmp_path.iterdir()) == ["one.png", "three.png"]
 
 
-def test_what_the_picture_says(tmp_path: Path) -> None:
+def test_the_texts_of_a_figure(tmp_path: Path) -> None:
     draw_poses(tmp_path / "pose.svg", [person()])
     drawn = (tmp_path / "pose.svg").read_text()
     assert "S9 Standing, frame 7" in drawn
     assert "prediction, MPJPE 28 mm" in drawn  # 30 mm at 16 of 17 joints
     assert "2 standard deviations" in drawn
     draw_poses(tmp_path / "sure.svg", [person(sigma=False)])
-    assert "sigma" not in (tmp_path / "sure.svg").read_text()
+    assert "standard deviations" not in (tmp_path / "sure.svg").read_text()
 
 
 PICTURE = np.full((1002, 1000, 3), 150, np.uint8)
@@ -62,8 +64,8 @@ PICTURE = np.full((1002, 1000, 3), 150, np.uint8)
     ],
     ids=["alone", "estimate", "long", "two"],
 )
-def test_titles_are_whole(poses: list[DrawnPose], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within the figure, within their panels, and nothing over them, in the file as it is saved."""
+def test_titles_are_not_cut_off(poses: list[DrawnPose], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the saved file, titles are within the figure and within their panels, and nothing covers them."""
     figures: list[Figure] = []
     savefig = Figure.savefig
 
@@ -74,7 +76,7 @@ def test_titles_are_whole(poses: list[DrawnPose], tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(Figure, "savefig", kept)
     draw_poses(tmp_path / "pose.png", poses)
     (figure,) = figures
-    figure.set_dpi(200)  # at which it was saved, and its texts were measured
+    figure.set_dpi(200)  # at which the figure was saved and its texts were measured
     for axes in figure.axes:
         title, panel = axes.title.get_window_extent(), axes.get_window_extent()
         assert title.width > 0
@@ -169,6 +171,6 @@ def test_users_mistakes(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no poses"):
         draw_poses(tmp_path / "pose.png", [])
     for name in ("pose.xyz", "pose"):
-        with pytest.raises(InputError, match=r"expected a picture's ending, one of .*png"):
+        with pytest.raises(InputError, match=r"expected the ending of a picture file, one of .*png"):
             draw_poses(tmp_path / name, [person()])
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Crop geometry: there and back again, in both precisions, and into the camera."""
+"""Crop geometry: round trips in both precisions, and back into the camera frame."""
 
 import math
 
@@ -72,7 +72,7 @@ def test_the_box_fills_the_crop() -> None:
 def test_the_turn_is_clockwise_and_before_the_mirror() -> None:
     box = torch.tensor([0.0, 0.0, 100.0, 100.0])
     above = torch.tensor([[50.0, 0.0]])
-    for mirrored, u in ((False, 0.5), (True, -0.5)):  # what was above is on the right, or mirrored on the left
+    for mirrored, u in ((False, 0.5), (True, -0.5)):  # a point above moves to the right, and to the left if mirrored
         matrix = crop_matrix(box, SIZE, angle=math.pi / 2, mirrored=mirrored)
         labels = crop_labels(above, torch.zeros(1), matrix, SIZE)
         torch.testing.assert_close(labels[0, :2], torch.tensor([u, 0.0]), rtol=0, atol=1e-6)

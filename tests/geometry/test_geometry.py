@@ -1,4 +1,4 @@
-"""Cameras, alignment and joint sets: against OpenCV, against slow twins, and by planting what is to be found."""
+"""Cameras, alignment and joint sets: compared with OpenCV and slow twins, and by recovering planted answers."""
 
 import math
 
@@ -30,7 +30,7 @@ D64 = torch.float64
 
 
 def camera(factor: float) -> Camera:
-    """The first of S9 with more distortion, so that every term tells."""
+    """The first camera of S9 with more distortion, so that every term matters."""
     found = h36m.cameras("S9")["54138969"]
     tangential = torch.tensor([0.01, -0.02], dtype=D64)
     return Camera(found.size, found.focal, found.center, found.radial, tangential, found.R, found.t, factor)
@@ -129,7 +129,7 @@ def test_a_planted_similarity_is_recovered() -> None:
 def test_alignment_against_a_slow_twin_and_no_reflection() -> None:
     torch.manual_seed(0)
     source, target = torch.randn(2, 40, 17, 3, dtype=D64)
-    target[:20] = source[:20] * torch.tensor([-1.0, 1, 1], dtype=D64)  # mirror images, which no rotation reaches
+    target[:20] = source[:20] * torch.tensor([-1.0, 1, 1], dtype=D64)  # mirror images, which no rotation can produce
     aligned = align(source, target)
     _, R, _ = similarity(source, target)
     torch.testing.assert_close(torch.linalg.det(R), torch.ones(40, dtype=D64))

@@ -1,4 +1,4 @@
-"""RealNVP as a density: exact log-determinant, exact inverse, mass one, the paper's sizes."""
+"""RealNVP as a density: exact log-determinant, exact inverse, unit mass, the paper's sizes."""
 
 import math
 
@@ -63,11 +63,11 @@ def test_untrained_flow_is_the_standard_normal() -> None:
 )
 def test_parameter_counts_are_the_papers(layers: int, width: int, thousands: float) -> None:
     count = sum(p.numel() for p in RealNVP(2, layers=layers, width=width).parameters())
-    assert count / 1000 == pytest.approx(thousands, abs=0.1)  # the paper cuts some and rounds others
+    assert count / 1000 == pytest.approx(thousands, abs=0.1)  # the paper truncates some and rounds others
 
 
 def test_flops_are_the_papers() -> None:
-    """1.8 MFLOPs for 17 joints: two operations a multiply-add."""
+    """1.8 MFLOPs for 17 joints, with two operations per multiply-add."""
     with FlopCounterMode(display=False) as counter:
         RealNVP(2).log_prob(torch.zeros(17, 2))
     assert counter.get_total_flops() / 1e6 == pytest.approx(1.8, abs=0.05)

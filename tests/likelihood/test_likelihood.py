@@ -1,4 +1,4 @@
-"""The RLE family: normalised densities, gradients as documented, excluded joints without a trace."""
+"""The RLE family: densities are normalised, gradients are as documented, excluded joints leave no trace."""
 
 import math
 from collections.abc import Callable
@@ -24,7 +24,7 @@ D64 = torch.float64
 
 
 def random_rle(dim: int, base: str = "laplace", **options: float | bool) -> RLE:
-    """RLE with a flow far from its start; the paper's form, but with log s, where ``options`` do not say otherwise."""
+    """RLE with a flow far from its start: the paper's form plus log s, unless ``options`` say otherwise."""
     options = {"beta": 0.0, "flow_steers_mu": True} | options
     torch.manual_seed(dim)
     flow = RealNVP(dim, width=16).double()
@@ -65,7 +65,7 @@ def test_draws_of_a_base_have_its_moments(base: str, dim: int) -> None:
     expected = {"laplace": 2 * dim, "gaussian": dim, "radial": dim * (dim + 1)}[base]
     assert drawn.square().sum(-1).mean().item() == pytest.approx(expected, rel=0.02)
     torch.testing.assert_close(drawn.mean(0), torch.zeros(dim, dtype=D64), rtol=0, atol=0.02)
-    # and its entropy, -E[log q], which a wrong shape would not have
+    # and its entropy, -E[log q], which would differ for a wrong shape
     entropy = {
         "laplace": dim * (1 + math.log(2)),
         "gaussian": dim * 0.5 * math.log(2 * math.pi * math.e),
@@ -188,7 +188,7 @@ def test_an_excluded_joint_leaves_no_trace(name: str) -> None:
             assert tensor.grad.isfinite().all()
             assert (tensor.grad[1, 2] == 0).all()
             assert (tensor.grad[0] != 0).any()
-    if name != "rle":  # whose log s is drawn
+    if name != "rle":  # its log s is random
         full = likelihood(prediction, target)
         torch.testing.assert_close(loss[2, 0], 0.25 * full[2, 0])
 
@@ -227,7 +227,7 @@ def test_samples_of_rle_agree_with_its_density() -> None:
     torch.testing.assert_close(drawn.std(0), sigma * spread, rtol=0.04, atol=0)
 
 
-def test_wrong_shapes_and_a_missing_sigma_are_said() -> None:
+def test_wrong_shapes_and_a_missing_sigma_are_refused() -> None:
     prediction, target = example()
     with pytest.raises(ValueError, match=r"target: expected \(4, 5, 3\), got \(4, 4, 3\)"):
         Likelihood()(prediction, target[:, :4])
@@ -236,7 +236,7 @@ def test_wrong_shapes_and_a_missing_sigma_are_said() -> None:
 
 
 def test_without_s_the_loss_gains_by_a_growing_sigma() -> None:
-    """Why training has log s: scaling sigma up and the flow down leaves an exact density as it is, but not Eq. 8."""
+    """Why training includes log s: scaling sigma up and the flow down changes Eq. 8, but not an exact density."""
     torch.manual_seed(0)
     target = 0.05 * torch.randn(500, 4, 3, dtype=D64)
     mu = torch.zeros_like(target)
@@ -264,7 +264,7 @@ def test_deviation_is_that_of_the_base() -> None:
 
 
 def test_a_flow_that_does_not_steer_mu_leaves_it_to_q() -> None:
-    """The rest of the gradient, and the loss, are those of the whole density."""
+    """The loss, and all other gradients, are those of the whole density."""
     (loss, steered), (same, still) = (
         gradients(random_rle(3, "radial")),
         gradients(random_rle(3, "radial", flow_steers_mu=False)),
@@ -287,7 +287,7 @@ def test_round_q_with_one_sigma_a_joint_and_beta_1_steers_mu_as_the_distance_doe
 
 
 def trained_like(name: str, dim: int, **options: str | bool | float) -> Likelihood:
-    """A likelihood whose flow, if it has one, is far from its start; in evaluation mode."""
+    """A likelihood in evaluation mode, whose flow, if it has one, is far from its start."""
     likelihood = build_likelihood(LossConfig(name=name, flow=FlowConfig(width=16), **options), dim).double()
     torch.manual_seed(dim)
     for parameter in likelihood.parameters():
@@ -350,7 +350,7 @@ def test_unstandardise_is_the_inverse_of_standardise(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_deviation_is_that_of_the_draws(name: str) -> None:
-    """Of the basic design too, whose density has a shape of its own at each place."""
+    """Also for the basic design, whose density has a different shape at each position."""
     torch.manual_seed(0)
     prediction = Prediction(torch.randn(3, 2, 3, dtype=D64), torch.full((3, 2, 3), -1.0, dtype=D64))
     likelihood = trained_like(name, 3)
@@ -399,7 +399,7 @@ def test_dle_is_equation_5_and_the_basic_design_equation_4() -> None:
     z, log_det = basic.flow.inverse(target)
     initial = torch.distributions.Normal(prediction.mu, prediction.sigma).log_prob(z).sum(-1)  # type: ignore[no-untyped-call]
     torch.testing.assert_close(basic(prediction, target), -initial - log_det)
-    # what training maximises is the density that prediction and evaluation see
+    # training maximises the density that prediction and evaluation see
     torch.testing.assert_close(-basic(prediction, target), basic.log_prob(basic.point(prediction), target))
 
 
@@ -417,11 +417,11 @@ def test_a_constant_scale_is_the_one_of_highest_likelihood() -> None:
             nll[factor] = -likelihood.log_prob(zero, target).mean()
         assert nll[1.0] < min(nll[0.97], nll[1.03]), kind
         likelihood.eval()(zero, 10 * target)
-        torch.testing.assert_close(likelihood.scale, best * 1.03)  # evaluation leaves it alone
+        torch.testing.assert_close(likelihood.scale, best * 1.03)  # evaluation does not change it
 
 
 class Mixture(Density):
-    """Two normal densities, to be plugged in."""
+    """A mixture of two normal densities, to plug in as a flow."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -476,7 +476,7 @@ def test_a_narrow_flow_gets_a_finer_grid_and_a_given_one_is_refused() -> None:
             net.biases[-1][0] = -0.6
     width = math.exp(3 * math.tanh(-0.6))  # three of six couplings move each coordinate
     for bad in ({"cells": 10}, {"reach": width, "cells": 40}):
-        with pytest.raises(ValueError, match="are too coarse or too narrow: draws give"):
+        with pytest.raises(ValueError, match="are too coarse or too narrow: an estimate from draws is"):
             rle.log_norm(**bad)
     x, cell = grid(3, 6 * width, 90)
     with torch.no_grad():
@@ -523,7 +523,7 @@ def test_a_batch_of_one_kind_only(depth: bool) -> None:
 
 
 def test_the_point_of_a_mixed_batch_is_that_of_the_likelihood_it_belongs_to() -> None:
-    """The basic design moves mu by its flow: joints with depth by that of D = 3, the others by that of D = 2."""
+    """The basic design moves mu by a flow: that of D = 3 for joints with depth, that of D = 2 for the others."""
     flows = [RealNVP(3, width=8), RealNVP(2, width=8)]
     for flow in flows:
         for parameter in flow.parameters():
@@ -556,32 +556,32 @@ Changed = tuple[Prediction, Tensor, Tensor]
         (lambda p, x, w: (Prediction(p.mu, p.log_sigma[..., :1]), x, w), r"log_sigma: expected \(4, 5, 3\)"),
         (lambda p, x, w: (p, x[..., :2], w), r"target: expected \(4, 5, 3\), got \(4, 5, 2\)"),
         (lambda p, x, w: (p, x.long(), w), "target: expected a floating dtype, got torch.int64"),
-        (lambda p, x, w: (p, x.float(), w), "target: expected torch.float64, that of mu, got torch.float32"),
+        (lambda p, x, w: (p, x.float(), w), "target: expected torch.float64, the dtype of mu, got torch.float32"),
         (
             lambda p, x, w: (p, x.index_fill(0, torch.tensor([2]), math.nan), w),
             r"target: expected finite .* at \[2, 0\]",
         ),
         (lambda p, x, w: (p, x.index_fill(0, torch.tensor([2]), math.nan), None), r"target: expected finite labels"),
-        (lambda p, x, w: (p, x, w[:3]), r"weight: expected \(4, 5\), or 1 in place of a side, got \(3, 5\)"),
-        (lambda p, x, w: (p, x, w[0]), r"weight: expected \(4, 5\), or 1 in place of a side, got \(5,\)"),
+        (lambda p, x, w: (p, x, w[:3]), r"weight: expected \(4, 5\), where any side may be 1, got \(3, 5\)"),
+        (lambda p, x, w: (p, x, w[0]), r"weight: expected \(4, 5\), where any side may be 1, got \(5,\)"),
         (lambda p, x, w: (p, x, 2 * w), r"weight: expected values in \[0, 1\], got 2 to 2"),
         (lambda p, x, w: (p, x, w * math.nan), r"weight: expected values in \[0, 1\]"),
         (lambda p, x, w: (p, x, w.long()), "weight: expected a floating dtype or bool"),
     ],
 )
 @pytest.mark.parametrize("name", ["rle", "laplace"])
-def test_what_does_not_fit_is_said(name: str, change: Callable[..., Changed], words: str) -> None:
+def test_arguments_that_do_not_fit_are_refused(name: str, change: Callable[..., Changed], words: str) -> None:
     prediction, target, weight = change(*example(), torch.ones(4, 5, dtype=D64))
     with pytest.raises(ValueError, match=words):
         build_likelihood(LossConfig(name=name)).double()(prediction, target, weight)
 
 
 @pytest.mark.parametrize("name", get_args(LossConfig.model_fields["name"].annotation))
-def test_a_density_is_not_asked_about_what_does_not_fit(name: str) -> None:
-    """Each of these would be a number by broadcasting, of another density."""
+def test_log_prob_and_sample_refuse_arguments_that_do_not_fit(name: str) -> None:
+    """By broadcasting, each of these would give a number that belongs to another density."""
     (prediction, x), likelihood = example(), build_likelihood(LossConfig(name=name)).double()
     if isinstance(likelihood, ConstantVariance):
-        with pytest.raises(ValueError, match=f"{name}: expected a loss that was trained"):
+        with pytest.raises(ValueError, match=f"{name}: expected a trained loss"):
             likelihood.log_prob(prediction, x)
         likelihood.scale.fill_(0.1)
     elif prediction.log_sigma is not None:
@@ -598,7 +598,7 @@ def test_a_density_is_not_asked_about_what_does_not_fit(name: str) -> None:
             build_likelihood(LossConfig(name=name), dim).double().sample(prediction, 2)
 
 
-def test_a_weight_of_another_float_dtype_is_taken() -> None:
+def test_a_weight_of_another_float_dtype_is_accepted() -> None:
     prediction, target = example()
     for weight in (torch.ones(4, 5), torch.ones(1, 5).half(), torch.ones(4, 1, dtype=torch.bool), torch.tensor(1.0)):
         assert torch.equal(Likelihood()(prediction, target, weight), Likelihood()(prediction, target))
@@ -621,11 +621,11 @@ class Fixed(Density):
 
 
 @pytest.mark.parametrize("kind", [RLE, DLE, BasicFlow, ReferenceRLE])
-def test_a_flow_that_cannot_be_one_is_said(kind: Callable[..., Likelihood]) -> None:
+def test_a_module_that_is_no_density_is_refused_as_a_flow(kind: Callable[..., Likelihood]) -> None:
     for flow, words in (
-        (NoSample(3, 3), "NoSample has no sample"),
-        (Fixed(), "Fixed has no parameters"),
-        (RealNVP(2), r"expected a density on R\^3: .* RealNVP has \(\(2, 2\), \(2,\)\)"),
+        (NoSample(3, 3), "got NoSample without sample"),
+        (Fixed(), "got Fixed without parameters"),
+        (RealNVP(2), r"expected a density on R\^3, .* got \(2, 2\) and \(2,\) from RealNVP"),
     ):
         with pytest.raises(ValueError, match=words):
             kind(3, flow=flow)
@@ -634,13 +634,13 @@ def test_a_flow_that_cannot_be_one_is_said(kind: Callable[..., Likelihood]) -> N
             RealNVP(3, **sizes)
 
 
-def test_an_unknown_base_is_said() -> None:
+def test_an_unknown_base_is_refused() -> None:
     with pytest.raises(ValueError, match="base: expected one of laplace, gaussian, radial, got 'cauchy'"):
         Likelihood(3, "cauchy")
     with pytest.raises(ValueError, match="kind: expected one of l1, l2, mpjpe, got 'l3'"):
         ConstantVariance("l3")
     for bad in ({"reach": 0.0}, {"cells": 0}):
-        with pytest.raises(ValueError, match="log_norm: expected a reach above 0 and 1 cell or more"):
+        with pytest.raises(ValueError, match="log_norm: expected reach > 0 and cells >= 1"):
             RLE(1).log_norm(**bad)
 
 
@@ -691,14 +691,14 @@ def test_a_joint_without_a_density_is_named_with_the_way_out(name: str) -> None:
     assert (loss[:, 0] == 0).all()
 
 
-def test_values_are_looked_at_in_the_first_call_alone_where_that_waits_for_the_device() -> None:
+def test_values_are_checked_only_in_the_first_call_where_that_waits_for_the_device() -> None:
     likelihood = Likelihood()
     meta = torch.empty(4, 5, 3, device="meta")
     for _ in range(2):
         assert likelihood(Prediction(meta, meta), meta, torch.ones(4, 5, device="meta")).shape == (4, 5)
 
     class Far:
-        """A tensor on a GPU, for the question where it is."""
+        """Claims to be a tensor on a GPU."""
 
         device, is_meta = torch.device("cuda:0"), False
 
@@ -709,7 +709,7 @@ def test_values_are_looked_at_in_the_first_call_alone_where_that_waits_for_the_d
 
 @pytest.mark.parametrize("name", NAMES)
 def test_masking_does_not_read_values(name: str) -> None:
-    """One graph for any weights: a training step waits for no device and recompiles for no batch."""
+    """One graph serves all weights: a training step never waits for the device and is compiled only once."""
     likelihood = build_likelihood(LossConfig(name=name, flow=FlowConfig(width=8))).double()
     prediction, target = example()
     whole = torch.compile(likelihood, fullgraph=True, backend="eager")
@@ -724,7 +724,7 @@ def test_masking_does_not_read_values(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_masking_equals_leaving_joints_out(name: str) -> None:
-    """The twin that takes the visible joints out of the batch: same losses, same gradients, of mu, sigma and flow."""
+    """A twin that selects the visible joints gives the same losses and the same gradients of mu, sigma and flow."""
     found = []
     for masked in (True, False):
         likelihood = trained_like(name, 3).train()
@@ -778,7 +778,7 @@ def test_constants_of_the_flow_are_taken_once_for_each_state_of_it() -> None:
     assert rows(density) == 20
     assert rows(deviation) > 10_000
     assert rows(deviation) == 0
-    # fused, as the engine's: it does not raise the version counters of the weights
+    # fused like the engine's, which does not raise the version counters of the weights
     optimizer = torch.optim.Adam(rle.parameters(), lr=0.1, fused=True)
     for change in (
         lambda: (rle(prediction, target).sum().backward(), optimizer.step()),
@@ -797,7 +797,7 @@ def test_constants_of_the_flow_are_taken_once_for_each_state_of_it() -> None:
 
 @pytest.mark.parametrize("name", ["rle", "rle_reference", "dle", "flow"])
 def test_a_flow_sees_a_limited_number_of_rows_at_a_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a whole test set a hidden layer of DLE's flow took gigabytes."""
+    """For a whole test set, a hidden layer of DLE's flow once took gigabytes."""
     likelihood = trained_like(name, 2)
     prediction, x = example(2, 40, 10)
     whole = likelihood.point(prediction).mu, likelihood.log_prob(prediction, x), likelihood.standardise(prediction, x)
@@ -820,8 +820,17 @@ def test_a_flow_sees_a_limited_number_of_rows_at_a_time(name: str, monkeypatch: 
     assert widest <= 64
 
 
+@pytest.mark.parametrize("name", ["rle", "rle_reference", "dle", "laplace"])
+def test_a_density_takes_a_single_point(name: str) -> None:
+    likelihood = build_likelihood(LossConfig(name=name)).double()
+    x_bar = torch.randn(2, 3, dtype=D64)
+    one = likelihood.log_unit(x_bar[0])
+    assert one.shape == ()
+    torch.testing.assert_close(one, likelihood.log_unit(x_bar)[0])
+
+
 def test_fixed_draws_fix_the_device_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two GPUs, the first the current one: draws on the second are fixed, those of the first go on."""
+    """With two GPUs, of which the first is the current one: draws on the second are fixed, the first is left alone."""
     first, second = torch.Generator(), torch.Generator()
     monkeypatch.setattr(torch.cuda, "default_generators", (first, second))
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)

@@ -13,7 +13,7 @@ from lifting.models.srnet import SRNet
 
 
 def test_parameter_counts() -> None:
-    """34 -> 1024, two blocks of two, -> 51: 4.29M as in the paper; a second head for sigma, one a joint."""
+    """34 -> 1024, two blocks of two layers, -> 51: 4.29M as in the paper; a second head adds a sigma per joint."""
     plain, with_sigma = (
         sum(p.numel() for p in build_lifter(FCConfig(), H36M17, with_sigma=s).parameters()) for s in (False, True)
     )
@@ -21,7 +21,7 @@ def test_parameter_counts() -> None:
     assert with_sigma == plain + 1024 * 17 + 17
 
 
-def test_a_new_network_is_modest() -> None:
+def test_a_new_network_predicts_joints_near_the_root() -> None:
     torch.manual_seed(0)
     prediction = FCBaseline().eval()(torch.randn(32, 17, 2))
     assert prediction.mu.shape == (32, 17, 3)
@@ -31,7 +31,7 @@ def test_a_new_network_is_modest() -> None:
     assert ((prediction.sigma >= 0) & (prediction.sigma < 1)).all()
 
 
-def test_the_root_is_known() -> None:
+def test_the_root_and_its_sigma_are_zero() -> None:
     network = FCBaseline(width=32)
     torch.nn.init.normal_(network.mu_head.weight)
     prediction = network(torch.randn(8, 17, 2))
@@ -53,7 +53,7 @@ def test_a_configuration_builds_it_for_any_joint_set(joint_set: JointSet) -> Non
 
 @pytest.mark.parametrize("shape", [(64, 1000), (7, 3), (1, 1), (333,)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_dropout_drops_what_it_should(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_dropout_drops_the_share_it_should(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     layer = Dropout(0.25)
     x = torch.ones(shape, dtype=dtype)
@@ -67,7 +67,7 @@ def test_dropout_drops_what_it_should(shape: tuple[int, ...], dtype: torch.dtype
     assert torch.equal(Dropout(0.0)(x), x)
 
 
-def test_dropout_draws_anew_and_by_the_seed() -> None:
+def test_dropout_draws_anew_and_follows_the_seed() -> None:
     layer, x = Dropout(0.5), torch.ones(100, 100)
     torch.manual_seed(3)
     one, two = layer(x), layer(x)
@@ -89,7 +89,7 @@ def test_heads_keep_their_precision_under_autocast() -> None:
 
 
 def test_multiply_adds_are_the_papers() -> None:
-    """Tab. 8 of the RLE paper has 4.29M parameters and 0.275 G for the FC baseline: a batch of 64."""
+    """Tab. 8 of the RLE paper gives the FC baseline 4.29M parameters and 0.275 G, which is for a batch of 64."""
     l2, rle = (build_objective(load_config(overrides=[f"loss.name={name}"]), H36M17) for name in ("l2", "rle"))
     found = cost(l2, 17)
     assert found["parameters"] / 1e6 == pytest.approx(4.29, abs=0.01)
@@ -99,7 +99,7 @@ def test_multiply_adds_are_the_papers() -> None:
 
 @pytest.mark.parametrize("network", [FCBaseline(width=64), SRNet(width=64)], ids=["fc", "srnet"])
 def test_keypoints_are_not_rounded_under_autocast(network: FCBaseline | SRNet) -> None:
-    """Only their product with the weights is; near the border of a picture bfloat16 steps are two pixels of 1000."""
+    """Only their product with the weights is rounded: near the border of a picture, bfloat16 has steps of 2 pixels."""
     network.eval()
     entered: list[Tensor] = []
     product = network.entry[0] if isinstance(network, FCBaseline) else network.entry.product

@@ -1,4 +1,4 @@
-"""Image models: their shapes by name, what their heads compute, weights from files, the reference's layout, cost."""
+"""Image models: parameter names and shapes, what the heads compute, weight files, the reference's layout, cost."""
 
 import json
 import logging
@@ -47,7 +47,7 @@ def images(count: int = 2, size: int = 64) -> Tensor:
 
 
 def unlike_new(network: nn.Module) -> nn.Module:
-    """With batch norms and heads that have something to say, and in evaluation mode."""
+    """Gives a network random batch norms and heads, and puts it in evaluation mode."""
     torch.manual_seed(1)
     for name, tensor in network.state_dict().items():
         if not tensor.is_floating_point():
@@ -72,7 +72,7 @@ def test_names_and_shapes_are_torchvisions(name: str) -> None:
 
 
 def slow_resnet(state: dict[str, Tensor], x: Tensor) -> Tensor:
-    """A ResNet told from nothing but its weights' names."""
+    """A ResNet computed from nothing but the names of its weights."""
 
     def layer(x: Tensor, conv: str, norm: str, stride: int) -> Tensor:
         weight = state[f"{conv}.weight"]
@@ -187,7 +187,7 @@ def test_heatmaps_are_for_training_alone() -> None:
     network = Regressor("resnet18", 8, heatmaps=True).eval()
     with torch.no_grad():
         beside, _ = network.forward_with_heatmaps(images())
-        network.heatmap_head = None  # forward does not miss it
+        network.heatmap_head = None  # forward does not need it
         alone = network(images())
         assert torch.equal(alone.mu, beside.mu)
         with pytest.raises(ValueError, match="heatmaps=True"):
@@ -218,7 +218,7 @@ def test_heatmap_losses_are_mean_squares() -> None:
 
 
 def test_heatmap_losses_leave_joints_out() -> None:
-    """No label, whatever stands there, and a label far outside the crop: neither a value nor a gradient."""
+    """A joint without a label, whatever its target, or far outside the crop has neither a value nor a gradient."""
     maps = torch.randn(1, 4, 16, 16, requires_grad=True)
     target = torch.tensor([[[0.1, 0.1, 0.0], [math.nan] * 3, [math.inf, 0, 0], [0.0, 0.7, math.nan]]])
     losses, counted = heatmap_losses(maps, target, torch.tensor([[1.0, 0.0, 0.0, 1.0]]))
@@ -267,7 +267,7 @@ def test_integral() -> None:
     prediction = network(images())
     assert prediction.mu.shape == (2, 4, 3)
     assert prediction.log_sigma is None
-    assert prediction.mu.abs().max() < 0.01  # a new one: all in the middle
+    assert prediction.mu.abs().max() < 0.01  # a new network predicts the middle
     prediction.mu.square().sum().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
@@ -351,12 +351,12 @@ def test_old_weights_have_no_counters(tmp_path: Path, caplog: pytest.LogCaptureF
     assert state["bn1.num_batches_tracked"] == 0
 
 
-def test_weights_that_are_of_no_use(tmp_path: Path) -> None:
+def test_unusable_weights_are_refused(tmp_path: Path) -> None:
     good = made_up()
     cases: dict[str, tuple[object, str]] = {
-        "other": ({"w": torch.ones(2)}, "expected a ResNet's, such as conv1.weight, got w"),
-        "none": ({"epoch": 3}, "expected weights by their names, got none"),
-        "list": ([torch.ones(2)], "expected weights by their names, got none"),
+        "other": ({"w": torch.ones(2)}, "expected weights of a ResNet, such as conv1.weight, got w"),
+        "none": ({"epoch": 3}, "expected named weights, got none"),
+        "list": ([torch.ones(2)], "expected named weights, got none"),
         "code": ({"conv1.weight": torch.ones(2), "args": Path("x")}, "is broken, or holds more than tensors"),
         "wide": (
             {**good, "layer2.0.conv1.weight": torch.ones(32, 16, 3, 3)},
@@ -394,7 +394,7 @@ def test_weights_that_are_of_no_use(tmp_path: Path) -> None:
 
 
 def reference_state(name: str = "resnet18", joints: int = 18) -> dict[str, Tensor]:
-    """Made-up weights as the authors' code saves them: shapes from the list, the flows' from its description."""
+    """Random weights as the authors' code saves them, with shapes from the list and from the flows' description."""
     torch.manual_seed(4)
     state = {f"preact.{key}": torch.randn(shape) for key, shape in listed_shapes(name).items()}
     state |= {key: torch.tensor(7) for key in state if key.endswith("num_batches_tracked")}
@@ -433,7 +433,7 @@ def slow_flow(state: dict[str, Tensor], flow: str, x: Tensor) -> Tensor:
 
 def test_the_references_flows_are_ours(tmp_path: Path) -> None:
     state = reference_state()
-    state["flow3d.mask"] = state["flow3d.mask"].flip(0)  # whichever way round they are in the file
+    state["flow3d.mask"] = state["flow3d.mask"].flip(0)  # our code takes them in either order
     torch.save(state, tmp_path / "reference.pth")
     _, likelihood = load_reference(tmp_path / "reference.pth")
     for flow, dim, ours in (("flow3d", 3, likelihood.with_depth), ("flow2d", 2, likelihood.without_depth)):
@@ -470,7 +470,7 @@ def test_the_layout_goes_both_ways_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_ours_in_the_references_layout() -> None:
-    """A network and flows of other sizes than the authors'; heatmaps stay behind."""
+    """For a network and flows of sizes other than the authors'; the heatmap head is left out."""
     torch.manual_seed(2)
     network = Regressor("resnet34", 8, joints=5, sigma="coordinate", input="reference", heatmaps=True)
     likelihood = Mixed(ReferenceRLE(3, RealNVP(3, 4, 2, 16)), ReferenceRLE(2, RealNVP(2, 2, 4, 8)))
@@ -482,7 +482,7 @@ def test_ours_in_the_references_layout() -> None:
 
 
 @pytest.mark.parametrize("name", RESNETS)
-def test_the_depth_is_told_from_the_names(name: str) -> None:
+def test_the_depth_follows_from_the_names(name: str) -> None:
     state = reference_state("resnet18" if name in ("resnet18", "resnet34") else "resnet50")
     shapes = {f"preact.{key}": shape for key, shape in listed_shapes(name).items()}
     state = {key: value for key, value in state.items() if not key.startswith("preact.")}
@@ -530,11 +530,11 @@ def test_masks_are_zeros_and_ones() -> None:
 
 def test_what_the_reference_could_not_use() -> None:
     right = Mixed(ReferenceRLE(3), ReferenceRLE(2))
-    with pytest.raises(InputError, match="expected a network with input reference, got imagenet"):
+    with pytest.raises(InputError, match=r"expected a network with model\.input reference, got imagenet"):
         to_reference(Regressor("resnet18", 8), right)
-    for with_sigma in (False, True):
+    for with_sigma, got in ((False, "none"), (True, "one per joint")):
         network = Regressor("resnet18", 8, input="reference", with_sigma=with_sigma)
-        with pytest.raises(InputError, match="expected a network with a sigma for each coordinate"):
+        with pytest.raises(InputError, match=f"expected a network with one sigma per coordinate, got {got}"):
             to_reference(network, right)
     loss = LossConfig(name="rle", flow=FlowConfig(width=8))
     network = Regressor("resnet18", 8, sigma="coordinate", input="reference")
@@ -546,7 +546,7 @@ def test_what_the_reference_could_not_use() -> None:
 
 
 def test_cost_is_the_papers() -> None:
-    """Tab. 8 and 9: 23.8M parameters, which are the network's and both flows', and 5.4 G; 34.3M and 14.1 G."""
+    """Tab. 8 and 9: 23.8M parameters (of the network and both flows) and 5.4 G; 34.3M and 14.1 G."""
     regressor, integral = Regressor("resnet50", sigma="coordinate").train(), Integral("resnet50")
     found = image_model_cost(regressor, 256)
     flows = sum(p.numel() for p in Mixed(ReferenceRLE(3), ReferenceRLE(2)).parameters())
@@ -561,7 +561,7 @@ def test_cost_is_the_papers() -> None:
 
 
 def test_cost_by_hand() -> None:
-    """Deconvolutions in truth and as published; batch norm as published."""
+    """Deconvolutions as computed and as published; batch norm as published."""
     network = nn.Sequential(Normalise("imagenet"), nn.ConvTranspose2d(3, 5, 4, stride=2, padding=1), nn.BatchNorm2d(5))
     found = image_model_cost(network, 8)
     truly = sum(
@@ -569,7 +569,7 @@ def test_cost_by_hand() -> None:
         for y in range(8)
         for x in range(8)
         for dy in range(4)
-        for dx in range(4)  # each pixel and weight once, those that fall outside too
+        for dx in range(4)  # each pixel and weight once, also where the product falls outside
     )
     assert found == {
         "parameters": 3 * 5 * 16 + 5 + 10,

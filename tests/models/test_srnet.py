@@ -1,4 +1,4 @@
-"""SRNet against a twin that loops over groups, its counts, and what a group may see."""
+"""SRNet against a twin that loops over groups, its parameter counts, and what a group can see of the others."""
 
 from itertools import product
 
@@ -18,7 +18,7 @@ VARIANTS = list(product(GROUPS, RECOMBINE))
 
 
 def trained(**arguments: object) -> SRNet:
-    """A network in float64 whose weights, biases and statistics are all something."""
+    """A network in float64 in which no weight, bias or statistic has its initial value."""
     torch.manual_seed(0)
     network = SRNet(**arguments).double()  # type: ignore[arg-type]
     for parameter in network.parameters():
@@ -40,7 +40,7 @@ def norm_of(norm: nn.BatchNorm1d, x: Tensor, training: bool) -> Tensor:
 
 
 def slow_layer(layer: GroupLayer, x: Tensor, training: bool) -> Tensor:
-    """(B, C) -> (B, C'): one group at a time, each with its context put together, as the equations stand."""
+    """(B, C) -> (B, C'), by the equations: one group at a time, each with its own context."""
     made, first, used = [], 0, 0
     for g, (weight, size) in enumerate(zip(layer.weights, layer.inputs, strict=True)):
         own = x[:, first : first + size]
@@ -125,7 +125,7 @@ def test_parameter_counts(groups: int, recombine: str, layers: int) -> None:
 
 
 def test_the_count_of_the_paper() -> None:
-    """0.899M; the authors' 899,029 have 64 outputs of which 63 are used: one to spare in the group of 196 features."""
+    """0.899M. The authors have 899,029: one of their 64 outputs, in the group of 196 features, is not used."""
 
     def weights(with_sigma: bool = True, sigma: str = "joint") -> int:
         return sum(p.numel() for p in SRNet(with_sigma=with_sigma, sigma=sigma).parameters())
@@ -143,8 +143,8 @@ def test_the_count_of_the_paper() -> None:
 
 
 @pytest.mark.parametrize(("groups", "recombine"), VARIANTS)
-def test_a_group_sees_one_number_of_the_others(groups: int, recombine: str) -> None:
-    """What a layer gives a group depends on the rest through w.c alone, and not at all where w is zero."""
+def test_a_group_sees_the_others_as_one_number(groups: int, recombine: str) -> None:
+    """The output of a group depends on inputs outside it only through w . c, and not at all if w is zero."""
     torch.manual_seed(0)
     inputs = [2 * len(group) for group in GROUPS[groups]]
     layer = GroupLayer(inputs, [7] * groups, recombine).double().eval()
@@ -167,8 +167,8 @@ def test_a_group_sees_one_number_of_the_others(groups: int, recombine: str) -> N
 
 
 @pytest.mark.parametrize(("groups", "recombine"), VARIANTS)
-def test_a_group_without_context_keeps_to_its_joints(groups: int, recombine: str) -> None:
-    """With the weights of the context at zero, as they start, other joints may be exchanged or be anything."""
+def test_a_group_without_context_depends_only_on_its_joints(groups: int, recombine: str) -> None:
+    """With context weights of zero, as at the start, the other joints can be exchanged or moved without effect."""
     network = trained(width=60, groups=groups, recombine=recombine).eval()
     for module in network.modules():
         if isinstance(module, GroupLayer):
@@ -186,7 +186,7 @@ def test_a_group_without_context_keeps_to_its_joints(groups: int, recombine: str
             assert not torch.allclose(other.mu[:, others], before.mu[:, others])
 
 
-def test_a_group_hears_of_the_others_once_trained() -> None:
+def test_a_trained_group_depends_on_the_others() -> None:
     network = trained(width=60).eval()
     keypoints = torch.randn(4, 17, 2, dtype=torch.float64)
     moved = keypoints.clone()
@@ -210,7 +210,7 @@ def test_gradients(recombine: str) -> None:
 
 
 @pytest.mark.parametrize("sigma", ["coordinate", "joint"])
-def test_a_new_network_is_modest_and_knows_the_root(sigma: str) -> None:
+def test_a_new_network_predicts_joints_near_the_root(sigma: str) -> None:
     torch.manual_seed(0)
     prediction = SRNet(sigma=sigma)(torch.randn(32, 17, 2))
     assert prediction.mu.shape == (32, 17, 3)
@@ -239,7 +239,7 @@ def test_outputs_keep_their_precision_under_autocast() -> None:
 
 
 def test_the_flipped_mean_is_symmetric() -> None:
-    """The mean over the mirror image, made of the mirrored keypoints, is the mirrored mean: in mu and in sigma."""
+    """The flip-test mean of mirrored keypoints is the mirror image of that of the keypoints, in mu and in sigma."""
     network = trained(width=50).eval()
     keypoints = torch.randn(4, 17, 2, dtype=torch.float64)
     straight, mirrored = network(keypoints), network(flip(keypoints, H36M17))
@@ -259,12 +259,12 @@ def test_a_configuration_builds_it(groups: int, recombine: str) -> None:
 
 
 @pytest.mark.parametrize("joint_set", [COCO17, MPII16, H36M18], ids=lambda joint_set: joint_set.name)
-def test_its_groups_are_of_human36m_alone(joint_set: JointSet) -> None:
+def test_its_groups_refuse_joints_other_than_human36m(joint_set: JointSet) -> None:
     with pytest.raises(InputError, match=f"expected the joints h36m17, .* got {joint_set.name}"):
         build_lifter(SRNetConfig(), joint_set, with_sigma=True)
 
 
 @pytest.mark.parametrize("wrong", [{"groups": 4}, {"layers": 5}, {"recombine": "mean"}])
-def test_what_it_cannot_be_is_refused(wrong: dict[str, object]) -> None:
+def test_unsupported_options_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
         SRNet(**wrong)  # type: ignore[arg-type]

@@ -269,7 +269,7 @@ def test_as_a_person_asks(shell: Shell, small: list[str], tmp_path: Path, monkey
     refused(few, "expected 100 test poses or more")
     for option in ("--figure", "--diagrams"):  # known before the work, not after it
         picture = [option, tmp_path / "picture.xyz", "--json", tmp_path / "few.json"]
-        refused(shell(*evaluate, "--uncertainty", *picture), "expected a picture's ending")
+        refused(shell(*evaluate, "--uncertainty", *picture), "expected the ending of a picture file")
     assert not (tmp_path / "few.json").exists()
     # weights fit other losses too, whose numbers these are not
     for other in ("loss.name=dle", "loss.base=gaussian", "model.dropout=0"):

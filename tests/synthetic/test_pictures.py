@@ -1,4 +1,4 @@
-"""The rendered set: surfaces where geometry has them, labels on the pixels, sides that can be told, whole files."""
+"""The rendered set: surfaces where geometry puts them, labels on their pixels, distinct sides, complete files."""
 
 import json
 import re
@@ -29,7 +29,7 @@ NAMES = {"Greeting", "Greeting 1", "Sitting", "Sitting 1", "SittingDown", "Sitti
 
 @cache
 def few(seed: int) -> list[Sequence]:
-    """The people of `synthetic` in some of what they do."""
+    """The people of `poses` in some of their postures."""
     made = []
     for s, (subject, body) in enumerate(synthetic_poses.bodies(seed).items()):
         for name in sorted(NAMES):
@@ -42,7 +42,7 @@ def few(seed: int) -> list[Sequence]:
 
 @pytest.fixture(scope="module")
 def poses() -> Array:
-    """(56, 17, 3) of all kinds."""
+    """(56, 17, 3) varied poses."""
     return np.concatenate([s.positions[::120][:2] for s in few(0) if s.name != "Sitting 1"])[:56].astype(np.float64)
 
 
@@ -80,7 +80,7 @@ def shape(picture: Path) -> tuple[int, ...]:
 
 
 def some_cones(rng: np.random.Generator, count: int) -> Cones:
-    """Between 1 and 2 m in front of a camera at the origin that looks along z; tapers of all kinds."""
+    """Cones with varied tapers, 1 to 2 m in front of a camera at the origin that looks along z."""
     start = rng.uniform([-0.5, -0.4, 1.2], [0.5, 0.4, 2.0], (count, 3))
     end = start + rng.normal(0, 0.2, (count, 3))
     end[::4, :2] = start[::4, :2] * end[::4, 2:] / start[::4, 2:]  # along a ray: seen from the tip or from the base
@@ -90,7 +90,7 @@ def some_cones(rng: np.random.Generator, count: int) -> Cones:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_depths_are_those_of_the_union_of_spheres(seed: int) -> None:
-    """The slow twin: five hundred spheres along each axis, and the nearest entry into any."""
+    """The slow twin takes the nearest entry into any of five hundred spheres along each axis."""
     cones = some_cones(np.random.default_rng(seed), 12)
     view = View(np.eye(3), np.zeros(3), 50.0, np.array([31.0, 24.5]), (64, 50))
     x, y = view.rays()
@@ -185,7 +185,7 @@ def test_joints_lie_on_the_person(poses: Array) -> None:
 
 
 def mirrored(view: View, light: Light) -> tuple[View, Light]:
-    """As a mirror in the plane x = 0 shows camera and lamp."""
+    """Camera and lamp as seen in a mirror in the plane x = 0."""
     turn = np.diag([-1.0, 1, 1])
     center = np.array([view.size[0] - 1 - view.center[0], view.center[1]])
     return replace(view, R=turn @ view.R @ turn, position=turn @ view.position, center=center), light._replace(
@@ -206,7 +206,7 @@ def test_a_mirrored_picture_is_the_person_with_sides_exchanged_and_nothing_else(
         assert np.abs(wrong - picture).mean() > 50 * np.abs(same - picture).mean() + 5e-4
 
 
-def test_a_face_is_seen_from_before_and_hair_from_behind(poses: Array) -> None:
+def test_a_face_is_seen_from_the_front_and_hair_from_behind(poses: Array) -> None:
     for i, joints in enumerate(poses[:16]):
         look = replace(body_shape.random_look(np.random.default_rng(i)), long_hair=bool(i % 2))
         head = body_shape.head(joints, look)
@@ -364,7 +364,7 @@ def test_same_seed_same_files(folder: Path, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(synthetic_poses, "sequences", few)
     make_rendered(tmp_path / "again", **COUNTS, workers=1)
     first, again = (tree(path) for path in (folder, tmp_path / "again"))
-    first.pop("mpii/annot/gt_valid.mat"), again.pop("mpii/annot/gt_valid.mat")  # has the time in it
+    first.pop("mpii/annot/gt_valid.mat"), again.pop("mpii/annot/gt_valid.mat")  # contains the time
     assert first == again
     make_rendered(tmp_path / "again", **COUNTS, seed=1, workers=1)  # over the old one
     assert tree(tmp_path / "again").keys() != first.keys() or tree(tmp_path / "again") != first
@@ -394,7 +394,7 @@ def test_nothing_is_lost_when_it_cannot_be_made(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(synthetic_poses, "sequences", few)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("chapter 1")
-    with pytest.raises(InputError, match="mine: expected a rendered set or nothing"):
+    with pytest.raises(InputError, match="mine: expected a new or empty folder or a rendered set"):
         make_rendered(tmp_path / "mine", **COUNTS, workers=1)
     with pytest.raises(InputError, match=r"expected at most \d+ pictures of these people, got 999999"):
         make_rendered(tmp_path / "new", train=999_999, workers=1)

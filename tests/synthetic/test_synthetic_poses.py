@@ -1,4 +1,4 @@
-"""The embedded set: is what it says, moves like people, and poses a real problem to a lifter."""
+"""The embedded set: it contains what it promises, moves like people, and is a real problem for a lifter."""
 
 import logging
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ def bone_lengths(positions: np.ndarray) -> np.ndarray:
 
 
 def body_axes(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Forward, left and up of the pelvis, as far as the joints show them: up is along the lower spine."""
+    """Forward, left and up of the pelvis, estimated from the joints: up is along the lower spine."""
     left = positions[:, J["left_hip"]] - positions[:, J["right_hip"]]
     left /= np.linalg.norm(left, axis=1, keepdims=True)
     up = positions[:, J["spine"]] - positions[:, J["pelvis"]]
@@ -62,7 +62,7 @@ def accelerations(clips: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([np.linalg.norm(np.diff(clip, n=2, axis=0), axis=-1) * FPS**2 for clip in clips])
 
 
-# What is in it
+# Contents
 
 
 def test_every_subject_does_every_action_twice(made: list[Sequence]) -> None:
@@ -205,7 +205,7 @@ def test_hands_and_elbows_stay_out_of_the_trunk(by_action: dict[str, list[np.nda
 
 
 def test_speeds_and_accelerations_are_human(by_action: dict[str, list[np.ndarray]]) -> None:
-    """99th percentiles, against what CMU's recordings show: pelvis 2.1 m/s, ankle 4.2, wrist 3.1; 30 to 100 m/s^2."""
+    """99th percentiles; in CMU's recordings they are pelvis 2.1 m/s, ankle 4.2, wrist 3.1, and 30 to 100 m/s^2."""
     clips = [clip for clips in by_action.values() for clip in clips]
     v, a = np.percentile(speeds(clips), 99, axis=0), np.percentile(accelerations(clips), 99, axis=0)
     assert 1.0 < v[J["pelvis"]] < 2.2
@@ -287,7 +287,7 @@ def test_left_and_right_are_alike_in_distribution(by_action: dict[str, list[np.n
     assert 3 <= sum(handed) <= len(handed) - 3
 
 
-# What a camera and a lifter make of it
+# Seen by a camera and a lifter
 
 
 def views(made: list[Sequence], subjects: tuple[str, ...], stride: int) -> tuple[np.ndarray, np.ndarray, float]:

@@ -1,4 +1,4 @@
-"""Training: resumable to the last bit, stopped by what is not finite, the same over ranks."""
+"""Training: resumed bit by bit the same, stopped by a loss that is not finite, the same over several ranks."""
 
 import json
 import math
@@ -36,9 +36,9 @@ def rows(folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("loss", ["rle", "l1"])
-def test_two_and_two_epochs_are_four(small: list[str], tmp_path: Path, loss: str) -> None:
+def test_two_plus_two_epochs_equal_four(small: list[str], tmp_path: Path, loss: str) -> None:
     straight = trained(small, tmp_path / "straight", f"loss.name={loss}", "train.epochs=4", "data.noise_px=3")
-    # The schedule of batch norm knows the last epoch, so a run that is to be stopped is configured whole.
+    # As with a real Ctrl-C, the stopped run is configured for all four epochs.
     config = load_config(overrides=[*small, f"loss.name={loss}", "train.epochs=4", "data.noise_px=3"])
     folder = tmp_path / "stopped"
     stop_after(2, config, folder)
@@ -53,7 +53,7 @@ def test_two_and_two_epochs_are_four(small: list[str], tmp_path: Path, loss: str
 
 
 def stop_after(epochs: int, config: Config, folder: Path) -> None:
-    """Ctrl-C in the middle of the epoch after that many."""
+    """Trains until Ctrl-C, which comes in the epoch after this many."""
     seed_everything = ranks.seed_everything
 
     def interrupted(seed: int, epoch: int) -> None:
@@ -111,7 +111,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(small:
 
 def test_a_checkpoint_of_another_model_is_refused(small: list[str], tmp_path: Path) -> None:
     lifter.train(load_config(overrides=small), tmp_path)
-    with pytest.raises(InputError, match="is of another model"):
+    with pytest.raises(InputError, match="belongs to another model"):
         lifter.train(load_config(overrides=[*small, "model.width=32"]), tmp_path)
 
 
@@ -130,7 +130,7 @@ def test_mean_of_mirrored_swaps_sigma_without_a_sign() -> None:
     torch.testing.assert_close(mean.sigma, sigma)
 
 
-def test_report_of_a_likelihood_agrees_with_its_parts(small: list[str], small_store: Path) -> None:
+def test_the_report_agrees_with_its_parts(small: list[str], small_store: Path) -> None:
     config = load_config(overrides=small)
     objective = lifter.build_objective(config, H36M17).eval()
     poses = load_split(config.data, str(small_store), train=False)
@@ -144,7 +144,7 @@ def test_report_of_a_likelihood_agrees_with_its_parts(small: list[str], small_st
 
 
 def test_ranks_see_the_same_poses_and_evaluate_alike(small: list[str], tmp_path: Path) -> None:
-    """Two processes under torchrun train together and write one run, scored as one process scores it."""
+    """Two processes under torchrun train together and write one run, which one process scores the same."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += [str(ROOT / "run_lifting.py"), "train", "--output", str(tmp_path / "run"), *small]
     done = subprocess.run(
@@ -157,7 +157,7 @@ def test_ranks_see_the_same_poses_and_evaluate_alike(small: list[str], tmp_path:
     assert len(rows(tmp_path / "run")) == 2
 
 
-def test_learning_rate_falls_an_epoch_or_at_steps() -> None:
+def test_learning_rate_decays_every_epoch_or_at_steps() -> None:
     train = TrainConfig(lr=0.1, lr_decay=0.5, warmup_steps=4)
     assert [learning_rate(train, 0, step) for step in range(5)] == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1])
     assert learning_rate(train, 3, 1000) == pytest.approx(0.1 / 8)

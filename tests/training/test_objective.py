@@ -1,4 +1,4 @@
-"""A training step: it never waits for the device, and it is the same over ranks, whatever each of them has labels of."""
+"""A training step never waits for the device, and gives the same gradient however the labels are spread over ranks."""
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -54,7 +54,7 @@ LIFTERS: dict[str, Callable[[], Objective]] = {
 
 @pytest.mark.parametrize("name", ["fc rle", "srnet rle", "image and heatmaps"])
 def test_a_step_is_one_graph(name: str) -> None:
-    """`torch.compile` finds nothing that it cannot take in: no value is read on the way."""
+    """`torch.compile` sees the whole step as one graph: nothing in it depends on the value of a tensor."""
     if name in LIFTERS:
         batches = PoseBatches(poses(), 8, flip=True)
         objective: AnyObjective = LIFTERS[name]()
@@ -67,7 +67,7 @@ def test_a_step_is_one_graph(name: str) -> None:
 
 
 class NothingCrosses(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Refuses an operation that takes tensors of the host to those of the device, or from there: each is waited for."""
+    """Refuses every operation with tensors of both host and device: the host would wait for the device."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
@@ -82,9 +82,9 @@ def crossing_refused() -> NothingCrosses:
 
 
 @pytest.mark.parametrize("name", [*LIFTERS, "image", "image and heatmaps"])
-def test_a_step_leaves_the_device_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the meta device there are no values: whatever asks for one fails. From batch to optimiser nothing does."""
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which this device has not
+def test_a_step_never_waits_for_the_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors of the meta device have no values, so reading one fails. From batch to optimiser, nothing does."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # the meta device has no autocast
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)
     meta = torch.device("meta")
     if name in LIFTERS:
@@ -101,12 +101,12 @@ def test_a_step_leaves_the_device_alone(name: str, monkeypatch: pytest.MonkeyPat
         train = ImageTrainConfig()
         batch_of = lambda: batch  # noqa: E731
     optimizer = torch.optim.SGD(objective.parameters(), lr=0.1)
-    training_step(objective, batch_of(), optimizer, train)  # what is looked at or kept once, in the first step
+    training_step(objective, batch_of(), optimizer, train)  # the first step may check or cache something once
     with crossing_refused():
         training_step(objective, batch_of(), optimizer, train)
 
 
-def test_what_crosses_is_seen() -> None:
+def test_transfers_between_host_and_device_are_noticed() -> None:
     x = torch.zeros(3, device="meta")
     with crossing_refused(), pytest.raises(AssertionError, match="takes tensors of"):
         x[torch.tensor([0, 2])]
@@ -124,14 +124,14 @@ def gradients(objective: nn.Module, batch: Batch) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("heatmap", [0.0, 1.0])
-def test_ranks_with_few_and_many_labels_make_the_gradient_of_all(
+def test_ranks_with_few_and_many_labels_give_the_gradient_over_all_labels(
     heatmap: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """DDP averages gradients: of a rank with 3 labels and one with 30 it has to be the gradient over 33."""
+    """DDP averages gradients: the mean of a rank with 3 labels and one with 30 has to be the gradient over all 33."""
     torch.manual_seed(0)
     likelihood = Mixed(ConstantVariance("l1", 3), ConstantVariance("l1", 2))
     network = Regressor("resnet18", 8, with_sigma=False, heatmaps=heatmap > 0)
-    objective = ImageObjective(network, likelihood, heatmap).double().eval()  # in eval, for ranks share no batch norm
+    objective = ImageObjective(network, likelihood, heatmap).double().eval()  # eval: ranks do not share batch norm
     whole = image_batch(4)
     assert whole.weight is not None and whole.has_depth is not None
     whole.weight[:2] = 0
@@ -143,7 +143,7 @@ def test_ranks_with_few_and_many_labels_make_the_gradient_of_all(
     together = Batch(whole.input, whole.target.double(), whole.weight.double(), whole.has_depth)
     expected = gradients(objective, together)
     counted: list[list[Tensor]] = []
-    for part in parts:  # first what each rank counts, as they would tell each other
+    for part in parts:  # first collect the counts, which the ranks would exchange
         counts: list[Tensor] = []
         monkeypatch.setattr(ranks, "average", lambda values, counts=counts: counts.append(values.clone()))
         gradients(objective, part)
@@ -171,8 +171,8 @@ class FixedBatches:
         yield from self.batches
 
 
-def test_statistics_are_of_every_part_of_the_network() -> None:
-    """Batch norm's statistics of the auxiliary head, which nothing but training uses, are means over the same batches."""
+def test_every_part_of_the_network_gets_batch_norm_statistics() -> None:
+    """So does the auxiliary heatmap head, which only training uses: from the same batches as the rest."""
     objective, batches = image_objective(1.0), [image_batch(seed=seed) for seed in range(3)]
     config = SingleStageConfig(train=ImageTrainConfig(bn_batches=3, precision="fp32"))
     take_statistics(objective, FixedBatches(batches), config, 0)

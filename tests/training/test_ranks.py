@@ -1,4 +1,4 @@
-"""Several processes under torchrun: one report, the numbers of one process, and no rank without poses."""
+"""Several processes under torchrun: one report, the same numbers as from one process, and no rank without poses."""
 
 import json
 import os
@@ -26,14 +26,14 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """As torchrun gives each process: sums over threads round differently."""
+    """One thread, as each process has under torchrun: sums over several threads round differently."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
 
 
-def test_evaluate_under_torchrun_is_one_report_of_the_same_numbers(
+def test_evaluate_under_torchrun_gives_one_report_with_the_same_numbers(
     shell: Shell, small: list[str], tmp_path: Path, one_thread: None
 ) -> None:
     run = tmp_path / "run"
@@ -41,7 +41,7 @@ def test_evaluate_under_torchrun_is_one_report_of_the_same_numbers(
     code, _, err = shell("train", "--output", run, *small, "data.train_subjects=[S1]", *cheap)
     assert code == 0, err
     verb = ["evaluate", "--checkpoint", run / "last.pt", "--rare", "--uncertainty", "--hypotheses", 5]
-    verb += ["--calibrate", run / "last.pt"]  # S5 is of neither its training nor its test subjects
+    verb += ["--calibrate", run / "last.pt"]  # S5 is neither a training nor a test subject
 
     def files(name: str) -> list[object]:
         return ["--json", tmp_path / f"{name}.json", "--save", tmp_path / f"{name}.h5"]
