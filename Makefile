@@ -16,8 +16,9 @@ help:
 demo: .venv/ready
 	$(BIN)/python run_lifting.py demo
 
+# A process for each core, of one thread each: torch's threads would wait for each other. A file's tests share fixtures.
 test: .venv/ready
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 bench: .venv/ready
 	$(BIN)/python -m tests.benchmarks

@@ -12,6 +12,7 @@ Layout, with the arrays of `ImageSet` under their names::
 it is absolute.
 """
 
+import atexit
 import errno
 import io
 import math
@@ -167,6 +168,7 @@ def _packed(path: Path, process: int) -> tuple[h5py.Dataset, NDArray[np.int64]]:
     HDF5 gets a file object, because by its name it would find the file open in a forked process and share the handle of
     the parent.
     """
+    atexit.register(_packed.cache_clear)  # HDF5 would close the file object after Python has ended, and crash
     try:
         file = h5py.File(existing_file(path, "image index").open("rb"), "r")
         return file["encoded"], file["offsets"][()]

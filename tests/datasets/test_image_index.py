@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -194,6 +196,23 @@ def test_forked_processes_read_too(tmp_path: Path, images: ImageSet) -> None:
     with multiprocessing.get_context("fork").Pool(2) as pool:
         assert pool.map(_read_rows, [got] * 8) == [mine] * 8
     assert _read_rows(got) == mine
+
+
+READ_AND_EXIT = """
+import ctypes, sys
+from pathlib import Path
+from lifting.datasets import image_index
+ctypes.pythonapi.Py_IncRef(ctypes.py_object(image_index._packed))  # so that Python's own end does not free its files
+image_index.read_encoded(image_index.read_index(Path(sys.argv[1])), 0)
+"""
+
+
+def test_a_process_that_has_read_packed_pictures_exits_cleanly(tmp_path: Path, images: ImageSet) -> None:
+    """HDF5 closed the file object after the end of Python, which crashed the process: exit code 139."""
+    packed(tmp_path / "packed.h5", images)
+    command = [sys.executable, "-c", READ_AND_EXIT, str(tmp_path / "packed.h5")]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
