@@ -5,7 +5,7 @@ BIN := .venv/bin
 
 .PHONY: help demo test bench gpu tables lint lock
 help:
-	@echo "make demo    trains, evaluates and draws on the embedded set (about five minutes on two cores)"
+	@echo "make demo    trains, evaluates and draws on the embedded set (about four minutes on two cores)"
 	@echo "make test    runs the test suite"
 	@echo "make tables  runs the paper's tables by analogy, short, on the embedded set; TABLES='--data FILE --seeds 3' for all"
 	@echo "make bench   times the fast paths and writes bench.json"
