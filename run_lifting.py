@@ -36,19 +36,19 @@ def main() -> None:
     evaluate.add_argument(
         "--rare", action="store_true", help="also the rarest test poses, those farthest from training"
     )
-    evaluate.add_argument("--uncertainty", action="store_true", help="what sigma is worth: scores, coverage, AUSE, r")
+    evaluate.add_argument("--uncertainty", action="store_true", help="evaluate sigma: scores, coverage, AUSE, r")
     evaluate.add_argument(
         "--calibrate",
         type=Path,
         metavar="CHECKPOINT",
         action="append",
         default=[],
-        help="with --uncertainty: scale sigma by what the subjects tell that this one was not trained on; repeatable",
+        help="with --uncertainty: fit a scale for sigma on subjects that this one was not trained on; repeatable",
     )
     evaluate.add_argument(
         "--diagrams", type=Path, help="with --uncertainty: density, reliability and more as a picture"
     )
-    evaluate.add_argument("--hypotheses", type=int, metavar="N", help="draw N poses each from the density: best of N")
+    evaluate.add_argument("--hypotheses", type=int, metavar="N", help="draw N poses per input and report the best of N")
 
     density = verbs.add_parser("density", help="draw the density that a likelihood has learned; needs no data")
     density.add_argument("--checkpoint", type=Path, required=True)
@@ -127,7 +127,7 @@ def run_demo(options: argparse.Namespace) -> None:
     for name, report in rows:
         r = f"{report['sigma_error_r']:.2f}" if "sigma_error_r" in report else "no sigma"
         print(f"{name:12}{report['mpjpe_mm']:>19.1f} mm{report['pa_mpjpe_mm']:>23.1f} mm{r:>18}")
-    print(f"\nThe poses, with what the lifter believes of its own error: {figure}")
+    print(f"\nPoses with their predicted sigma: {figure}")
 
 
 if __name__ == "__main__":

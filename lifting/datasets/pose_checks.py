@@ -44,22 +44,33 @@ def check_recording(
 
     Raises:
         InputError: positions are not those of a person in metres; keypoints are not pixels of a person in or near the
-            picture; in most frames, a camera sees the person behind it, as a dot, or far outside its picture.
+            picture; no camera sees the person in most frames. Each has it behind, as a dot, or far outside the picture.
     """
     some = sampled(positions)
     check_extent(some, f"{where}: positions")
+    problems = []
     for name, camera in cameras.items():
-        pixels = _project(some, camera).numpy()
-        seen = pixels[np.isfinite(pixels).all((1, 2))]
-        hint = "R X + t takes the world to the camera in metres, focal and center are in pixels"
-        if 2 * len(seen) < len(pixels):
-            share = 1 - len(seen) / len(pixels)
-            raise InputError(f"{where}: camera {name}: expected people in front, got {share:.0%} behind it; {hint}")
-        check_pixels(seen, camera.size, f"{where}: camera {name}", hint)
+        try:
+            check_sees(some, camera, f"{where}: camera {name}")
+        except InputError as problem:  # a person may walk out of the view of one camera
+            problems.append(problem)
+    if len(problems) == len(cameras):
+        raise problems[0]
     for detector, views in keypoints.items():
         for name, points in views.items():
             hint = "keypoints are in pixels, not normalised"
             check_pixels(sampled(points), cameras[name].size, f"{where}: keypoints {detector}, {name}", hint)
+
+
+def check_sees(positions: np.ndarray, camera: Camera, where: str) -> None:
+    """InputError if most of the (T, J, 3) are behind the camera, or what it sees are not people (`check_pixels`)."""
+    hint = "R X + t takes the world to the camera in metres, focal and center are in pixels"
+    pixels = _project(positions, camera).numpy()
+    seen = pixels[np.isfinite(pixels).all((1, 2))]
+    if 2 * len(seen) < len(pixels):
+        share = 1 - len(seen) / len(pixels)
+        raise InputError(f"{where}: expected people in front, got {share:.0%} behind it; {hint}")
+    check_pixels(seen, camera.size, where, hint)
 
 
 def sampled(frames: np.ndarray) -> np.ndarray:
@@ -97,12 +108,12 @@ def thigh_lengths(positions: np.ndarray) -> np.ndarray:
 
 
 def left_of_body(positions: np.ndarray, joint_set: JointSet = H36M17) -> np.ndarray:
-    """(T, J, 3) in a right-handed world -> (T,): above zero where the left hip is on the left of the body.
+    """(T, J, 3) in a right-handed world -> (T,) in the unit of the positions: above zero where left is on the left.
 
     Knees bend forward: f, the sum of both knees' offsets from the line between hip and ankle, points forward, whichever
-    leg is called left. With u from the hips to the shoulders, u x f points to the left; the value is its dot product
-    with (left hip - right hip). Exchanged names or a mirrored world change its sign, and straight legs make it zero. A
-    single frame says little.
+    leg is called left. With u from the hips to the shoulders, u x f points to the left; the value is its component
+    along (left hip - right hip), over |u|: how far the knees are bent. Exchanged names or a mirrored world change its
+    sign, and straight legs make it zero. A single frame says little.
     """
     hip, knee, ankle, shoulder = (
         positions[:, [joint_set.joints.index(f"{side}_{joint}") for side in ("right", "left")]].astype(np.float64)
@@ -111,8 +122,9 @@ def left_of_body(positions: np.ndarray, joint_set: JointSet = H36M17) -> np.ndar
     leg = ankle - hip
     share = ((knee - hip) * leg).sum(-1, keepdims=True) / np.maximum((leg**2).sum(-1, keepdims=True), 1e-12)
     forward = (knee - hip - share * leg).sum(1)
-    up = shoulder.mean(1) - hip.mean(1)
-    return np.asarray(((hip[:, 1] - hip[:, 0]) * np.cross(up, forward)).sum(-1))
+    up, left = shoulder.mean(1) - hip.mean(1), hip[:, 1] - hip[:, 0]
+    size = np.linalg.norm(up, axis=-1) * np.linalg.norm(left, axis=-1)
+    return np.asarray((left * np.cross(up, forward)).sum(-1) / np.maximum(size, 1e-12))
 
 
 def check_person(positions: np.ndarray, where: str) -> None:

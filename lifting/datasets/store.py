@@ -32,9 +32,10 @@ FORMAT = "lifting-poses"
 VERSION = 1
 GROUND_TRUTH = "gt"  # the detector name that stands for projected positions
 
-# The way knees bend tells left from right, but seated people show it in fewer than half of their frames. So a person
-# is refused only if far fewer frames have the left side on the left, and only if there are enough frames.
-_ENOUGH_FRAMES, _LEAST_SHARE = 100, 0.2
+# The way knees bend tells left from right. Straight legs say nothing, and the knees of seated people mislead in more than
+# half of their frames. So only frames count whose knees are this far out of line (metres, both together), there have to
+# be enough of them, and a person is refused only if far fewer than half have the left side on the left.
+_BENT, _ENOUGH_FRAMES, _LEAST_SHARE = 0.1, 100, 0.2
 
 _CAMERA_SHAPES = {"focal": (2,), "center": (2,), "radial": (3,), "tangential": (2,), "R": (3, 3), "t": (3,)}
 
@@ -94,7 +95,8 @@ def write_store(
         poses, left = file.create_group("poses"), dict[str, list[np.ndarray]]()
         for sequence in sequences:
             _write_sequence(poses, sequence, cameras, len(joint_set))
-            left.setdefault(sequence.subject, []).append(left_of_body(sampled(sequence.positions), joint_set) >= 0)
+            side = left_of_body(sampled(sequence.positions), joint_set)
+            left.setdefault(sequence.subject, []).append(side[np.abs(side) > _BENT] > 0)
         for subject, frames in left.items():
             if sum(map(len, frames)) >= _ENOUGH_FRAMES:
                 check_sides(np.concatenate(frames), _LEAST_SHARE, subject)

@@ -29,7 +29,8 @@ class Kept:
         if len(weights) != len(self.weights) or not all(map(_same, weights, self.weights)):
             self.weights, self.constants = [x.detach().clone() for x in weights], {}
         if name not in self.constants:
-            self.constants[name] = compute()
+            with torch.autocast(weights[0].device.type, enabled=False):  # it serves later calls of any precision
+                self.constants[name] = compute()
         return self.constants[name]
 
 

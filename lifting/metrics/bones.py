@@ -1,7 +1,7 @@
 """Symmetry and constancy of predicted bone lengths, which errors of single joints do not see.
 
 As ManiPose reports them (Rommel et al. 2024, "ManiPose: Manifold-Constrained Multi-Hypothesis 3D Human Pose
-Estimation"). A real body has zero in both, but for what motion capture makes of it.
+Estimation"). Both are zero for a rigid skeleton; motion capture deviates slightly.
 
 Shape letters: N poses, J joints, K bones, C clips.
 """
@@ -63,7 +63,7 @@ def mpsce(poses: Tensor, joint_set: JointSet, clip: Tensor) -> float | None:
 
     Args:
         poses: (N, J, 3) metres.
-        clip: (N,) int64, equal for poses of one recording of one person by one camera; their order is of no account.
+        clip: (N,) int64, equal for poses of one recording of one person by one camera; in any order.
 
     Returns:
         metres; None where no clip has two poses.

@@ -1,4 +1,4 @@
-"""What a predicted density is worth that is given by its draws: energy score, CRPS, and ECE as cGNF measures it.
+"""Scores of a predicted density that is given by draws: energy score, CRPS, and ECE as cGNF measures it.
 
 Shape letters: S draws, D coordinates, J joints, L levels; ``...`` is any shape, usually poses and joints.
 """

@@ -32,8 +32,9 @@ Sharpness is the mean predicted standard deviation of a coordinate; in all other
 NLL: negative log-likelihood of a joint. ECE: as cGNF defines it, about 0.005 for a density that is right.
 Energy score: of a joint in space; CRPS: of a coordinate. Both reward a density that is sharp and right at once.
 Cal. error: mean gap between coverage and level of the central intervals of 1, 2, ..., 99 %.
-Constant sigma: a Gaussian around the same mu, one standard deviation for each joint and coordinate, fitted to the
-errors on these very test poses: an upper bound of what a Gaussian sigma that ignores its input can reach."""
+Constant sigma: a Laplace density around the same mu, one scale for each joint and coordinate, the likeliest for the
+errors on these very test poses. A sigma that ignores its input can win ECE and the calibration error: they do not ask
+whether sigma knows which error is large. NLL, energy score and CRPS do."""
 
 
 @torch.no_grad()
@@ -45,16 +46,16 @@ def deviations(likelihood: Likelihood, prediction: Prediction, target: Tensor) -
 
 
 def constant_sigma(prediction: Prediction, target: Tensor) -> tuple[Likelihood, Prediction]:
-    """A Gaussian around mu with one standard deviation for each joint and coordinate: that of the errors themselves.
+    """A Laplace density around mu with one scale for each joint and coordinate: the mean absolute error.
 
-    Of the Gaussians whose sigma ignores the input this one has the highest likelihood on these poses. Nothing that is
-    fitted without their truth can reach it: it is an upper bound for such a sigma.
+    Of the Laplace densities whose scale ignores the input, this one has the highest likelihood on these poses. It is
+    fitted to their truth, so no such scale that is fitted without it can reach that.
 
     Args:
-        prediction, target: (N, J, D), joints whose place is not known; sigma is not looked at.
+        prediction, target: (N, J, D), all joints except the root; sigma is ignored.
     """
-    sigma = (target - prediction.mu).double().square().mean(0).sqrt().to(target)
-    return Likelihood(target.shape[-1], "gaussian"), Prediction(prediction.mu, sigma.log().expand_as(prediction.mu))
+    scale = (target - prediction.mu).double().abs().mean(0).to(target)
+    return Likelihood(target.shape[-1], "laplace"), Prediction(prediction.mu, scale.log().expand_as(prediction.mu))
 
 
 @torch.no_grad()
@@ -67,7 +68,7 @@ def density_scores(
     joints and coordinates of the predicted standard deviation, taken around mu.
 
     Args:
-        prediction, target: (N, J, D) metres, joints whose place is not known.
+        prediction, target: (N, J, D) metres, all joints except the root.
         found: what `deviations` returned for them.
         joints: their J names.
     """
@@ -87,7 +88,7 @@ def drawn_scores(likelihood: Likelihood, prediction: Prediction, target: Tensor,
     picks from the same large number of draws of it, and the flow is not run anew for each pose.
 
     Args:
-        prediction, target: (N, J, D) metres, joints whose place is not known.
+        prediction, target: (N, J, D) metres, all joints except the root.
         unit: (M, D) draws of the unit density, many more than 200.
     """
     poses, joints, dim = target.shape

@@ -69,7 +69,7 @@ def held_out_deviations(checkpoints: Sequence[Path], config: Config) -> dict[str
 def uncertainty_report(
     objective: Objective, poses: PoseSet, prediction: Prediction, held_out: Mapping[str, Deviations] | None = None
 ) -> dict[str, Any]:
-    """The `density_scores` of the predicted density, over the joints whose place is not known, and more:
+    """The `density_scores` of the predicted density, over all joints except the root, and more:
 
     - ``constant_sigma``: the same scores of `density_scores.constant_sigma`, to compare with.
     - ``calibrated``: with ``held_out`` deviations, by the names of their sources (``on``), the same scores after one

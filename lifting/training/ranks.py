@@ -1,4 +1,4 @@
-"""Devices, ranks and seeds. Without ``torchrun`` there is one rank and every function here is trivial."""
+"""Devices, ranks and seeds. Without ``torchrun`` there is one rank and the functions that communicate do nothing."""
 
 import os
 from collections.abc import Iterator
@@ -24,13 +24,13 @@ def start(device: str) -> torch.device:
     name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
         chosen = torch.device(name)
+        if "RANK" in os.environ and chosen.type == "cuda":
+            chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(chosen)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device: cannot use {device!r}: {str(error).splitlines()[0]}") from None
     if "RANK" in os.environ and not dist.is_initialized():
-        if chosen.type == "cuda":
-            chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-            torch.cuda.set_device(chosen)
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     return chosen
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from lifting.command import InputError
+from lifting.datasets.pose_checks import left_of_body
 from lifting.datasets.store import FORMAT, VERSION, PoseStore, Sequence, checksum_of, write_store
 from lifting.geometry import h36m
 from lifting.geometry.cameras import Camera
@@ -214,6 +215,26 @@ def test_exchanged_sides_are_refused_if_there_is_no_doubt(
     with pytest.raises(InputError, match="S1: left and right are exchanged, or the world is mirrored"):
         write(tmp_path / "x.h5", [Sequence("S1", "W", exchanged)], joint_set=joint_set)
     write(tmp_path / "few.h5", [Sequence("S1", "W", exchanged[:90])], joint_set=joint_set)  # too few to tell
+
+
+def test_straight_legs_do_not_tell_left_from_right(small_store: Path, tmp_path: Path) -> None:
+    """Of a person who stands, knees may be a centimetre behind the line from hip to ankle in every frame."""
+    with PoseStore(small_store) as store:
+        standing = store.positions("S1", "Walking").copy()
+    hips, knees, ankles = (standing[:, joints] for joints in ([1, 4], [2, 5], [3, 6]))
+    middle = (hips + ankles) / 2
+    bent = knees - middle
+    standing[:, [2, 5]] = middle - 0.01 * bent / np.linalg.norm(bent, axis=-1, keepdims=True)
+    assert (left_of_body(standing) < 0).mean() > 0.9
+    write(tmp_path / "x.h5", [Sequence("S1", "W", standing)])
+
+
+def test_one_camera_that_misses_the_person_passes(tmp_path: Path) -> None:
+    away = replace(ONE, t=-ONE.t)
+    sequences = [Sequence("S1", "W", POSES)]
+    write(tmp_path / "one.h5", sequences, cameras={"S1": {"away": away, "towards": ONE}})
+    with pytest.raises(InputError, match="camera away: expected people in front"):
+        write(tmp_path / "none.h5", sequences, cameras={"S1": {"away": away, "again": away}})
 
 
 def test_other_bad_calls_are_refused(tmp_path: Path) -> None:

@@ -125,14 +125,14 @@ def test_a_report_is_the_same_every_time_and_leaves_the_random_state(small: list
 
 
 def test_the_constant_sigma_is_the_likeliest_of_its_kind(small: list[str]) -> None:
-    """Its NLL is (log(2 pi) + 1) / 2 + log sigma, summed over the coordinates; any other sigma has a higher one."""
-    objective, poses, prediction = case(small, "laplace")[0]
+    """Its NLL is 1 + log 2 b, summed over the coordinates; any other scale b has a higher one."""
+    objective, poses, prediction = case(small, "gaussian")[0]
     free, target = objective.free(prediction, poses.target)
     report = uncertainty.uncertainty_report(objective, poses, prediction)["constant_sigma"]
-    sigma = (free.mu - target).square().mean(0).sqrt().double()
-    expected = (sigma.log() + (math.log(2 * math.pi) + 1) / 2).sum(-1).mean().item()
+    scale = (free.mu - target).abs().mean(0).double()
+    expected = (1 + (2 * scale).log()).sum(-1).mean().item()
     assert report["nll"] == pytest.approx(expected, abs=1e-4)
-    assert report["sharpness_mm"] == pytest.approx(1000 * sigma.mean().item(), rel=0.01)
+    assert report["sharpness_mm"] == pytest.approx(1000 * 2**0.5 * scale.mean().item(), rel=0.01)
     likelihood, same_mu = density_scores.constant_sigma(free, target)
     assert same_mu.log_sigma is not None
     for factor in (0.9, 1.1):
