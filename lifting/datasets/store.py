@@ -32,7 +32,7 @@ FORMAT = "lifting-poses"
 VERSION = 1
 GROUND_TRUTH = "gt"  # the detector name that stands for projected positions
 
-# The way knees bend tells left from right. Straight legs say nothing, and the knees of seated people mislead in more than
+# The way knees bend tells left from right. Straight legs say nothing, and seated people mislead in more than
 # half of their frames. So only frames count whose knees are this far out of line (metres, both together), there have to
 # be enough of them, and a person is refused only if far fewer than half have the left side on the left.
 _BENT, _ENOUGH_FRAMES, _LEAST_SHARE = 0.1, 100, 0.2
