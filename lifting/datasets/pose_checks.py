@@ -17,6 +17,8 @@ HIPS, KNEES = [1, 4], [2, 5]  # right, left
 THIGH_RANGE = (0.2, 0.8)  # metres
 EXTENT_RANGE = (0.4, 4.0)  # metres, the diagonal of a pose's bounding box: from a crouching child to outstretched arms
 SAMPLE = 200  # frames of a recording that are checked at most
+BENT = 0.1  # metres, how far both knees together are out of line in a frame that `check_bent_sides` counts
+ENOUGH_BENT, LEAST_LEFT = 100, 0.2  # such frames, and the share of them that must have the left side on the left
 
 
 def check_array(values: np.ndarray, shape: tuple[int, ...], what: str) -> None:
@@ -138,8 +140,19 @@ def check_person(positions: np.ndarray, where: str) -> None:
     check_sides(left_of_body(positions) >= 0, 0.5, where)
 
 
+def check_bent_sides(sides: np.ndarray, where: str) -> None:
+    """InputError if all frames of a person, (T,) of `left_of_body`, leave no doubt that left and right are exchanged.
+
+    Straight legs say nothing, and seated people mislead in more than half of their frames. So only frames with clearly
+    bent knees count, there have to be enough of them, and far fewer than half must be right.
+    """
+    bent = sides[np.abs(sides) > BENT]
+    if len(bent) >= ENOUGH_BENT:
+        check_sides(bent > 0, LEAST_LEFT, where)
+
+
 def check_sides(left: np.ndarray, least: float, where: str) -> None:
-    """InputError unless at least this share of ``left`` is true: (T,) bool, whether `left_of_body` is not negative."""
+    """InputError unless at least this share of ``left`` is true: (T,) bool, whether the left side is on the left."""
     share = float(left.mean())
     if share < least:
         raise InputError(

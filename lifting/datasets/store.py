@@ -24,18 +24,13 @@ import numpy as np
 import torch
 
 from lifting.command import InputError, existing_file, whole_file
-from lifting.datasets.pose_checks import check_array, check_recording, check_sides, left_of_body, sampled
+from lifting.datasets.pose_checks import check_array, check_bent_sides, check_recording, left_of_body, sampled
 from lifting.geometry.cameras import Camera
 from lifting.geometry.skeleton import H36M17, JOINT_SETS, JointSet
 
 FORMAT = "lifting-poses"
 VERSION = 1
 GROUND_TRUTH = "gt"  # the detector name that stands for projected positions
-
-# The way knees bend tells left from right. Straight legs say nothing, and seated people mislead in more than
-# half of their frames. So only frames count whose knees are this far out of line (metres, both together), there have to
-# be enough of them, and a person is refused only if far fewer than half have the left side on the left.
-_BENT, _ENOUGH_FRAMES, _LEAST_SHARE = 0.1, 100, 0.2
 
 _CAMERA_SHAPES = {"focal": (2,), "center": (2,), "radial": (3,), "tangential": (2,), "R": (3, 3), "t": (3,)}
 
@@ -92,14 +87,12 @@ def write_store(
             group = file.create_group(f"cameras/{_name(subject)}", track_order=True)
             for name, camera in named.items():
                 _write_camera(group.create_group(_name(name)), camera)
-        poses, left = file.create_group("poses"), dict[str, list[np.ndarray]]()
+        poses, sides = file.create_group("poses"), dict[str, list[np.ndarray]]()
         for sequence in sequences:
             _write_sequence(poses, sequence, cameras, len(joint_set))
-            side = left_of_body(sampled(sequence.positions), joint_set)
-            left.setdefault(sequence.subject, []).append(side[np.abs(side) > _BENT] > 0)
-        for subject, frames in left.items():
-            if sum(map(len, frames)) >= _ENOUGH_FRAMES:
-                check_sides(np.concatenate(frames), _LEAST_SHARE, subject)
+            sides.setdefault(sequence.subject, []).append(left_of_body(sampled(sequence.positions), joint_set))
+        for subject, parts in sides.items():
+            check_bent_sides(np.concatenate(parts), subject)
         if not len(poses):
             raise InputError(f"nothing to write to {path}: no sequence was given")
     with whole_file(path) as temporary:

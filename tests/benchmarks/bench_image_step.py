@@ -4,12 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from lifting.config import SingleStageConfig, read_config
 from lifting.prediction import Batch
 from lifting.single_stage import build_objective
-from lifting.training.engine import autocast
+from lifting.training.engine import autocast, training_step
 from tests.benchmarks.bench_step import times
 
 BATCH, SIZE = 32, 256
@@ -21,32 +21,24 @@ CASES = {
 }
 
 
-def step(overrides: list[str]) -> tuple[Callable[[], None], Callable[[], float]]:
-    """One optimiser step as the engine takes it, half of the batch with depth; and the loss before any step."""
+def step(overrides: list[str]) -> tuple[Callable[[], Tensor], Callable[[], float]]:
+    """One step of the optimiser, the engine's own, half of the batch with depth; and the loss before any step."""
     config = read_config(SingleStageConfig, overrides=["loss.normalise=false", *overrides])
     torch.manual_seed(0)
     objective = build_objective(config)
-    parameters = list(objective.parameters())
-    optimizer = torch.optim.Adam(parameters, lr=1e-3, fused=True)
+    optimizer = torch.optim.Adam(objective.parameters(), lr=1e-3, fused=True)
     images = torch.randint(0, 256, (BATCH, 3, SIZE, SIZE), dtype=torch.uint8)
     if config.train.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
     has_depth = (torch.arange(BATCH) < BATCH // 2)[:, None].expand(BATCH, 18)
     batch = Batch(images, 0.3 * torch.randn(BATCH, 18, 3), torch.ones(BATCH, 18), has_depth)
 
-    def forward() -> torch.Tensor:
+    def loss() -> float:
         with autocast(torch.device("cpu"), config.train.precision):
-            loss: torch.Tensor = objective(batch)[0]
-        return loss
+            first: Tensor = objective(batch)[0]
+        return first.item()
 
-    def run() -> None:
-        loss: torch.Tensor = forward()
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-
-    return run, lambda: forward().item()
+    return lambda: training_step(objective, batch, optimizer, config.train), loss
 
 
 def benchmarks() -> list[dict[str, Any]]:

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lifting.config import TrainConfig
 from lifting.likelihood import RLE, ConstantVariance, Likelihood
 from lifting.models.fc import Dropout, FCBaseline
 from lifting.models.srnet import SRNet
 from lifting.prediction import Batch
+from lifting.training.engine import training_step
 from lifting.training.objective import Objective
 
 BATCH = 1024
@@ -53,23 +55,15 @@ def products() -> Callable[[], None]:
     return run
 
 
-def step(network: str, loss: str, precision: str) -> Callable[[], None]:
-    """One optimiser step, as `lifting.training.engine` takes it."""
+def step(network: str, loss: str, precision: str) -> Callable[[], Tensor]:
+    """One step of the optimiser, the engine's own."""
     likelihood = LIKELIHOODS[loss]()
     objective = Objective(NETWORKS[network](with_sigma=likelihood.has_sigma), likelihood)
-    parameters = list(objective.parameters())
-    optimizer = torch.optim.Adam(parameters, lr=1e-3, fused=True)
+    optimizer = torch.optim.Adam(objective.parameters(), lr=1e-3, fused=True)
+    train = TrainConfig.model_validate({"precision": precision})
     batch = Batch(torch.randn(BATCH, 17, 2), 0.3 * torch.randn(BATCH, 17, 3))
 
-    def run() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            loss, _ = objective(batch)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-
-    return run
+    return lambda: training_step(objective, batch, optimizer, train)
 
 
 def times(cases: dict[str, Callable[[], object]], rounds: int = 15, warm: int = 3) -> dict[str, float]:
