@@ -15,16 +15,8 @@ from lifting.datasets.poses import load_split
 from lifting.datasets.store import PoseStore, Sequence, write_store
 from lifting.evaluate import main as score
 from lifting.geometry import h36m
-from lifting.geometry.skeleton import (
-    COCO17,
-    H36M17,
-    H36M18,
-    JOINT_SETS,
-    MPII16,
-    JointSet,
-    h36m17_to_h36m18,
-    h36m18_to_mpii16,
-)
+from lifting.geometry.joint_maps import h36m17_to_h36m18, h36m18_to_mpii16
+from lifting.geometry.skeleton import COCO17, H36M17, H36M18, JOINT_SETS, MPII16, JointSet
 from lifting.likelihood import RLE
 from lifting.models.fc import FCBaseline
 from lifting.models.srnet import SRNet

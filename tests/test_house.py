@@ -12,7 +12,7 @@ PACKAGE = ROOT / "lifting"
 # file may import those before it. Rooms and files on the same floor do not import each other.
 HOUSE: list[dict[str, list[str]]] = [
     {
-        "geometry": ["skeleton", "cameras", "crops", "alignment", "h36m"],
+        "geometry": ["skeleton", "joint_maps", "cameras", "crops", "alignment", "h36m"],
         "command": [],
         "prediction": [],
     },

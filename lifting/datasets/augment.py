@@ -19,7 +19,8 @@ from lifting.datasets.decode import SHRINKS, BrokenPictureError, decode, reduce
 from lifting.datasets.image_index import read_encoded
 from lifting.datasets.image_set import ImageSet
 from lifting.geometry.crops import crop_labels, crop_matrix
-from lifting.geometry.skeleton import H36M18, mirror_joints
+from lifting.geometry.joint_maps import mirror_joints
+from lifting.geometry.skeleton import H36M18
 
 ROOT = H36M18.root
 

@@ -11,7 +11,8 @@ import torch
 
 from lifting.command import InputError
 from lifting.geometry.cameras import Camera
-from lifting.geometry.skeleton import H36M17, JointSet, mirror_joints
+from lifting.geometry.joint_maps import mirror_joints
+from lifting.geometry.skeleton import H36M17, JointSet
 
 HIPS, KNEES = [1, 4], [2, 5]  # right, left
 THIGH_RANGE = (0.2, 0.8)  # metres

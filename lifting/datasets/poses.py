@@ -11,7 +11,8 @@ from lifting.config import DataConfig
 from lifting.datasets.store import GROUND_TRUTH, PoseStore
 from lifting.geometry.cameras import Camera, normalise_screen
 from lifting.geometry.h36m import WRONG_S9, action_of
-from lifting.geometry.skeleton import JointSet, flip
+from lifting.geometry.joint_maps import flip
+from lifting.geometry.skeleton import JointSet
 from lifting.prediction import Batch
 
 

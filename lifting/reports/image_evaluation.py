@@ -19,7 +19,8 @@ from lifting.datasets.image_set import ImageSet, select
 from lifting.drawing.pose_figures import DrawnPose, draw_poses
 from lifting.geometry.crops import DEPTH, camera_points, crop_labels, picture_points
 from lifting.geometry.h36m import action_of
-from lifting.geometry.skeleton import H36M17, H36M18, MPII16, h36m18_to_mpii16
+from lifting.geometry.joint_maps import h36m18_to_mpii16
+from lifting.geometry.skeleton import H36M17, H36M18, MPII16
 from lifting.metrics.bones import bone_report
 from lifting.metrics.pose_errors import joint_errors, pckh_report, pearson, pose_report
 from lifting.prediction import Prediction

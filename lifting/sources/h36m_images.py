@@ -20,7 +20,7 @@ from lifting.command import InputError
 from lifting.datasets.image_set import ImageSet
 from lifting.datasets.pose_checks import check_person
 from lifting.geometry import h36m
-from lifting.geometry.skeleton import h36m17_to_h36m18
+from lifting.geometry.joint_maps import h36m17_to_h36m18
 from lifting.sources.annotations import Source, clipped, column, images_of, in_folder, lists, load_json, sizes, texts
 
 Numbers = NDArray[np.float64]

@@ -18,7 +18,8 @@ from scipy.io import loadmat
 
 from lifting.command import InputError
 from lifting.datasets.image_set import ImageSet
-from lifting.geometry.skeleton import MPII16, mpii16_to_h36m18
+from lifting.geometry.joint_maps import mpii16_to_h36m18
+from lifting.geometry.skeleton import MPII16
 from lifting.sources import annotations
 from lifting.sources.annotations import Source, column, kind_of, load_json, texts
 

@@ -33,7 +33,7 @@ from tqdm import tqdm
 from lifting.command import InputError, write_json
 from lifting.datasets.store import Sequence, checksum_of
 from lifting.geometry import h36m
-from lifting.geometry.skeleton import h36m17_to_h36m18, h36m18_to_mpii16
+from lifting.geometry.joint_maps import h36m17_to_h36m18, h36m18_to_mpii16
 from lifting.synthetic import action_scripts, body_shape, motion, poses, rendering, scenery
 from lifting.synthetic.rendering import Array, View
 

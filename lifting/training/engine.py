@@ -20,7 +20,8 @@ from lifting.checkpoint import expect_joints, load_checkpoint, load_weights, sav
 from lifting.command import RunError, whole_file
 from lifting.config import RunConfig, TrainConfig, dump_config
 from lifting.datasets.poses import PoseSet
-from lifting.geometry.skeleton import JointSet, flip, mirror_joints
+from lifting.geometry.joint_maps import flip, mirror_joints
+from lifting.geometry.skeleton import JointSet
 from lifting.metrics.bones import bone_report
 from lifting.metrics.pose_errors import joint_errors, pearson, pose_report
 from lifting.prediction import Batch, Prediction

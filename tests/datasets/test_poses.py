@@ -10,7 +10,8 @@ from lifting.config import DataConfig
 from lifting.datasets.poses import PoseBatches, PoseSet, load_poses, load_split, trained_on
 from lifting.datasets.store import PoseStore
 from lifting.geometry.cameras import normalise_screen
-from lifting.geometry.skeleton import H36M17, flip
+from lifting.geometry.joint_maps import flip
+from lifting.geometry.skeleton import H36M17
 
 
 @pytest.fixture

@@ -12,12 +12,7 @@ from torch import Tensor
 from lifting.geometry import h36m
 from lifting.geometry.alignment import align, scale_align, similarity
 from lifting.geometry.cameras import Camera, denormalise_screen, matrix_from_quaternion, normalise_screen
-from lifting.geometry.skeleton import (
-    COCO17,
-    H36M17,
-    H36M18,
-    MPII16,
-    JointSet,
+from lifting.geometry.joint_maps import (
     coco17_to_h36m17,
     flip,
     h36m17_to_h36m18,
@@ -25,6 +20,7 @@ from lifting.geometry.skeleton import (
     mirror_joints,
     mpii16_to_h36m18,
 )
+from lifting.geometry.skeleton import COCO17, H36M17, H36M18, MPII16, JointSet
 
 D64 = torch.float64
 

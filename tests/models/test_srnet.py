@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from lifting.command import InputError
 from lifting.config import SRNetConfig
-from lifting.geometry.skeleton import COCO17, H36M17, H36M18, MPII16, JointSet, flip
+from lifting.geometry.joint_maps import flip
+from lifting.geometry.skeleton import COCO17, H36M17, H36M18, MPII16, JointSet
 from lifting.models import build_lifter
 from lifting.models.srnet import GROUPS, RECOMBINE, GroupLayer, SRNet
 from lifting.training.engine import mean_of_mirrored

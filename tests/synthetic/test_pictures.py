@@ -16,7 +16,8 @@ from scipy.io import loadmat
 from lifting.command import InputError
 from lifting.datasets.store import Sequence
 from lifting.geometry import h36m
-from lifting.geometry.skeleton import H36M17, MPII16, h36m17_to_h36m18, h36m18_to_mpii16
+from lifting.geometry.joint_maps import h36m17_to_h36m18, h36m18_to_mpii16
+from lifting.geometry.skeleton import H36M17, MPII16
 from lifting.synthetic import body_shape, pictures, rendering, scenery
 from lifting.synthetic import poses as synthetic_poses
 from lifting.synthetic.action_scripts import ACTIONS
