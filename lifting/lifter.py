@@ -13,7 +13,6 @@ from lifting.command import InputError
 from lifting.config import Config, read_trained
 from lifting.datasets.poses import PoseBatches, PoseSet, load_split, trained_on
 from lifting.datasets.recordings import refuse_shared, warn_of_shared
-from lifting.datasets.store import PoseStore
 from lifting.drawing.pose_figures import DrawnPose, draw_poses
 from lifting.evaluate import write_predictions
 from lifting.geometry.cameras import denormalise_screen
@@ -42,9 +41,15 @@ def build_objective(config: Config, joint_set: JointSet) -> Objective:
     return Objective(network, likelihood, joint_set)
 
 
-def data_path(config: Config) -> str:
-    """The configured file, or that of the embedded set, which is made on first use."""
-    return str(synthetic_store()) if config.data.path == "synthetic" else config.data.path
+def data_paths(config: Config) -> list[str]:
+    """The configured files; ``synthetic`` is that of the embedded set, which is made on first use."""
+    paths = [config.data.path] if isinstance(config.data.path, str) else config.data.path
+    return [str(synthetic_store()) if path == "synthetic" else path for path in paths]
+
+
+def load_poses(config: Config, *, train: bool) -> PoseSet:
+    """`poses.load_split` of a configuration's data for its model."""
+    return load_split(config.data, data_paths(config), train=train, model_input=config.model.input)
 
 
 def train(config: Config, folder: Path) -> None:
@@ -56,17 +61,18 @@ def train(config: Config, folder: Path) -> None:
     """
     device = ranks.start(config.train.device)
     try:
-        path = data_path(config)
         torch.manual_seed(config.seed)
-        training = load_split(config.data, path, train=True).to(device)
-        test = load_split(config.data, path, train=False).to(device)
-        refuse_shared(trained_on(config.data, test.clips), path)
+        training = load_poses(config, train=True).to(device)
+        test = load_poses(config, train=False).to(device)
+        refuse_shared(trained_on(config.data, test.clips), " and ".join(data_paths(config)))
         objective = build_objective(config, test.joint_set).to(device)
         batches = PoseBatches(
             training,
             config.train.batch_size,
             flip=config.train.flip,
             noise_px=config.data.noise_px,
+            missing=config.data.missing,
+            augment=config.data.augment,
             rank=ranks.rank(),
             world=ranks.world(),
         )
@@ -106,8 +112,8 @@ def load_test(config: Config, objective: Objective) -> PoseSet:
     Raises:
         InputError: the data cannot be used, or has other joints than the lifter was trained on.
     """
-    path = data_path(config)
-    poses = load_split(config.data, path, train=False)
+    path = " and ".join(data_paths(config))
+    poses = load_poses(config, train=False)
     expected, got = objective.joint_set.name, poses.joint_set.name
     if expected != got:
         raise InputError(f"{path}: expected the joints {expected}, which the lifter was trained on, got {got}")
@@ -125,7 +131,8 @@ def evaluate(objective: Objective, poses: PoseSet, config: Config) -> tuple[dict
 def cost(objective: Objective, joints: int) -> dict[str, int]:
     """Parameters and multiply-adds for one pose: of the network, and of the flow that only training uses."""
     device = next(objective.parameters()).device
-    found = cost_of(objective.network, objective.network, torch.zeros(1, joints, 2, device=device))
+    channels = getattr(objective.network, "channels", 2)
+    found = cost_of(objective.network, objective.network, torch.zeros(1, joints, channels, device=device))
     flow = getattr(objective.likelihood, "flow", None)
     if isinstance(flow, Density):
         of_flow = cost_of(flow, flow.log_prob, torch.zeros(joints, objective.likelihood.dim, device=device))
@@ -135,21 +142,19 @@ def cost(objective: Objective, joints: int) -> dict[str, int]:
 
 def evaluate_rare(poses: PoseSet, prediction: Prediction, config: Config) -> dict[str, Any]:
     """`pose_errors.rare_report` of the test poses, ranked by their distance to the configured training poses."""
-    data = config.data.model_copy(update={"stride": RARE_STRIDE})
-    training = load_split(data, data_path(config), train=True).to(poses.target.device)
+    thinned = config.model_copy(update={"data": config.data.model_copy(update={"stride": RARE_STRIDE})})
+    training = load_poses(thinned, train=True).to(poses.target.device)
     return rare_report(joint_errors(prediction.mu, poses.target), rareness(poses.target, training.target))
 
 
 def save_predictions(path: Path, poses: PoseSet, prediction: Prediction) -> None:
     """Writes a prediction file that `lifting.evaluate` can score."""
-    mu = prediction.mu.cpu().numpy()
+    mu = poses.in_camera_frame(prediction.mu).cpu().numpy()
     clips = {(clip.subject, clip.sequence, clip.camera): mu[clip.start : clip.stop] for clip in poses.clips}
     write_predictions(path, clips, poses.stride)
 
 
-def draw(
-    path: Path, objective: Objective, poses: PoseSet, prediction: Prediction, config: Config, rows: int = 4
-) -> None:
+def draw(path: Path, objective: Objective, poses: PoseSet, prediction: Prediction, rows: int = 4) -> None:
     """Draws test poses of different actions, from the most certain to the least certain prediction.
 
     Without a sigma, the pose with the smallest error counts as the most certain.
@@ -166,18 +171,18 @@ def draw(
         taken = {int(poses.action[i]) for i in chosen}
         later = order[int(place * (len(order) - 1)) :] + order[::-1]
         chosen.append(next((i for i in later if int(poses.action[i]) not in taken), later[0]))
-    with PoseStore(data_path(config)) as store:
-        draw_poses(path, [_drawn(i, poses, prediction.mu, deviation, store) for i in chosen], poses.joint_set)
+    draw_poses(path, [_drawn(i, poses, prediction.mu, deviation) for i in chosen], poses.joint_set)
 
 
-def _drawn(row: int, poses: PoseSet, mu: Tensor, deviation: Tensor | None, store: PoseStore) -> DrawnPose:
+def _drawn(row: int, poses: PoseSet, mu: Tensor, deviation: Tensor | None) -> DrawnPose:
     clip = next(clip for clip in poses.clips if clip.start <= row < clip.stop)
-    camera = store.cameras(clip.subject)[clip.camera]
-    keypoints = denormalise_screen(poses.keypoints[row].cpu(), camera.size)
+    keypoints = denormalise_screen(poses.keypoints[row, :, :2].cpu(), clip.size)
+    if poses.has_mask:
+        keypoints = keypoints.masked_fill(poses.keypoints[row, :, 2:].cpu() == 0, torch.nan)
     return DrawnPose(
         title=f"{clip.subject} {clip.sequence}, frame {(row - clip.start) * poses.stride}",
         keypoints=keypoints.numpy(),
-        size=camera.size,
+        size=clip.size,
         target=poses.target[row].cpu().numpy(),
         mu=mu[row].cpu().numpy(),
         sigma=None if deviation is None else deviation[row].cpu().numpy(),

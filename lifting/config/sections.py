@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from lifting.geometry.h36m import TEST_SUBJECTS, TRAIN_SUBJECTS
 
@@ -11,12 +11,49 @@ PositiveInt = Annotated[int, Field(ge=1)]
 CameraName = Annotated[str, BeforeValidator(lambda name: str(name) if isinstance(name, int) else name)]
 
 
+def _rising(limits: tuple[float, float]) -> tuple[float, float]:
+    if limits[0] > limits[1]:
+        raise ValueError("expected the lower limit first")
+    return limits
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+Range = Annotated[tuple[float, float], AfterValidator(_rising)]
+
+
+class PoseAugmentConfig(_Section):
+    """How training poses are changed, anew in each batch (`datasets.pose_augment`); the defaults change nothing."""
+
+    bones: float = Field(0.0, ge=0, lt=1, description="each bone's length is multiplied by 1 +- this, left as right")
+    stature: float = Field(0.0, ge=0, lt=1, description="the whole person is multiplied by 1 +- this")
+    cameras: bool = Field(False, description="a new camera for each pose, drawn from the ranges below")
+    distance: Range = Field((1.5, 12.0), description="from the camera to the pelvis, metres")
+    height: Range = Field((0.15, 1.0), description="of a standing person over the shorter side of the picture")
+    focal: Range = Field((0.5, 4.0), description="limits of the focal length over the width of the picture")
+    elevation: Range = Field((-20.0, 45.0), description="degrees by which the camera looks down")
+    anywhere: float = Field(0.1, ge=0, le=1, description="share of poses seen from any elevation, -85 to 85 degrees")
+    roll: float = Field(10.0, ge=0, le=180, description="degrees, either way")
+    distortion: float = Field(0.15, ge=0, lt=0.3, description="largest first radial term, either way")
+    noise: float = Field(0.0, ge=0, lt=1, description="largest sigma of keypoint noise, over a person's stature")
+    misses: float = Field(0.0, ge=0, le=1, description="share of joints that the detector puts somewhere else")
+    swaps: float = Field(0.0, ge=0, le=1, description="share of poses with left and right exchanged, of arms or legs")
+    missing: float = Field(0.0, ge=0, lt=1, description="largest share of a pose's joints that are missing")
+    scores: float = Field(0.0, ge=0, le=1, description="share of poses whose joints have scores below one")
+
+    @property
+    def changes(self) -> bool:
+        """Whether anything is changed."""
+        shares = (self.bones, self.stature, self.noise, self.misses, self.swaps, self.missing, self.scores)
+        return self.cameras or any(share > 0 for share in shares)
+
+
 class DataConfig(_Section):
-    path: str = Field("synthetic", description="a prepared HDF5 file, or the embedded synthetic set")
+    path: str | tuple[str, ...] = Field(
+        "synthetic", description="a prepared HDF5 file, or several, or the embedded synthetic set"
+    )
     train_subjects: tuple[str, ...] = Field(TRAIN_SUBJECTS, min_length=1)
     test_subjects: tuple[str, ...] = Field(TEST_SUBJECTS, min_length=1)
     train_actions: tuple[str, ...] = Field(
@@ -32,6 +69,21 @@ class DataConfig(_Section):
     noise_px: float = Field(
         0.0, ge=0, le=100, description="sigma of Gaussian noise on keypoints, pixels: new in each epoch, fixed at test"
     )
+    missing: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of keypoints that missing, for model.input person; drawn like the noise",
+    )
+    augment: PoseAugmentConfig = PoseAugmentConfig()
+
+
+LifterInput = Literal["screen", "person"]
+INPUT: LifterInput = Field(
+    "screen",
+    description="screen: a joint's place on the screen, and the camera frame as output; person: its place relative to "
+    "the person, with a mask of missing joints, and the frame about the viewing ray of the pelvis",
+)
 
 
 class FCConfig(_Section):
@@ -40,6 +92,7 @@ class FCConfig(_Section):
     blocks: int = Field(2, ge=0)
     dropout: float = Field(0.25, ge=0, lt=1)
     sigma: Literal["coordinate", "joint"] = Field("joint", description="one sigma per coordinate, or one per joint")
+    input: LifterInput = INPUT
 
 
 class SRNetConfig(_Section):
@@ -50,6 +103,7 @@ class SRNetConfig(_Section):
     recombine: Literal["multiply", "add", "concat"] = Field("multiply", description="see srnet.GroupLayer")
     dropout: float = Field(0.0, ge=0, lt=1)
     sigma: Literal["coordinate", "joint"] = Field("joint", description="one sigma per coordinate, or one per joint")
+    input: LifterInput = INPUT
 
 
 LifterConfig = FCConfig | SRNetConfig

@@ -1,18 +1,22 @@
 """Keypoints and their 3D joints as tensors that live on the training device; a batch is an index into them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lifting.command import InputError
-from lifting.config import DataConfig
+from lifting.config import DataConfig, LifterInput, PoseAugmentConfig
+from lifting.datasets.pose_augment import STATURE, detected, other_cameras, other_people, seen_from
 from lifting.datasets.store import GROUND_TRUTH, PoseStore
 from lifting.geometry.cameras import Camera, normalise_screen
 from lifting.geometry.h36m import WRONG_S9, action_of
 from lifting.geometry.joint_maps import flip
 from lifting.geometry.skeleton import JointSet
+from lifting.geometry.views import Views, rotation_to_ray
 from lifting.prediction import Batch
 
 
@@ -25,9 +29,28 @@ class Clip:
     camera: str
     start: int
     stop: int
+    size: tuple[int, int]  # width, height of the camera's picture
 
     def __str__(self) -> str:
         return f"{self.subject} {self.sequence}, camera {self.camera}"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Where the people of a `PoseSet` were, and who saw them.
+
+    Attributes:
+        root: (N, 3) float32, metres, camera frame.
+        camera: (N,) int64, index into ``views``.
+        views: the cameras.
+    """
+
+    root: Tensor
+    camera: Tensor
+    views: Views
+
+    def to(self, device: torch.device) -> "Scene":
+        return Scene(self.root.to(device), self.camera.to(device), self.views.to(device))
 
 
 @dataclass(frozen=True)
@@ -35,14 +58,17 @@ class PoseSet:
     """Every chosen frame of the chosen subjects, seen by each of their cameras.
 
     Attributes:
-        keypoints: (N, J, 2) float32, normalised screen coordinates.
-        target: (N, J, 3) float32, metres, camera frame, relative to the root.
+        keypoints: (N, J, C) float32, normalised screen coordinates; with C = 3 also the confidence, 0 where a joint is
+            missing.
+        target: (N, J, 3) float32, metres, relative to the root: camera frame with C = 2, ray frame
+            (`views.rotation_to_ray`) with C = 3.
         pixel: (N, 1, 1) float32, the size of one pixel in the units of ``keypoints``.
         action: (N,) int64, index into ``actions``.
         actions: names of sequences without their number.
         clips: in the order of their rows.
         joint_set: the J joints.
         stride: frames of the file from one row of a clip to the next.
+        scene: where the people were.
     """
 
     keypoints: Tensor
@@ -53,22 +79,47 @@ class PoseSet:
     clips: list[Clip]
     joint_set: JointSet
     stride: int
+    scene: Scene
 
     def __len__(self) -> int:
         return len(self.target)
 
     def to(self, device: torch.device) -> "PoseSet":
-        moved = {name: getattr(self, name).to(device) for name in ("keypoints", "target", "pixel", "action")}
-        return replace(self, **moved)
+        names = ("keypoints", "target", "pixel", "action", "scene")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether keypoints have a confidence, and the target is in the ray frame."""
+        return self.keypoints.shape[-1] == 3
+
+    def in_camera_frame(self, points: Tensor) -> Tensor:
+        """(N, J, 3) in the frame of ``target`` -> in the camera frame."""
+        if not self.has_mask:
+            return points
+        return points @ rotation_to_ray(self.scene.root)
+
+    def relative_to_rays(self) -> "PoseSet":
+        """The same poses with a confidence, all of it one, and their target in the ray frame."""
+        target = self.target @ rotation_to_ray(self.scene.root).mT
+        keypoints = torch.cat([self.keypoints, torch.ones_like(self.keypoints[..., :1])], -1)
+        return replace(self, keypoints=keypoints, target=target)
 
     def with_noise(self, pixels: float, generator: torch.Generator) -> "PoseSet":
         """The same poses with Gaussian noise of this many pixels on every keypoint."""
-        noise = torch.randn(self.keypoints.shape, generator=generator).to(self.keypoints.device)
-        return replace(self, keypoints=self.keypoints + pixels * self.pixel * noise)
+        uv = self.keypoints[..., :2]
+        noise = torch.randn(uv.shape, generator=generator).to(uv.device)
+        return replace(self, keypoints=torch.cat([uv + pixels * self.pixel * noise, self.keypoints[..., 2:]], -1))
+
+    def without(self, share: float, generator: torch.Generator) -> "PoseSet":
+        """The same poses with this share of all keypoints missing, chosen at random."""
+        missing = (torch.rand(self.keypoints.shape[:2], generator=generator) < share).to(self.keypoints.device)
+        confidence = self.keypoints[..., 2].masked_fill(missing, 0)
+        return replace(self, keypoints=torch.cat([self.keypoints[..., :2], confidence[..., None]], -1))
 
 
 def load_poses(
-    store: PoseStore,
+    stores: PoseStore | Sequence[PoseStore],
     subjects: tuple[str, ...],
     stride: int,
     keypoints: str = GROUND_TRUTH,
@@ -80,23 +131,32 @@ def load_poses(
     """Reads poses and, for ``gt``, projects them. A frame with a 2D or 3D joint that is not finite is an error.
 
     Args:
+        stores: one or several, of the same joints. A subject comes from every store that has one of this name.
         stride: read every ``stride``-th frame.
         keypoints: ``gt`` (projected positions), or a detector of the store.
         actions, cameras: see `chosen_names`; an action is the name of a sequence without its number.
         drop_wrong_s9: leave out `h36m.WRONG_S9`.
 
     Raises:
-        InputError: the store does not have a subject, detector, action or camera; nothing is left; a joint is not
-            finite, or behind a camera.
+        InputError: no store has a subject, detector, action or camera; the stores' joints differ; nothing is left; a
+            joint is not finite, or behind a camera.
     """
-    there = {subject: (store.sequences(subject), store.cameras(subject)) for subject in subjects}
-    where = f"{store.path}: {', '.join(subjects)}"
-    all_actions = {action_of(sequence) for sequences, _ in there.values() for sequence in sequences}
+    stores = [stores] if isinstance(stores, PoseStore) else list(stores)
+    joints = {store.joint_set.name: store.path for store in stores}
+    if len(joints) > 1:
+        found = ", ".join(f"{name} in {path}" for name, path in joints.items())
+        raise InputError(f"data.path: expected files of the same joints, got {found}")
+    there = []
+    for subject in subjects:
+        having = [store for store in stores if subject in store.subjects] or stores[:1]  # the first says what is there
+        there += [(store, subject, store.sequences(subject), store.cameras(subject)) for store in having]
+    where = f"{' and '.join(str(store.path) for store in stores)}: {', '.join(subjects)}"
+    all_actions = {action_of(sequence) for _, _, sequences, _ in there for sequence in sequences}
     kept_actions = chosen_names(actions, all_actions, f"{where}: actions")
-    kept_cameras = chosen_names(cameras, {name for _, named in there.values() for name in named}, f"{where}: cameras")
+    kept_cameras = chosen_names(cameras, {name for *_, named in there for name in named}, f"{where}: cameras")
     chosen = [
-        (subject, sequence, kept)
-        for subject, (sequences, named) in there.items()
+        _Chosen(store, subject, sequence, kept)
+        for store, subject, sequences, named in there
         if (kept := {name: camera for name, camera in named.items() if name in kept_cameras})
         for sequence in sequences
         if action_of(sequence) in kept_actions
@@ -104,7 +164,14 @@ def load_poses(
     ]
     if not chosen:
         raise InputError(f"{where}: no sequence has the chosen actions and cameras")
-    return _read(store, chosen, stride, keypoints)
+    return _read(chosen, stride, keypoints)
+
+
+class _Chosen(NamedTuple):
+    store: PoseStore
+    subject: str
+    sequence: str
+    cameras: dict[str, Camera]
 
 
 def chosen_names(wanted: tuple[str, ...], there: set[str], where: str) -> set[str]:
@@ -138,11 +205,13 @@ def trained_on(config: DataConfig, clips: Iterable[Clip]) -> list[Clip]:
     ]
 
 
-def _read(store: PoseStore, chosen: list[tuple[str, str, dict[str, Camera]]], stride: int, keypoints: str) -> PoseSet:
-    uvs, targets, pixels, actions, clips = [], [], [], [], []
+def _read(chosen: list[_Chosen], stride: int, keypoints: str) -> PoseSet:
+    uvs, targets, pixels, actions, roots, cameras_seen, clips = [], [], [], [], [], [], []
+    views: list[Camera] = []
     names: dict[str, int] = {}
-    start, root = 0, store.joint_set.root
-    for subject, sequence, cameras in chosen:
+    start, joint_set = 0, chosen[0].store.joint_set
+    root = joint_set.root
+    for store, subject, sequence, cameras in chosen:
         world = torch.from_numpy(store.positions(subject, sequence)[::stride]).double()
         action = names.setdefault(action_of(sequence), len(names))
         for name, camera in cameras.items():
@@ -159,7 +228,10 @@ def _read(store: PoseStore, chosen: list[tuple[str, str, dict[str, Camera]]], st
             targets.append((points - points[:, root : root + 1]).float())
             pixels.append(torch.full((n, 1, 1), 2 / camera.size[0]))
             actions.append(torch.full((n,), action))
-            clips.append(Clip(subject, sequence, name, start, start + n))
+            roots.append(points[:, root].float())
+            cameras_seen.append(torch.full((n,), len(views)))
+            views.append(camera)
+            clips.append(Clip(subject, sequence, name, start, start + n, camera.size))
             start += n
     return PoseSet(
         keypoints=torch.cat(uvs),
@@ -168,24 +240,35 @@ def _read(store: PoseStore, chosen: list[tuple[str, str, dict[str, Camera]]], st
         action=torch.cat(actions),
         actions=list(names),
         clips=clips,
-        joint_set=store.joint_set,
+        joint_set=joint_set,
         stride=stride,
+        scene=Scene(torch.cat(roots), torch.cat(cameras_seen), Views.of(views)),
     )
 
 
-def load_split(config: DataConfig, path: str, *, train: bool) -> PoseSet:
-    """The training or the test poses of a configuration. Test poses already have their noise, which is always the same.
+def load_split(
+    config: DataConfig, paths: str | Sequence[str], *, train: bool, model_input: LifterInput = "screen"
+) -> PoseSet:
+    """The training or the test poses of a configuration, as a network with this ``model.input`` sees them.
+
+    Test poses already have their noise and their missing joints, which are always the same.
 
     Raises:
-        InputError: see `load_poses`.
+        InputError: see `load_poses`; missing joints for a network that cannot be told of them.
     """
+    if model_input == "screen" and (config.missing or config.augment.missing or config.augment.scores):
+        raise InputError(
+            "config: data.missing and data.augment.missing, scores: expected 0 for model.input screen, which is not "
+            "told of missing joints; model.input person is"
+        )
     if train:
         subjects, actions, cameras = config.train_subjects, config.train_actions, config.train_cameras
     else:
         subjects, actions, cameras = config.test_subjects, config.test_actions, config.test_cameras
-    with PoseStore(path) as store:
+    with ExitStack() as stack:
+        stores = [stack.enter_context(PoseStore(path)) for path in ([paths] if isinstance(paths, str) else paths)]
         poses = load_poses(
-            store,
+            stores,
             subjects,
             config.stride if train else config.test_stride,
             config.keypoints,
@@ -193,9 +276,16 @@ def load_split(config: DataConfig, path: str, *, train: bool) -> PoseSet:
             cameras=cameras,
             drop_wrong_s9=config.drop_wrong_s9,
         )
-    if config.noise_px and not train:
-        poses = poses.with_noise(config.noise_px, torch.Generator().manual_seed(0))
+    if model_input == "person":
+        poses = poses.relative_to_rays()
+    if not train:
+        generator = torch.Generator().manual_seed(0)
+        poses = poses.with_noise(config.noise_px, generator) if config.noise_px else poses
+        poses = poses.without(config.missing, generator) if config.missing else poses
     return poses
+
+
+UNCHANGED = PoseAugmentConfig()
 
 
 class PoseBatches:
@@ -209,6 +299,8 @@ class PoseBatches:
         batch_size: poses per batch, over all ranks.
         flip: mirror half of each batch.
         noise_px: standard deviation of the noise in pixels.
+        missing: share of keypoints that are missing.
+        augment: further changes, see `pose_augment`.
         rank, world: this rank, which selects its part of each batch, and the number of ranks.
 
     Raises:
@@ -216,9 +308,18 @@ class PoseBatches:
     """
 
     def __init__(
-        self, poses: PoseSet, batch_size: int, *, flip: bool, noise_px: float = 0.0, rank: int = 0, world: int = 1
+        self,
+        poses: PoseSet,
+        batch_size: int,
+        *,
+        flip: bool,
+        noise_px: float = 0.0,
+        missing: float = 0.0,
+        augment: PoseAugmentConfig = UNCHANGED,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
-        self.poses, self.flip, self.noise_px = poses, flip, noise_px
+        self.poses, self.flip, self.noise_px, self.missing, self.augment = poses, flip, noise_px, missing, augment
         self.batch_size = min(batch_size, len(poses))
         self.rank, self.world = rank, world
         if self.batch_size < 2 * world:
@@ -238,11 +339,38 @@ class PoseBatches:
 
     def _batch(self, rows: Tensor) -> Batch:
         poses = self.poses
-        uv, target = poses.keypoints[rows], poses.target[rows]
+        if self.augment.changes:
+            keypoints, target = self._augmented(rows)
+        else:
+            keypoints, target = poses.keypoints[rows], poses.target[rows]
         if self.flip:
             half = len(rows) // 2
-            uv = torch.cat([flip(uv[:half], poses.joint_set), uv[half:]])
+            keypoints = torch.cat([flip(keypoints[:half], poses.joint_set), keypoints[half:]])
             target = torch.cat([flip(target[:half], poses.joint_set), target[half:]])
-        if self.noise_px:
+        if self.noise_px or self.missing:
+            uv, confidence = keypoints[..., :2], keypoints[..., 2:]
             uv = uv + self.noise_px * poses.pixel[rows] * torch.randn_like(uv)
-        return Batch(uv, target)
+            confidence = confidence * (torch.rand_like(confidence) >= self.missing)
+            keypoints = torch.cat([uv, confidence], -1)
+        return Batch(keypoints, target)
+
+    def _augmented(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Keypoints and target of these rows as `pose_augment` changes them."""
+        poses, config, scene = self.poses, self.augment, self.poses.scene
+        root, views = scene.root[rows], scene.views[scene.camera[rows]]
+        points = poses.target[rows]
+        if poses.has_mask:
+            points = points @ rotation_to_ray(root)
+        points = other_people(points, config, poses.joint_set)
+        if config.cameras:
+            old, (views, root) = views, other_cameras(len(rows), config, points)
+            points = points @ old.R @ views.R.mT
+        placed, uv = seen_from(views, root, points)
+        person = STATURE * views.focal.mean(1) / root.norm(dim=1)
+        uv, confidence = detected(uv, person, config, poses.joint_set)
+        keypoints = views.normalise(uv)
+        if not poses.has_mask:
+            return keypoints, placed - placed[:, poses.joint_set.root, None]
+        inside = ((uv >= 0) & (uv < views.size[:, None])).all(-1)
+        keypoints = torch.cat([keypoints, (confidence * inside)[..., None]], -1)
+        return keypoints, points @ rotation_to_ray(root).mT

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from lifting.models.person import CHANNELS, relative_to_person
 from lifting.prediction import Prediction
 
 
@@ -29,6 +30,8 @@ class FCBaseline(nn.Module):
         with_sigma: whether there is a head for sigma.
         sigma: ``"coordinate"`` for one sigma per coordinate, ``"joint"`` for one that a joint's coordinates share.
         root: the joint that is at zero by definition: mu is relative to it, and its sigma is 0. None for no root.
+        input: what it sees of a joint: ``"screen"`` for its place on the screen, ``"person"`` for its place relative to
+            the person and its confidence (`person.relative_to_person`).
     """
 
     def __init__(
@@ -40,11 +43,12 @@ class FCBaseline(nn.Module):
         with_sigma: bool = True,
         sigma: str = "joint",
         root: int | None = 0,
+        input: str = "screen",
     ) -> None:
         super().__init__()
-        self.joints, self.root = joints, root
+        self.joints, self.root, self.channels = joints, root, CHANNELS[input]
         self.known: tuple[int, ...] = () if root is None else (root,)  # joints without information, see `Objective`
-        self.entry = _Layer(joints * 2, width, dropout, EntryLinear)
+        self.entry = _Layer(joints * self.channels, width, dropout, EntryLinear)
         self.blocks = nn.ModuleList(
             nn.Sequential(_Layer(width, width, dropout), _Layer(width, width, dropout)) for _ in range(blocks)
         )
@@ -53,7 +57,10 @@ class FCBaseline(nn.Module):
         self.sigma_head = Head(width, scales, bias=-2.0) if with_sigma else None
 
     def forward(self, keypoints: Tensor) -> Prediction:
-        """(B, J, 2) normalised screen coordinates -> metres, camera frame."""
+        """(B, J, C) -> metres: with C = 2, screen coordinates -> camera frame; with C = 3, the confidence too -> ray
+        frame (`views.rotation_to_ray`)."""
+        if self.channels == 3:
+            keypoints = relative_to_person(keypoints)
         hidden = self.entry(rearrange(keypoints, "b j d -> b (j d)"))
         for block in self.blocks:
             hidden = hidden + block(hidden)

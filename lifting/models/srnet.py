@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lifting.geometry.skeleton import H36M17
 from lifting.models.fc import Dropout, in_full_precision
+from lifting.models.person import CHANNELS, relative_to_person
 from lifting.prediction import Prediction
 
 # The groups of Human3.6M's 17 joints, by their number. Each group starts with the root.
@@ -44,6 +45,7 @@ class SRNet(nn.Module):
         dropout: probability that a feature is zeroed in training.
         with_sigma: whether each group has outputs for sigma.
         sigma: ``"coordinate"`` for one sigma per coordinate, ``"joint"`` for one that a joint's coordinates share.
+        input: what it sees of a joint, see `fc.FCBaseline`.
 
     Raises:
         ValueError: ``groups``, ``layers`` or ``recombine`` is none of those above.
@@ -58,15 +60,17 @@ class SRNet(nn.Module):
         dropout: float = 0.0,
         with_sigma: bool = True,
         sigma: str = "joint",
+        input: str = "screen",
     ) -> None:
         super().__init__()
         if groups not in GROUPS or layers < 4 or layers % 2:
             expected = "groups 5, 3 or 2 and an even number of layers from 4"
             raise ValueError(f"groups, layers: expected {expected}, got {groups} and {layers}")
-        self.groups, self.known = GROUPS[groups], (H36M17.root,)
-        seen = torch.tensor([2 * joint + axis for group in self.groups for joint in group for axis in (0, 1)])
+        self.groups, self.known, self.channels = GROUPS[groups], (H36M17.root,), CHANNELS[input]
+        c = self.channels
+        seen = torch.tensor([c * joint + channel for group in self.groups for joint in group for channel in range(c)])
         self.register_buffer("seen", seen, persistent=False)
-        inputs = [2 * len(group) for group in self.groups]
+        inputs = [c * len(group) for group in self.groups]
         hidden = _shared_out(width, inputs)
         self.entry = _Layer(EntryGroupLayer(inputs, hidden, recombine), dropout)
         self.pairs = nn.ModuleList(
@@ -77,7 +81,9 @@ class SRNet(nn.Module):
         self.head = _Head(hidden, self.groups, recombine, scales)
 
     def forward(self, keypoints: Tensor) -> Prediction:
-        """(B, J, 2) normalised screen coordinates -> metres, camera frame."""
+        """(B, J, C) -> metres, as in `fc.FCBaseline`."""
+        if self.channels == 3:
+            keypoints = relative_to_person(keypoints)
         seen: Tensor = self.get_buffer("seen")
         hidden = self.entry(rearrange(keypoints, "b j d -> (j d) b")[seen])
         for pair in self.pairs:

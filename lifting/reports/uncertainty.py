@@ -13,7 +13,7 @@ from torch import Tensor
 from lifting import lifter
 from lifting.command import InputError
 from lifting.config import Config
-from lifting.datasets.poses import PoseSet, load_split
+from lifting.datasets.poses import PoseSet
 from lifting.datasets.store import PoseStore
 from lifting.drawing.diagrams import draw_uncertainty
 from lifting.likelihood import ConstantVariance, Likelihood
@@ -37,8 +37,10 @@ def held_out_deviations(checkpoints: Sequence[Path], config: Config) -> dict[str
         InputError: a checkpoint of another loss, model or kind of keypoints, or one that was trained on all subjects
             but those of the test.
     """
-    with PoseStore(lifter.data_path(config)) as store:
-        subjects, joints = store.subjects, store.joint_set.name
+    subjects: list[str] = []
+    for file in lifter.data_paths(config):
+        with PoseStore(file) as store:
+            subjects, joints = subjects + store.subjects, store.joint_set.name
     found = {}
     for path in checkpoints:
         objective, trained = lifter.load(path)
@@ -58,8 +60,8 @@ def held_out_deviations(checkpoints: Sequence[Path], config: Config) -> dict[str
                 f"out some of {', '.join(s for s in subjects if s not in config.data.test_subjects)}"
             )
         for subject in left:
-            data = config.data.model_copy(update={"test_subjects": (subject,)})
-            poses = load_split(data, lifter.data_path(config), train=False).to(next(objective.parameters()).device)
+            alone = config.model_copy(update={"data": data.model_copy(update={"test_subjects": (subject,)})})
+            poses = lifter.load_poses(alone, train=False).to(next(objective.parameters()).device)
             prediction = predict(objective, poses, flip_test=config.train.flip)
             found[f"{subject}, {path}"] = deviations(objective.likelihood, *objective.free(prediction, poses.target))
     return found

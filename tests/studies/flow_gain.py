@@ -59,11 +59,11 @@ def to_rays(keypoints: Tensor, poses: PoseSet, data: str) -> Tensor:
 @torch.no_grad()
 def sample_of(objective: Objective, config: Config, subjects: tuple[str, ...], stride: int) -> Sample:
     data = config.data.model_copy(update={"test_subjects": subjects, "test_stride": stride})
-    poses = load_split(data, lifter.data_path(config), train=False)
+    poses = load_split(data, lifter.data_paths(config), train=False)
     free, target = objective.free(predict(objective, poses, flip_test=config.train.flip), poses.target)
     assert free.log_sigma is not None
     x_bar = objective.likelihood.standardise(free, target)
-    rotations = to_rays(poses.keypoints, poses, lifter.data_path(config))[:, 1:]
+    rotations = to_rays(poses.keypoints, poses, lifter.data_paths(config)[0])[:, 1:]
     joint = torch.arange(x_bar.shape[1]).expand(x_bar.shape[:2])
     along = (rotations @ x_bar[..., None])[..., 0]
     return Sample(x_bar.flatten(0, 1), along.flatten(0, 1), joint.flatten(), free.log_sigma.mean(-1).flatten())

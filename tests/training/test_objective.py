@@ -11,8 +11,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from lifting.config import ImageTrainConfig, SingleStageConfig, TrainConfig
-from lifting.datasets.poses import PoseBatches, PoseSet
+from lifting.datasets.poses import PoseBatches, PoseSet, Scene
+from lifting.geometry import h36m
 from lifting.geometry.skeleton import H36M17
+from lifting.geometry.views import Views
 from lifting.likelihood import DLE, RLE, BasicFlow, ConstantVariance, Likelihood, Mixed, ReferenceRLE
 from lifting.models.fc import FCBaseline
 from lifting.models.regressor import Regressor
@@ -24,8 +26,10 @@ from lifting.training.objective import AnyObjective, ImageObjective, Objective
 
 
 def poses(n: int = 8) -> PoseSet:
+    views = Views.of([h36m.cameras("S1")["54138969"]])
+    scene = Scene(torch.tensor([[0.0, 0, 5]]).expand(n, 3), torch.zeros(n, dtype=torch.long), views)
     return PoseSet(torch.randn(n, 17, 2), 0.3 * torch.randn(n, 17, 3), torch.full((n, 1, 1), 0.002),
-                   torch.zeros(n, dtype=torch.long), ["Walking"], [], H36M17, 1)  # fmt: skip
+                   torch.zeros(n, dtype=torch.long), ["Walking"], [], H36M17, 1, scene)  # fmt: skip
 
 
 def image_batch(n: int = 4, seed: int = 0) -> Batch:
