@@ -1,80 +1,93 @@
-"""CMU motion capture (ASF/AMC) -> one pose store with Human3.6M's 17 joints. See data/README.md.
+"""CMU motion capture (ASF/AMC or BVH) -> one pose store. See data/README.md.
 
     python data/prepare_cmu.py SOURCE --output data/cmu.h5
 
-The joints are CMU's, put in the places of Human3.6M's; the cameras are virtual, placed around each subject. Numbers
-got on this set compare with nothing but numbers got on this set.
+Joints are brought to where Human3.6M has them (or COCO: --joints coco17); --places cmu leaves them where CMU has them,
+and --places coco puts Human3.6M's joints where a detector of COCO's joints would.
+The cameras are virtual, placed around each subject. Numbers got on this set compare with nothing but numbers got on
+this set.
 """
 
 import argparse
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
-from scipy.spatial import ConvexHull
 from tqdm import tqdm
 
 from lifting.command import InputError, run_command
-from lifting.datasets.pose_checks import check_person, share_in_picture, thigh_lengths
-from lifting.datasets.store import Sequence, checksum_of, write_store
-from lifting.geometry import h36m
-from lifting.geometry.cameras import Camera
+from lifting.datasets.store import Sequence, checksum_of
+from lifting.geometry.skeleton import COCO17, H36M17
 from lifting.sources.asf_amc import read_amc, read_asf
+from lifting.sources.bone_frames import BoneFrames
+from lifting.sources.bvh_map import read_map
+from lifting.sources.joint_places import CHEST, Body
+from lifting.sources.recorded_motion import COCO, H36M, OWN, Motion, placing, read_bvh_motion, write_motion
 
 RECORDED_FPS = 120
+MAP = Path(__file__).parent / "maps" / "cmu.yaml"
+PLACES = {"cmu": OWN, "h36m": H36M, "coco": COCO}
+JOINT_SETS = {joint_set.name: joint_set for joint_set in (H36M17, COCO17)}
 # The end of this bone stands where Human3.6M has its joint, in the order of H36M17.
 BONES = (
     *("root", "rhipjoint", "rfemur", "rtibia", "lhipjoint", "lfemur", "ltibia"),
     *("lowerback", "thorax", "upperneck", "head"),
     *("lclavicle", "lhumerus", "lradius", "rclavicle", "rhumerus", "rradius"),
 )
+CHEST_BONE = "upperback"
+AXES = {"pelvis": "root", "chest": "thorax", "head": "head"}
 
 
 def main() -> None:
     arguments = parse_arguments()
     if arguments.fps < 1 or RECORDED_FPS % arguments.fps:
         raise InputError(f"--fps: expected a divisor of {RECORDED_FPS}, got {arguments.fps}")
-    files = find_files(arguments.source)
-    sequences = read_sequences(files, RECORDED_FPS // arguments.fps)
-    print(f"CMU motion capture, {arguments.fps} frames a second")
-    print(f"{'subject':<8}{'sequences':>10}{'frames':>9}{'thigh (mm)':>12}{'cameras':>9}{'distance (m)':>14}")
-    cameras = {}
-    for subject in files:
-        parts = [sequence.positions for sequence in sequences if sequence.subject == subject]
-        positions = np.concatenate(parts)
-        check_person(positions, f"subject {subject}")
-        cameras[subject], distance = surround(positions)
-        thigh = 1000 * np.median(thigh_lengths(positions))
-        print(
-            f"{subject:<8}{len(parts):>10}{len(positions):>9}{thigh:>12.0f}{len(cameras[subject]):>9}{distance:>14.1f}"
-        )
-    write_store(
-        arguments.output,
-        sequences,
-        cameras,
-        frame_rate=arguments.fps,
-        source=f"CMU Graphics Lab Motion Capture Database, {arguments.source.name}",
-        checksum=checksum_of(path for skeleton, motions in files.values() for path in (skeleton, *motions)),
-    )
+    joint_set, places = JOINT_SETS[arguments.joints], PLACES[arguments.places]
+    if is_acclaim(arguments.source):
+        place = placing(places, joint_set)
+        files = find_files(arguments.source)
+        sequences = read_sequences(files, RECORDED_FPS // arguments.fps, place)
+        paths = [path for skeleton, motions in files.values() for path in (skeleton, *motions)]
+        motion = Motion(sequences, joint_set, arguments.fps, checksum_of(paths))
+    else:
+        motion = read_bvh_motion(arguments.source, read_map(MAP), places, joint_set, arguments.fps)
+    name = f"CMU Graphics Lab Motion Capture Database, {arguments.source.name}, places of {arguments.places}"
+    table = write_motion(arguments.output, motion, name)
+    print(f"CMU motion capture, {arguments.fps} frames a second, {joint_set.name}, places of {arguments.places}")
+    print(*table, sep="\n")
     print(f"wrote {arguments.output}")
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Prepare CMU motion capture: one pose store from ASF/AMC files.")
-    parser.add_argument("source", type=Path, help="the folder of all subjects (subjects/NN/NN.asf) or of one")
+    parser = argparse.ArgumentParser(description="Prepare CMU motion capture (ASF/AMC or BVH): one pose store.")
+    parser.add_argument("source", type=Path, help="a folder of ASF/AMC, or a folder or zip of BVH; of all or of one")
     parser.add_argument("--output", type=Path, default=Path("data/cmu.h5"), help="store to write (%(default)s)")
     parser.add_argument("--fps", type=int, default=60, help="frames a second to keep of 120 (%(default)s)")
+    parser.add_argument("--places", choices=PLACES, default="h36m", help="whose joint places (%(default)s)")
+    parser.add_argument("--joints", choices=JOINT_SETS, default=H36M17.name, help="joint set (%(default)s)")
     return parser.parse_args()
+
+
+def is_acclaim(source: Path) -> bool:
+    """Whether to read ASF/AMC: from anything but a file or a folder of BVH; InputError for a folder of both."""
+    kinds = [kind for kind in (".asf", ".bvh") if source.is_dir() and any(_below(source, kind))]
+    if len(kinds) == 2:
+        raise InputError(f"{source}: expected files of one kind, found both .asf and .bvh; give the folder of one kind")
+    return not source.is_file() and kinds != [".bvh"]
+
+
+def _below(source: Path, ending: str) -> list[Path]:
+    return [path for depth in ("*", "*/*", "*/*/*") for path in sorted(source.glob(depth + ending))]
 
 
 def find_files(source: Path) -> dict[str, tuple[Path, list[Path]]]:
     """Subject -> its skeleton and its motions, in the source's folder or up to two levels below."""
     if not source.is_dir():
-        raise InputError(f"source: expected a folder, found {'a file' if source.exists() else 'nothing'} at {source}")
-    skeletons = [path for pattern in ("*.asf", "*/*.asf", "*/*/*.asf") for path in sorted(source.glob(pattern))]
+        raise InputError(f"source: expected a folder, found nothing at {source}")
+    skeletons = _below(source, ".asf")
     if not skeletons:
-        raise InputError(f"{source}: expected subjects/NN/NN.asf with NN_MM.amc beside it, found no .asf file")
+        wanted = "subjects/NN/NN.asf with NN_MM.amc beside it, or NN_MM.bvh"
+        raise InputError(f"{source}: expected {wanted}; found no .asf file and no .bvh file")
     files = {path.stem: (path, sorted(path.parent.glob(f"{path.stem}_*.amc"))) for path in skeletons}
     for subject, (skeleton, motions) in files.items():
         if not motions:
@@ -82,46 +95,27 @@ def find_files(source: Path) -> dict[str, tuple[Path, list[Path]]]:
     return files
 
 
-def read_sequences(files: dict[str, tuple[Path, list[Path]]], step: int) -> list[Sequence]:
+def read_sequences(
+    files: dict[str, tuple[Path, list[Path]]], step: int, place: Callable[[Body], np.ndarray]
+) -> list[Sequence]:
     """All motions, every ``step``-th frame, z up."""
     sequences = []
     with tqdm(total=sum(len(motions) for _, motions in files.values()), desc="reading", disable=None) as bar:
         for subject, (path, motions) in files.items():
             skeleton = read_asf(path)
-            if missing := sorted(set(BONES) - set(skeleton.bones)):
+            if missing := sorted({*BONES, CHEST_BONE} - set(skeleton.bones)):
                 raise InputError(f"{path}: expected CMU's skeleton, it has no bone {', '.join(missing)}")
             for motion in motions:
-                x, y, z = np.moveaxis(skeleton.ends(read_amc(motion, skeleton, step), BONES), -1, 0)
-                positions = np.stack([x, -z, y], -1).astype(np.float32)
-                sequences.append(Sequence(subject, motion.stem, positions))
+                bones = skeleton.frames(read_amc(motion, skeleton, step)).turned_up()
+                sequences.append(Sequence(subject, motion.stem, place(body_of(bones)).astype(np.float32)))
                 bar.update()
     return sequences
 
 
-def surround(positions: np.ndarray) -> tuple[dict[str, Camera], float]:
-    """The four cameras of Human3.6M's S1 around the (T, 17, 3) of a subject, and their mean distance in metres.
-
-    As a rig they are carried to where the subject is and drawn apart about the point they look at until every joint
-    of every frame is in every picture; directions and lenses stay.
-    """
-    rig = h36m.cameras("S1")
-    centres = torch.stack([-camera.R.T @ camera.t for camera in rig.values()])
-    axes = torch.stack([camera.R[2] for camera in rig.values()])
-    across = torch.eye(3) - axes[:, :, None] * axes[:, None, :]  # what of a vector is not along the axis
-    focus = torch.linalg.solve(across.sum(0), (across @ centres[:, :, None]).sum(0))[:, 0]
-    points = positions.reshape(-1, 3)
-    outermost = points[ConvexHull(points).vertices]  # a view is convex: where these are seen, all are
-    target = focus.clone()
-    target[:2] = torch.from_numpy(outermost[:, :2].min(0) + outermost[:, :2].max(0)) / 2
-    spread = 1.0
-    while True:
-        moved = {
-            name: replace(camera, t=-camera.R @ (target + spread * (centre - focus)))
-            for (name, camera), centre in zip(rig.items(), centres, strict=True)
-        }
-        if all(share_in_picture(outermost, camera) == 1 for camera in moved.values()):
-            return moved, float((spread * (centres - focus)).norm(dim=1).mean())
-        spread *= 1.05
+def body_of(bones: BoneFrames) -> Body:
+    joints = {joint: bones.positions[bone] for joint, bone in zip(H36M17.joints, BONES, strict=True)}
+    axes = {part: bones.rotations[bone] for part, bone in AXES.items()}
+    return Body(joints | {CHEST: bones.positions[CHEST_BONE]}, axes)
 
 
 if __name__ == "__main__":

@@ -41,15 +41,16 @@ def build_objective(config: Config, joint_set: JointSet) -> Objective:
     return Objective(network, likelihood, joint_set)
 
 
-def data_paths(config: Config) -> list[str]:
-    """The configured files; ``synthetic`` is that of the embedded set, which is made on first use."""
-    paths = [config.data.path] if isinstance(config.data.path, str) else config.data.path
+def data_paths(config: Config, *, train: bool = False) -> list[str]:
+    """The files of the test or of the training; ``synthetic`` is that of the embedded set, made on first use."""
+    given = config.data.path if train or config.data.test_path is None else config.data.test_path
+    paths = [given] if isinstance(given, str) else given
     return [str(synthetic_store()) if path == "synthetic" else path for path in paths]
 
 
 def load_poses(config: Config, *, train: bool) -> PoseSet:
     """`poses.load_split` of a configuration's data for its model."""
-    return load_split(config.data, data_paths(config), train=train, model_input=config.model.input)
+    return load_split(config.data, data_paths(config, train=train), train=train, model_input=config.model.input)
 
 
 def train(config: Config, folder: Path) -> None:

@@ -30,14 +30,16 @@ class PoseAugmentConfig(_Section):
     bones: float = Field(0.0, ge=0, lt=1, description="each bone's length is multiplied by 1 +- this, left as right")
     stature: float = Field(0.0, ge=0, lt=1, description="the whole person is multiplied by 1 +- this")
     cameras: bool = Field(False, description="a new camera for each pose, drawn from the ranges below")
-    distance: Range = Field((1.5, 12.0), description="from the camera to the pelvis, metres")
+    distance: Range = Field((2.0, 12.0), description="from the camera to the pelvis, metres")
     height: Range = Field((0.15, 1.0), description="of a standing person over the shorter side of the picture")
     focal: Range = Field((0.5, 4.0), description="limits of the focal length over the width of the picture")
-    elevation: Range = Field((-20.0, 45.0), description="degrees by which the camera looks down")
-    anywhere: float = Field(0.1, ge=0, le=1, description="share of poses seen from any elevation, -85 to 85 degrees")
-    roll: float = Field(10.0, ge=0, le=180, description="degrees, either way")
-    distortion: float = Field(0.15, ge=0, lt=0.3, description="largest first radial term, either way")
-    noise: float = Field(0.0, ge=0, lt=1, description="largest sigma of keypoint noise, over a person's stature")
+    elevation: Range = Field((-15.0, 35.0), description="degrees by which the camera looks down")
+    anywhere: float = Field(0.05, ge=0, le=1, description="share of poses seen from any elevation, -85 to 85 degrees")
+    roll: float = Field(5.0, ge=0, le=180, description="degrees, either way")
+    distortion: float = Field(0.1, ge=0, lt=0.3, description="largest first radial term, either way")
+    noise: float = Field(
+        0.0, ge=0, lt=1, description="largest sigma of keypoint noise, over a person's stature; small ones are likelier"
+    )
     misses: float = Field(0.0, ge=0, le=1, description="share of joints that the detector puts somewhere else")
     swaps: float = Field(0.0, ge=0, le=1, description="share of poses with left and right exchanged, of arms or legs")
     missing: float = Field(0.0, ge=0, lt=1, description="largest share of a pose's joints that are missing")
@@ -54,6 +56,7 @@ class DataConfig(_Section):
     path: str | tuple[str, ...] = Field(
         "synthetic", description="a prepared HDF5 file, or several, or the embedded synthetic set"
     )
+    test_path: str | tuple[str, ...] | None = Field(None, description="the files of the test subjects, if not path")
     train_subjects: tuple[str, ...] = Field(TRAIN_SUBJECTS, min_length=1)
     test_subjects: tuple[str, ...] = Field(TEST_SUBJECTS, min_length=1)
     train_actions: tuple[str, ...] = Field(

@@ -110,7 +110,7 @@ def detected(uv: Tensor, person: Tensor, config: PoseAugmentConfig, joint_set: J
         gives no scores.
     """
     shape = uv.shape[:2]
-    level = config.noise * _uniform((len(uv), 1), (0, 1), uv) * _uniform(shape, LEVELS, uv)
+    level = config.noise * _uniform((len(uv), 1), (0, 1), uv) ** 2 * _uniform(shape, LEVELS, uv)
     missed = _chance(shape, config.misses, uv)
     uv = _exchanged(uv, config, joint_set)
     spread = torch.where(missed, MISS, level)

@@ -1,7 +1,7 @@
 """Checks made before a store is written: shapes, units, left and right, cameras that see people.
 
 `check_recording` and the functions that it calls take any joint set and look at no more than `SAMPLE` frames.
-`check_person` and the functions that it calls take Human3.6M's 17 joints in metres.
+`check_person` takes any set with hips, knees, ankles and shoulders, in metres.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,6 @@ from lifting.geometry.cameras import Camera
 from lifting.geometry.joint_maps import mirror_joints
 from lifting.geometry.skeleton import H36M17, JointSet
 
-HIPS, KNEES = [1, 4], [2, 5]  # right, left
 THIGH_RANGE = (0.2, 0.8)  # metres
 EXTENT_RANGE = (0.4, 4.0)  # metres, the diagonal of a pose's bounding box: from a crouching child to outstretched arms
 SAMPLE = 200  # frames of a recording that are checked at most
@@ -105,9 +104,10 @@ def check_pixels(points: np.ndarray, size: tuple[int, int], where: str, hint: st
         raise InputError(f"{where}: expected {expected}, got {across:.3g} pixels at ({x:.4g}, {y:.4g}); {hint}")
 
 
-def thigh_lengths(positions: np.ndarray) -> np.ndarray:
-    """(T, 17, 3) -> (T, 2): right and left, in the unit of the positions."""
-    return np.asarray(np.linalg.norm(positions[:, KNEES] - positions[:, HIPS], axis=-1))
+def thigh_lengths(positions: np.ndarray, joint_set: JointSet = H36M17) -> np.ndarray:
+    """(T, J, 3) -> (T, 2): right and left, in the unit of the positions."""
+    hips, knees = ([joint_set.joints.index(f"{s}_{name}") for s in ("right", "left")] for name in ("hip", "knee"))
+    return np.asarray(np.linalg.norm(positions[:, knees] - positions[:, hips], axis=-1))
 
 
 def left_of_body(positions: np.ndarray, joint_set: JointSet = H36M17) -> np.ndarray:
@@ -130,15 +130,15 @@ def left_of_body(positions: np.ndarray, joint_set: JointSet = H36M17) -> np.ndar
     return np.asarray((left * np.cross(up, forward)).sum(-1) / np.maximum(size, 1e-12))
 
 
-def check_person(positions: np.ndarray, where: str) -> None:
-    """InputError unless all frames of a person, (T, 17, 3), are a human body in metres with its left on the left."""
-    thigh = float(np.median(thigh_lengths(positions)))
+def check_person(positions: np.ndarray, where: str, joint_set: JointSet = H36M17) -> None:
+    """InputError unless all frames of a person, (T, J, 3), are a human body in metres with its left on the left."""
+    thigh = float(np.median(thigh_lengths(positions, joint_set)))
     low, high = THIGH_RANGE
     if not low <= thigh <= high:
         guess = ": millimetres in place of metres" if low <= thigh / 1000 <= high else ""
         guess = guess or (": metres in place of millimetres" if low <= thigh * 1000 <= high else "")
         raise InputError(f"{where}: expected thighs of {low} to {high} m, got {thigh:.4g} m{guess}")
-    check_sides(left_of_body(positions) >= 0, 0.5, where)
+    check_sides(left_of_body(positions, joint_set) >= 0, 0.5, where)
 
 
 def check_bent_sides(sides: np.ndarray, where: str) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from lifting.command import InputError, existing_file
+from lifting.sources.bone_frames import BoneFrames
 
 INCH = 0.0254  # metres
 _CHANNELS = ("tx", "ty", "tz", "rx", "ry", "rz")
@@ -49,6 +50,10 @@ class Skeleton:
         Returns:
             (T, number of names, 3) float64.
         """
+        return self.frames(motion).stack(list(names))
+
+    def frames(self, motion: dict[str, np.ndarray]) -> BoneFrames:
+        """The end of every bone, and its rotation R, which is the identity in the rest pose; axes as in the file."""
         frames = len(motion["root"])
         rotation: dict[str, Rotation] = {}
         end: dict[str, np.ndarray] = {}
@@ -60,7 +65,7 @@ class Skeleton:
             rotation[name] = turned if bone.parent is None else rotation[bone.parent] * turned
             start = values[:, :3] * self.scale if bone.parent is None else end[bone.parent]
             end[name] = start + rotation[name].apply(bone.vector)
-        return np.stack([end[name] for name in names], 1)
+        return BoneFrames(end, rotation)
 
 
 def read_asf(path: Path) -> Skeleton:

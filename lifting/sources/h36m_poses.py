@@ -19,7 +19,7 @@ from lifting.datasets.pose_checks import check_array, share_in_picture
 from lifting.geometry import h36m
 from lifting.geometry.cameras import Camera
 from lifting.geometry.skeleton import H36M17
-from lifting.sources.safe_npz import npz_keys, read_npz
+from lifting.safe_npz import npz_keys, read_npz
 
 # Its video is broken; the usual files leave it out, and so every table of the field.
 LEFT_OUT = ("S11", "Directions")

@@ -16,6 +16,7 @@ from lifting.datasets.store import PoseStore
 from lifting.geometry import h36m
 from lifting.geometry.skeleton import H36M17
 from lifting.sources.asf_amc import read_amc, read_asf
+from lifting.sources.recorded_motion import surround
 
 ROOT = Path(__file__).parents[2]
 SUBJECTS = ROOT.parent / "shared/data/cmu/subjects"
@@ -212,7 +213,7 @@ def walker(tmp_path: Path) -> Path:
 
 @needs_recordings
 def test_a_real_walk(walker: Path, convert: Callable[..., PoseStore], capsys: pytest.CaptureFixture[str]) -> None:
-    with convert(walker.parent) as store:
+    with convert(walker.parent, "--places", "cmu") as store:
         assert store.subjects == ["02"]
         assert store.sequences("02") == ["02_01", "02_02", "02_03"]
         assert (store.frame_rate, store.joint_set) == (60, H36M17)
@@ -276,7 +277,6 @@ def test_exchanged_sides_are_refused(
 
 
 def test_cameras_draw_back_until_everything_is_seen() -> None:
-    surround = load("prepare_cmu").surround
     near = np.random.default_rng(0).uniform([-0.5, -0.5, 0], [0.5, 0.5, 1.8], (50, 17, 3)).astype(np.float32)
     far = (
         near

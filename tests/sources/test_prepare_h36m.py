@@ -22,8 +22,8 @@ from lifting.datasets.pose_checks import left_of_body
 from lifting.datasets.store import PoseStore
 from lifting.geometry import h36m
 from lifting.geometry.skeleton import H36M17
+from lifting.safe_npz import npz_keys, read_npz
 from lifting.sources import h36m_poses as h36m_sources
-from lifting.sources.safe_npz import npz_keys, read_npz
 
 ROOT = Path(__file__).parents[2]
 STAND_IN = ROOT.parent / "shared/data/h36m_standin"

@@ -1,0 +1,45 @@
+"""A lifter for any camera, from training to predictions in the camera frame, as a person runs it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from lifting import lifter
+from lifting.config import load_config
+from lifting.evaluate import score_predictions
+from tests.conftest import SMALL, Shell
+
+ANY_CAMERA = Path(__file__).parents[1] / "configs" / "lifting" / "any_camera.yaml"
+
+
+@pytest.mark.parametrize("model", ["fc", "srnet"])
+def test_train_evaluate_and_save(shell: Shell, small_store: Path, tmp_path: Path, model: str) -> None:
+    options = [o for o in SMALL if not (model == "srnet" and o.startswith("model.blocks"))]
+    named = [] if model == "fc" else ["model={name: srnet, width: 64, input: person}"]
+    run = tmp_path / "run"
+    data = f"data.path=[{small_store}, {small_store}]"
+    code, _, err = shell("train", "--config", ANY_CAMERA, "--output", run, data, *options, *named)
+    assert code == 0, err
+    report, saved = tmp_path / "report.json", tmp_path / "predictions.h5"
+    checkpoint = run / "last.pt"
+    overrides = [f"data.path={small_store}", "data.noise_px=5", "data.missing=0.1"]
+    figure = tmp_path / "poses.png"
+    where = ["--json", report, "--save", saved, "--figure", figure]
+    code, _, err = shell("evaluate", "--checkpoint", checkpoint, *where, "--uncertainty", *overrides)
+    assert code == 0, err
+    assert figure.stat().st_size > 10_000
+    found = json.loads(report.read_text())
+    again = score_predictions(saved, small_store)  # these are compared in the camera frame
+    for name in ("mpjpe_mm", "pa_mpjpe_mm"):
+        assert again[name] == pytest.approx(found[name], abs=0.01)
+
+
+def test_test_subjects_may_have_a_file_of_their_own(small_store: Path) -> None:
+    config = load_config(None, [f"data.test_path={small_store}", "data.path=elsewhere.h5", *SMALL])
+    assert lifter.data_paths(config) == [str(small_store)]
+    assert lifter.data_paths(config, train=True) == ["elsewhere.h5"]
+    poses = lifter.load_poses(config, train=False)
+    assert {clip.subject for clip in poses.clips} == {"S9"}
+    assert torch.isfinite(poses.target).all()
