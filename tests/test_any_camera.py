@@ -11,16 +11,16 @@ from lifting.config import load_config
 from lifting.evaluate import score_predictions
 from tests.conftest import SMALL, Shell
 
-ANY_CAMERA = Path(__file__).parents[1] / "configs" / "lifting" / "any_camera.yaml"
+CONFIGS = Path(__file__).parents[1] / "configs" / "lifting"
 
 
-@pytest.mark.parametrize("model", ["fc", "srnet"])
-def test_train_evaluate_and_save(shell: Shell, small_store: Path, tmp_path: Path, model: str) -> None:
-    options = [o for o in SMALL if not (model == "srnet" and o.startswith("model.blocks"))]
-    named = [] if model == "fc" else ["model={name: srnet, width: 64, input: person}"]
+@pytest.mark.parametrize("config", ["any_camera.yaml", "any_camera_fc.yaml"])
+def test_train_evaluate_and_save(shell: Shell, small_store: Path, tmp_path: Path, config: str) -> None:
+    options = [o for o in SMALL if not o.startswith("model.")]
+    options += ["model.width=64", "train.lr_decay=0.9"]
     run = tmp_path / "run"
     data = f"data.path=[{small_store}, {small_store}]"
-    code, _, err = shell("train", "--config", ANY_CAMERA, "--output", run, data, *options, *named)
+    code, _, err = shell("train", "--config", CONFIGS / config, "--output", run, data, *options)
     assert code == 0, err
     report, saved = tmp_path / "report.json", tmp_path / "predictions.h5"
     checkpoint = run / "last.pt"

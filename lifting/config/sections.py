@@ -60,7 +60,7 @@ class DataConfig(_Section):
     train_subjects: tuple[str, ...] = Field(TRAIN_SUBJECTS, min_length=1)
     test_subjects: tuple[str, ...] = Field(TEST_SUBJECTS, min_length=1)
     train_actions: tuple[str, ...] = Field(
-        (), description="names without sequence numbers; -name leaves one out; empty takes all"
+        (), description="names with or without sequence numbers; -name leaves one out; empty takes all"
     )
     test_actions: tuple[str, ...] = ()
     train_cameras: tuple[CameraName, ...] = Field((), description="names, or -name, like the actions")

@@ -134,7 +134,7 @@ def load_poses(
         stores: one or several, of the same joints. A subject comes from every store that has one of this name.
         stride: read every ``stride``-th frame.
         keypoints: ``gt`` (projected positions), or a detector of the store.
-        actions, cameras: see `chosen_names`; an action is the name of a sequence without its number.
+        actions, cameras: see `is_chosen`; an action is the name of a sequence with or without its number.
         drop_wrong_s9: leave out `h36m.WRONG_S9`.
 
     Raises:
@@ -151,15 +151,15 @@ def load_poses(
         having = [store for store in stores if subject in store.subjects] or stores[:1]  # the first says what is there
         there += [(store, subject, store.sequences(subject), store.cameras(subject)) for store in having]
     where = f"{' and '.join(str(store.path) for store in stores)}: {', '.join(subjects)}"
-    all_actions = {action_of(sequence) for _, _, sequences, _ in there for sequence in sequences}
-    kept_actions = chosen_names(actions, all_actions, f"{where}: actions")
-    kept_cameras = chosen_names(cameras, {name for *_, named in there for name in named}, f"{where}: cameras")
+    all_sequences = {sequence for _, _, sequences, _ in there for sequence in sequences}
+    check_names(actions, {action_of(sequence) for sequence in all_sequences}, f"{where}: actions", all_sequences)
+    check_names(cameras, {name for *_, named in there for name in named}, f"{where}: cameras")
     chosen = [
         _Chosen(store, subject, sequence, kept)
         for store, subject, sequences, named in there
-        if (kept := {name: camera for name, camera in named.items() if name in kept_cameras})
+        if (kept := {name: camera for name, camera in named.items() if is_chosen((name,), cameras)})
         for sequence in sequences
-        if action_of(sequence) in kept_actions
+        if is_chosen((action_of(sequence), sequence), actions)
         if not (drop_wrong_s9 and subject == "S9" and sequence in WRONG_S9)
     ]
     if not chosen:
@@ -174,24 +174,21 @@ class _Chosen(NamedTuple):
     cameras: dict[str, Camera]
 
 
-def chosen_names(wanted: tuple[str, ...], there: set[str], where: str) -> set[str]:
-    """The names in ``there`` that ``wanted`` selects.
-
-    Entries such as ``name`` select that name only; entries such as ``-name`` exclude it. Without any of the first kind,
-    all names are selected but the excluded ones.
-
-    Raises:
-        InputError: an entry names something that is not in ``there``.
-    """
+def check_names(wanted: tuple[str, ...], there: set[str], where: str, also: Iterable[str] = ()) -> None:
+    """Raises `InputError` if an entry, such as ``name`` or ``-name``, is neither in ``there`` nor in ``also``."""
     for name in wanted:
-        if name.removeprefix("-") not in there:
+        if name.removeprefix("-") not in there.union(also):
             raise InputError(f"{where}: expected one of {', '.join(sorted(there))}, got {name!r}")
-    return {name for name in there if _is_chosen(name, wanted)}
 
 
-def _is_chosen(name: str, wanted: tuple[str, ...]) -> bool:
+def is_chosen(names: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
+    """Whether ``wanted`` selects what has these names.
+
+    Entries such as ``name`` select what has that name; entries such as ``-name`` exclude it. Without any of the first
+    kind, everything is selected but what is excluded.
+    """
     named = {other for other in wanted if not other.startswith("-")}
-    return (not named or name in named) and f"-{name}" not in wanted
+    return (not named or not named.isdisjoint(names)) and not any(f"-{name}" in wanted for name in names)
 
 
 def trained_on(config: DataConfig, clips: Iterable[Clip]) -> list[Clip]:
@@ -200,8 +197,8 @@ def trained_on(config: DataConfig, clips: Iterable[Clip]) -> list[Clip]:
         clip
         for clip in clips
         if clip.subject in config.train_subjects
-        and _is_chosen(action_of(clip.sequence), config.train_actions)
-        and _is_chosen(clip.camera, config.train_cameras)
+        and is_chosen((action_of(clip.sequence), clip.sequence), config.train_actions)
+        and is_chosen((clip.camera,), config.train_cameras)
     ]
 
 

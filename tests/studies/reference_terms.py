@@ -18,7 +18,7 @@ from lifting.command import run_command
 from lifting.config import LossConfig, load_config
 from lifting.likelihood import RLE, build_flow
 from lifting.likelihood.flow import Density
-from lifting.series import ROOT
+from lifting.shipped import configs
 
 # How often log sigma and log G count.
 TERMS = {"sigma_twice": (2, 1), "flow_thrice": (1, 3)}
@@ -48,9 +48,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
-    budget = yaml.safe_load((ROOT / "configs/series/densities.yaml").read_text())["overrides"]
+    budget = yaml.safe_load((configs("series") / "densities.yaml").read_text())["overrides"]
     overrides = [f"data.path={options.data}", f"seed={options.seed}", *budget]
-    config = load_config(ROOT / "configs/lifting/fc_rle_paper.yaml", overrides)
+    config = load_config(configs("lifting") / "fc_rle_paper.yaml", overrides)
 
     def build(loss: LossConfig) -> RLE:
         return Counted(build_flow(loss.flow, 3), *TERMS[options.term])
