@@ -18,6 +18,7 @@ demo: .venv/ready
 
 # A process for each core, of one thread each: torch's threads would wait for each other. A file's tests share fixtures.
 test: .venv/ready
+	@command -v chromium chromium-browser google-chrome >/dev/null || echo "no chromium here: the tests of the viewer's page are skipped"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 bench: .venv/ready

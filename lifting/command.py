@@ -51,6 +51,23 @@ def _leave(code: int, line: str) -> None:
     sys.exit(code)
 
 
+# What the extras of pyproject.toml install, by the name under which it is imported.
+EXTRAS = {"torch": "torch", "tensorboard": "torch", "onnxruntime": "onnx", "onnx": "export", "onnxscript": "export"}
+
+
+@contextmanager
+def needing(what: str) -> Iterator[None]:
+    """Turns the failed import of an optional package into an `InputError` that names its extra and what needs it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        hint = f"pip install '.[{EXTRAS[package]}]' in a clone of the repository"
+        raise InputError(f"{what} needs {package}, which is not installed: {hint}") from None
+
+
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
     """A temporary path beside ``path``, renamed to ``path`` if the block succeeds and removed if it fails.

@@ -94,11 +94,15 @@ def train(config: Config, folder: Path) -> None:
 def load(checkpoint: Path, overrides: list[str] | None = None) -> tuple[Objective, Config]:
     """Loads a trained lifter onto its device; returns it with its configuration, changed by ``overrides``.
 
+    Whoever names other data is tested on them, also if the training had its test subjects in a file of their own.
+
     Raises:
         InputError: there is no checkpoint, or it is of the other track; `read_trained` refuses the overrides; the
             weights do not fit.
     """
     content = load_checkpoint(checkpoint)
+    if any(override.startswith("data.path=") for override in overrides or []):
+        overrides = ["data.test_path=null", *(overrides or [])]
     config = read_trained(Config, content["config"], overrides, f"checkpoint: {checkpoint}")
     device = ranks.start(config.train.device)
     objective = build_objective(config, JOINT_SETS[content["joint_set"]])

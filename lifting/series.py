@@ -26,10 +26,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lifting.command import InputError, Parser, RunError, run_command, whole_file, write_json
 from lifting.config import Config, RunConfig, SingleStageConfig, read_config
+from lifting.shipped import configs
 
 log = logging.getLogger(__name__)
 
-ROOT = Path(__file__).parents[1]
 SCHEMAS = {"lifting": Config, "single_stage": SingleStageConfig}
 COST = {
     "parameters": "parameters",
@@ -94,7 +94,7 @@ class Run:
 
     @property
     def leaf(self) -> Path:
-        return ROOT / "configs" / self.track / f"{self.config}.yaml"
+        return configs(self.track) / f"{self.config}.yaml"
 
     def read(self, file: Path, overrides: list[str] | None = None) -> RunConfig:
         """A configuration file, read by the schema of this run's track."""
@@ -153,7 +153,7 @@ def carry_out(run: Run, threads: int) -> None:
     evaluate += ["--uncertainty"] if run.track == "lifting" else []
     with (run.folder / "log.txt").open("a") as words:
         for arguments in (["train", *train, *run.overrides], ["evaluate", *evaluate]):
-            command = [sys.executable, str(ROOT / f"run_{run.track}.py"), *arguments]
+            command = [sys.executable, "-m", f"lifting.commands.{run.track}_track", *arguments]
             environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
             if subprocess.run(command, env=environment, stdout=words, stderr=words, check=False).returncode:
                 last = (run.folder / "log.txt").read_text().strip().splitlines()[-1:]

@@ -27,6 +27,7 @@ from lifting.models.reference_weights import load_reference, save_reference
 from lifting.models.regressor import Regressor
 from lifting.prediction import Prediction
 from lifting.reports.image_evaluation import deep_report, draw, flat_report, mean_pose_error, predict
+from lifting.shipped import configs
 from lifting.sources.image_readers import read_h36m_images, read_mpii, wrong_s9
 from lifting.synthetic.pictures import rendered_folder
 from lifting.training import ranks
@@ -35,7 +36,7 @@ from lifting.training.objective import ImageObjective
 
 log = logging.getLogger(__name__)
 
-CONFIGS = Path(__file__).parents[1] / "configs" / "single_stage"
+CONFIGS = configs("single_stage")
 
 
 def build_objective(config: SingleStageConfig, *, start: bool = False) -> ImageObjective:

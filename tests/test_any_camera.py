@@ -43,3 +43,20 @@ def test_test_subjects_may_have_a_file_of_their_own(small_store: Path) -> None:
     poses = lifter.load_poses(config, train=False)
     assert {clip.subject for clip in poses.clips} == {"S9"}
     assert torch.isfinite(poses.target).all()
+
+
+def test_other_data_replace_a_test_file_of_its_own(shell: Shell, small_store: Path, tmp_path: Path) -> None:
+    """Whoever names data is tested on them, and not on the file that the training was tested on."""
+    gone = tmp_path / "gone.h5"
+    gone.write_bytes(small_store.read_bytes())
+    run = tmp_path / "run"
+    code, _, err = shell(
+        "train", "--output", run, f"data.path={small_store}", f"data.test_path={gone}", *SMALL, "train.epochs=1"
+    )
+    assert code == 0, err
+    gone.unlink()
+    for named in (["--data", small_store], [f"data.path={small_store}"]):
+        assert shell("evaluate", "--checkpoint", run / "last.pt", *named)[0] == 0
+    code, _, err = shell("evaluate", "--checkpoint", run / "last.pt")
+    assert code == 2
+    assert "gone.h5" in err

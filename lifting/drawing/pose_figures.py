@@ -70,41 +70,72 @@ def draw_poses(path: str | Path, poses: Sequence[DrawnPose], joint_set: JointSet
     for row, pose in zip(panels, poses, strict=True):
         _check(pose, len(joint_set))
         _draw_row(row, pose, joint_set)
+    _draw_key(figure, poses, with_truth)
+    save_figure(figure, path)
+
+
+def draw_strip(path: str | Path, poses: Sequence[DrawnPose], joint_set: JointSet = H36M17) -> None:
+    """Draws a column for each pose: above the keypoints, below the prediction with its sigma, over the truth if known.
+
+    Raises:
+        InputError, ValueError: as `draw_poses`.
+    """
+    if not poses:
+        raise InputError(f"{path}: no poses to draw")
+    figure = new_figure(max(2.3 * len(poses), 5.2), 5.6)
+    panels = figure.subplots(2, len(poses), squeeze=False, height_ratios=(1, 1 / _NARROW))
+    for column, pose in zip(panels.T, poses, strict=True):
+        _check(pose, len(joint_set))
+        column[0].set_title(_shortened(pose.title, _LONGEST_TITLE * 2 // 3), fontsize=10, color=TEXT)
+        _draw_input(column[0], pose, joint_set)
+        column[0].set(xticks=[], yticks=[])
+        _draw_prediction(column[1], pose, joint_set)
+        column[1].set_title(_numbers(pose), fontsize=10, color=TEXT)
+    _draw_key(figure, poses, any(pose.target is not None for pose in poses))
+    save_figure(figure, path)
+
+
+def _numbers(pose: DrawnPose) -> str:
+    """The mean spread (root of the sum of the three variances) and the error, where they are known."""
+    spread = None if pose.sigma is None else f"spread {1000 * np.linalg.norm(pose.sigma, axis=-1).mean():.0f} mm"
+    error = None if pose.target is None else f"error {1000 * np.linalg.norm(pose.mu - pose.target, axis=-1).mean():.0f}"
+    return ", ".join(text for text in (error, spread) if text)
+
+
+def _draw_key(figure: Figure, poses: Sequence[DrawnPose], with_truth: bool) -> None:
     named = (("left", LEFT), ("right", RIGHT), *([("ground truth", TRUTH)] if with_truth else []))
     key: list[Line2D | Patch] = [Line2D([], [], color=colour, linewidth=2.5, label=name) for name, colour in named]
     if any(pose.sigma is not None for pose in poses):
         key.append(Patch(facecolor=MIDDLE, alpha=0.25, label=f"prediction ± {_SIGMAS} standard deviations"))
-    figure.legend(
-        handles=key,
-        loc="outside lower center",
-        ncols=4 if with_truth else 3,
-        frameon=False,
-        fontsize=10,
-        labelcolor=TEXT,
-    )
-    save_figure(figure, path)
+    figure.legend(handles=key, loc="outside lower center", ncols=4 if with_truth else 3, frameon=False, fontsize=10,
+                  labelcolor=TEXT)  # fmt: skip
 
 
 def _draw_row(row: Sequence[Axes], pose: DrawnPose, joint_set: JointSet) -> None:
     row[0].set_title(_shortened(pose.title), fontsize=11, color=TEXT)
     row[-1].set_title("prediction", fontsize=11, color=TEXT)
     _draw_input(row[0], pose, joint_set)
-    _draw_space(row[-1], pose, pose.mu, joint_set)
-    if pose.sigma is not None:
-        _draw_sigma(row[-1], pose.mu, pose.sigma, _colours(joint_set))
+    _draw_prediction(row[-1], pose, joint_set)
     if pose.target is not None:
         row[1].set_title("ground truth", fontsize=11, color=TEXT)
         _draw_space(row[1], pose, pose.target, joint_set)
-        truth = pose.target @ _view().T
-        _draw_skeleton(row[-1], truth, joint_set, [TRUTH] * len(joint_set), width=1.6, zorder=2)
         error = 1000 * np.linalg.norm(pose.mu - pose.target, axis=-1).mean()
         row[-1].set_title(f"prediction, MPJPE {error:.0f} mm", fontsize=11, color=TEXT)
 
 
-def _shortened(title: str) -> str:
+def _draw_prediction(axes: Axes, pose: DrawnPose, joint_set: JointSet) -> None:
+    _draw_space(axes, pose, pose.mu, joint_set)
+    if pose.sigma is not None:
+        _draw_sigma(axes, pose.mu, pose.sigma, _colours(joint_set))
+    if pose.target is not None:
+        truth = pose.target @ _view().T
+        _draw_skeleton(axes, truth, joint_set, [TRUTH] * len(joint_set), width=1.6, zorder=2)
+
+
+def _shortened(title: str, longest: int = _LONGEST_TITLE) -> str:
     """Cuts the middle out of a title that would not fit above its panel, such as a long file name."""
-    half = _LONGEST_TITLE // 2
-    return title if len(title) <= _LONGEST_TITLE else f"{title[: half - 1]}…{title[-half:]}"
+    half = longest // 2
+    return title if len(title) <= longest else f"{title[: half - 1]}…{title[-half:]}"
 
 
 def _check(pose: DrawnPose, joints: int) -> None:

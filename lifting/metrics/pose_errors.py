@@ -60,6 +60,28 @@ def joint_errors(prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
     return {name: torch.cat([(move(x, y) - y).norm(dim=-1) for x, y in chunks]) for name, move in _MOVES.items()}
 
 
+def velocity_errors(prediction: Tensor, target: Tensor) -> Tensor:
+    """How far each joint's velocity is off. The mean is MPJVE (Pavllo et al. 2019, VideoPose3D).
+
+    \\|(x_t+1 - x_t) - (y_t+1 - y_t)\\|, in metres per frame.
+
+    Args:
+        prediction, target: (T, ..., J, 3) metres, the frames of one clip.
+
+    Returns:
+        (T - 1, ..., J); NaN where a frame is.
+
+    Raises:
+        ValueError: the shapes differ or do not end in 3.
+    """
+    if prediction.shape != target.shape or prediction.ndim < 3 or prediction.shape[-1] != 3:
+        raise ValueError(
+            f"prediction, target: expected equal (T, ..., J, 3), got {tuple(prediction.shape)}, {tuple(target.shape)}"
+        )
+    errors: Tensor = (prediction - target).diff(dim=0).norm(dim=-1)
+    return errors
+
+
 def pearson(x: Tensor, y: Tensor) -> float:
     """Pearson's correlation of two equally many numbers, of any shape; NaN where one of the two does not vary."""
     if x.numel() != y.numel():

@@ -7,12 +7,13 @@ import argparse
 from pathlib import Path
 
 from lifting.command import write_json
-from tests.benchmarks import bench_image_step, bench_metrics, bench_step
+from tests.benchmarks import bench_image_step, bench_lift, bench_metrics, bench_step
 
 BENCHMARKS = {
     "step": bench_step.benchmarks,
     "image_step": bench_image_step.benchmarks,
     "metrics": bench_metrics.benchmarks,
+    "lift": bench_lift.benchmarks,
 }
 
 

@@ -36,7 +36,9 @@ def seeded() -> None:
 def lengths(points: torch.Tensor, joint_set: JointSet) -> torch.Tensor:
     """(B, bones)."""
     parents, children = zip(*joint_set.bones, strict=True)
-    return (points[:, list(children)] - points[:, list(parents)]).norm(dim=-1)
+    bones = points[:, list(children)] - points[:, list(parents)]
+    found: torch.Tensor = bones.norm(dim=-1)
+    return found
 
 
 @pytest.mark.parametrize("joint_set", [H36M17, COCO17], ids=lambda s: s.name)
@@ -92,7 +94,7 @@ def test_keypoints_are_projections_of_the_changed_joints(poses: PoseSet, cameras
 
         def watched(*arguments: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             placed, uv = original(*arguments)  # type: ignore[arg-type]
-            seen.append((arguments[0], placed))  # type: ignore[arg-type]
+            seen.append((arguments[0], placed))
             return placed, uv
 
         patch.setattr("lifting.datasets.poses.seen_from", watched)
@@ -149,7 +151,7 @@ def test_a_person_too_close_is_moved_back_along_his_ray() -> None:
 def detect(count: int = 4000, **changes: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The true pixels, the detected ones and the confidence of people 500 pixels tall."""
     uv = 500 * torch.rand(count, 17, 2)
-    return uv, *detected(uv, torch.full((count,), 500.0), PoseAugmentConfig(**changes), H36M17)  # type: ignore[arg-type]
+    return uv, *detected(uv, torch.full((count,), 500.0), PoseAugmentConfig(**changes), H36M17)
 
 
 def test_a_perfect_detector_changes_nothing() -> None:

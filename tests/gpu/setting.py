@@ -91,7 +91,7 @@ def sets(setting: Setting) -> Row:
     if setting.short:
         _make_tiny(setting.folder)
     lifting, pictures = setting.config("FC + RLE"), setting.config("ResNet-50 + RLE")
-    poses = load_split(lifting.data, lifter.data_paths(lifting), train=True)
+    poses = load_split(lifting.data, lifter.data_paths(lifting, train=True), train=True)
     deep, flat = single_stage.training_sets(pictures)
     return {"poses": f"{len(poses):,}", "pictures": f"{len(deep):,}", "with 2D labels": f"{len(flat or ()):,}"}
 
@@ -112,7 +112,7 @@ def made(setting: Setting, name: str, *overrides: str) -> tuple[AnyObjective, Ba
     config, device = setting.config(name, *overrides), torch.device(setting.device)
     torch.manual_seed(0)
     if isinstance(config, Config):
-        poses = load_split(config.data, lifter.data_paths(config), train=True).to(device)
+        poses = load_split(config.data, lifter.data_paths(config, train=True), train=True).to(device)
         objective = lifter.build_objective(config, poses.joint_set).to(device)
         return objective.train(), PoseBatches(poses, config.train.batch_size, flip=config.train.flip), config
     deep, flat = single_stage.training_sets(config)

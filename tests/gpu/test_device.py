@@ -199,7 +199,7 @@ def test_compiled_code_has_the_loss_and_the_gradients(name: str, setting: Settin
 
 def poses_of(setting: Setting) -> PoseSet:
     config = setting.config("FC + RLE")
-    return load_split(config.data, lifter.data_paths(config), train=True)
+    return load_split(config.data, lifter.data_paths(config, train=True), train=True)
 
 
 def test_batches_of_poses_are_the_same_and_stay_there(setting: Setting, device: torch.device) -> None:

@@ -24,6 +24,7 @@ from lifting.metrics.pose_errors import (
     pose_report,
     rare_report,
     rareness,
+    velocity_errors,
 )
 
 STANDIN = Path(__file__).parents[3] / "shared/data/h36m_standin/data_3d_h36m.npz"
@@ -208,6 +209,19 @@ def test_report_of_other_sizes_is_refused(spoil: Callable[..., Any]) -> None:
     errors, actions, joints = spoil(by_hand(), torch.tensor([2, 0, 0, 0]), ["hip", "knee"])
     with pytest.raises(ValueError, match="expected"):
         pose_report(errors, actions, ["Walking", "Absent", "Eating"], joints)
+
+
+def test_velocity_errors_by_hand() -> None:
+    target = torch.zeros(3, 2, 17, 3)
+    prediction = target + torch.tensor([3.0, 4.0, 0.0])  # a constant error has the right velocity
+    assert (velocity_errors(prediction, target) == 0).all()
+    prediction[2, 1, 5] = torch.tensor([3.0, 4.0, 2.0])
+    found = velocity_errors(prediction, target)
+    assert found.shape == (2, 2, 17)
+    assert found[1, 1, 5] == 2
+    assert found.sum() == 2
+    with pytest.raises(ValueError, match="expected equal"):
+        velocity_errors(prediction, target[:2])
 
 
 def test_pck_and_auc_by_hand() -> None:

@@ -1,0 +1,55 @@
+"""What the verb ``train`` of both tracks shares: the configuration and folder of a run, stop and resume."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from lifting.command import InputError
+from lifting.config import Schema, read_config
+
+Report = TypeVar("Report")
+
+
+def configured_run(schema: type[Schema], options: argparse.Namespace, default: Path) -> tuple[Schema, Path]:
+    """The configuration and folder of ``train``: those of the run to resume, or of a new run.
+
+    Raises:
+        InputError: ``--resume`` does not name a run, or comes with ``--config`` or ``--output``; the folder of a new
+            run already holds one.
+    """
+    if options.resume is not None:
+        if options.config or options.output:
+            raise InputError(
+                "train: --resume takes the configuration and folder of the run; only key.path=value can be added"
+            )
+        if not (options.resume / "config.yaml").is_file():
+            raise InputError(f"train: --resume: expected the folder of a run, found no config.yaml in {options.resume}")
+        return read_config(schema, options.resume / "config.yaml", options.overrides), options.resume
+    config = read_config(schema, options.config or default, options.overrides)
+    folder = options.output
+    if folder is None:
+        folder = Path("checkpoints") / f"{config.model.name}_{config.loss.name}_{time.strftime('%Y%m%d-%H%M%S')}"
+    if (folder / "last.pt").exists():
+        hint = f"continue it with --resume {folder}, or choose another --output"
+        raise InputError(f"train: {folder} already holds a run; {hint}")
+    return config, folder
+
+
+def train_or_stop(train: Callable[[Schema, Path], Report], config: Schema, folder: Path) -> Report:
+    """Calls ``train`` and returns its report; on Ctrl-C, says how to resume the run."""
+    try:
+        return train(config, folder)
+    except KeyboardInterrupt:
+        if (folder / "last.pt").exists():
+            hint = f"resume with: {_as_called()} train --resume {folder}"
+            raise KeyboardInterrupt(f"stopped; the last complete epoch is in {folder / 'last.pt'}; {hint}") from None
+        raise KeyboardInterrupt("stopped before the end of the first epoch; there is nothing to resume") from None
+
+
+def _as_called() -> str:
+    """How this command was called: ``python run_lifting.py`` or ``run-lifting``."""
+    script = sys.argv[0]
+    return f"python {script}" if script.endswith(".py") else Path(script).name

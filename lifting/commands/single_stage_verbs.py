@@ -1,0 +1,97 @@
+"""The verbs of the single-stage track, all of which need torch."""
+
+import argparse
+import math
+from typing import Any
+
+from lifting import single_stage
+from lifting.command import InputError, write_json
+from lifting.commands.runs import configured_run, train_or_stop
+from lifting.config import SingleStageConfig
+from lifting.drawing.pose_figures import check_ending
+from lifting.estimate import STATURE, estimate_all, pictures, save_estimates
+from lifting.inference.export import export_single_stage
+from lifting.metrics.pose_errors import format_pckh, format_report
+from lifting.reports import image_evaluation, robustness
+from lifting.shipped import configs
+from lifting.training import ranks
+
+HEADLINE = "For single-stage networks the RLE paper gives the mean over all frames; compare that row with its tables."
+
+
+def train(options: argparse.Namespace) -> None:
+    config, folder = configured_run(SingleStageConfig, options, configs("single_stage") / "demo.yaml")
+    report = train_or_stop(single_stage.train, config, folder)
+    if report is not None:
+        print(f"\n{format_all(report)}\n\npictures: {folder / 'poses.png'}")
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    for figure in filter(None, (options.figure, options.occlusion, options.truncation)):
+        check_ending(figure)
+    objective, config = single_stage.load(options.checkpoint, options.overrides)
+    images, flat = single_stage.test_set(config), single_stage.flat_test_set(config)
+    report, prediction, matrix = single_stage.evaluate_all(objective, images, flat, config)
+    if options.occlusion:
+        report["occlusion"] = robustness.occlusion_report(objective, images, prediction, matrix, config)
+    if options.truncation:
+        report["truncation"] = robustness.truncation_report(objective, images, config)
+    if not ranks.stop():
+        return
+    if options.json:
+        write_json(options.json, report)
+    if options.occlusion:
+        robustness.draw_occlusion(options.occlusion, report["occlusion"])
+    if options.truncation:
+        robustness.draw_truncation(options.truncation, report["truncation"])
+    if options.figure:
+        image_evaluation.draw(options.figure, objective, images, prediction, matrix, config)
+    print(format_all(report))
+
+
+def format_all(report: dict[str, Any]) -> str:
+    """Every part of a report that is there, for the screen."""
+    texts = [format_report(report), HEADLINE]
+    if "mean_pose_mpjpe_mm" in report:
+        texts.append(f"the mean training pose: {report['mean_pose_mpjpe_mm']:.1f} mm over all frames")
+    if "sigma_error_r" in report:
+        texts.append(f"r(sigma, error) {report['sigma_error_r']:.2f}")
+    if "flat" in report:
+        texts.append(format_pckh(report["flat"]))
+    if "occlusion" in report:
+        texts.append(robustness.format_occlusion(report["occlusion"]))
+    if "truncation" in report:
+        texts.append(robustness.format_truncation(report["truncation"]))
+    return "\n\n".join(texts)
+
+
+def estimate(options: argparse.Namespace) -> None:
+    if options.output.suffix not in (".json", ".npz"):
+        raise InputError(f"estimate: --output: expected .json or .npz, got {options.output}")
+    stature = STATURE if options.stature is None else options.stature
+    if not 0.3 <= stature <= 3:
+        raise InputError(f"estimate: --stature: expected metres from 0.3 to 3, got {stature:g}")
+    if options.camera and not all(0 < value < math.inf for value in options.camera):
+        raise InputError(f"estimate: --camera: expected numbers above zero, got {options.camera}")
+    objective, config = single_stage.load(options.checkpoint, options.overrides)
+    people = list(pictures(options.input, options.boxes))
+    camera = None if options.camera is None else (options.camera[0], options.camera[1])
+    if not people:
+        raise InputError(f"estimate: expected people, found no box in {options.boxes}")
+    found = estimate_all(objective, config, people, options.figures, camera, stature)
+    save_estimates(options.output, found)
+    print(f"{len(found)} people in {len({one.name for one in found})} pictures: {options.output}")
+
+
+def cost(options: argparse.Namespace) -> None:
+    if options.size < 64 or options.size % 32:
+        raise InputError(f"cost: --size: expected a multiple of 32 from 64 on, got {options.size}")
+    print(single_stage.format_cost(single_stage.cost_table(options.size)))
+
+
+def convert(options: argparse.Namespace) -> None:
+    print(single_stage.convert(options.input, options.output))
+
+
+def export(options: argparse.Namespace) -> None:
+    print(export_single_stage(options.checkpoint, options.output, licence=options.licence, floats=options.floats))
