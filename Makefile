@@ -3,11 +3,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test bench gpu tables lint lock
+.PHONY: help demo test bench gpu tables weights lint lock
 help:
 	@echo "make demo    trains, evaluates and draws on the embedded set (about four minutes on two cores)"
 	@echo "make test    runs the test suite"
 	@echo "make tables  runs the paper's tables by analogy, short, on the embedded set; TABLES='--data FILE --seeds 3' for all"
+	@echo "make weights CMU=cmu_bvh.zip  makes the released weights anew (about half an hour)"
 	@echo "make bench   times the fast paths and writes bench.json"
 	@echo "make gpu     tests and times everything on a GPU, in ten minutes, and writes gpu.md; nothing without a GPU"
 	@echo "make lint    ruff and mypy"
@@ -33,6 +34,17 @@ tables: .venv/ready
 	  $(BIN)/python -m lifting.series configs/series/$$table.yaml --output checkpoints/tables/$(if $(findstring --short,$(TABLES)),short,long)/$$table $(TABLES) || exit; \
 	done
 	$(BIN)/python -m tests.benchmarks --only step --output checkpoints/tables/overhead.json
+
+# One thread, so that every machine of one kind gets the same bits.
+RELEASED := checkpoints/released/srnet_rle
+LICENCE := MIT; trained on motion of the CMU Graphics Lab Motion Capture Database (mocap.cs.cmu.edu, funding NSF EIA-0196217)
+weights: .venv/ready
+	$(BIN)/python data/prepare_cmu.py $(CMU) --fps 30 --output data/cmu_h36m.h5
+	$(BIN)/python data/prepare_cmu.py $(CMU) --fps 30 --places coco --output data/cmu_coco.h5
+	OMP_NUM_THREADS=1 $(BIN)/python run_lifting.py train --config configs/lifting/released_srnet.yaml --output checkpoints/weights
+	for ending in pt onnx; do \
+	  $(BIN)/python run_lifting.py export --checkpoint checkpoints/weights/last.pt --output $(RELEASED).$$ending --licence "$(LICENCE)" || exit; \
+	done
 
 lint: .venv/ready
 	$(BIN)/ruff check .
