@@ -38,7 +38,7 @@ _OUTLIER = 2.0  # standardised distance from which a joint counts less
 _PLACE = 0.02  # metres by which detectors differ in where they put a joint, the pelvis too, which the lifter knows
 _ROUNDS = 30
 _FEWEST = 4  # joints that have to be seen
-_STILL = 1e-7  # relative change of T at which the rounds stop
+_STILL = 1e-6  # relative change of T at which the rounds stop
 _NEAREST = 0.2  # metres
 
 
@@ -114,23 +114,22 @@ def locate(
     usable = seen.sum(1) >= _FEWEST
     angle = _angular_noise(pixels, seen, camera, pixel_noise)
     rays, mu = np.where(seen[..., None], rays, [0.0, 0.0, 1.0]), np.where(seen[..., None], mu, 0)
-    across = np.eye(3) - rays[..., :, None] * rays[..., None, :]  # A, (N, J, 3, 3)
     weight = seen / (variance.mean(-1) + ASSUMED**2)
     middle = (seen[..., None] * rays).sum(1)
     T = middle / np.maximum(np.linalg.norm(middle, axis=-1, keepdims=True), 1e-9)
     for _ in range(_ROUNDS):
         turn = ray_frame(T) if about_ray else np.broadcast_to(np.eye(3), (len(mu), 3, 3))
-        X = np.einsum("nba,njb->nja", turn, mu)
-        M = np.einsum("nj,njab->nab", weight, across)
-        before, T = T, _solve(M, -np.einsum("nj,njab,njb->na", weight, across, X))
-        spread = _spread(variance, turn, across)
-        distance = np.maximum(np.linalg.norm(X + T[:, None], axis=-1), _NEAREST)
-        s2 = spread + np.square(angle[:, None] * distance)
-        off = np.linalg.norm(np.einsum("njab,njb->nja", across, X + T[:, None]), axis=-1) / np.sqrt(s2)
+        X = mu @ turn
+        before, T = T, _solve(_normal(weight, rays), -(weight[..., None] * _across(rays, X)).sum(1))
+        in_camera = X + T[:, None]
+        of_pixels = np.square(angle[:, None] * np.maximum(np.linalg.norm(in_camera, axis=-1), _NEAREST))
+        s2 = of_pixels + _spread(variance, turn, rays)
+        off = np.linalg.norm(_across(rays, in_camera), axis=-1) / np.sqrt(s2)
         weight = seen / s2 * np.minimum(1, np.square(_OUTLIER / np.maximum(off, 1e-9)))
-        if (np.abs(T - before).max(-1) <= _STILL * np.linalg.norm(T, axis=-1))[usable].all():
+        moved = np.abs(T - before).max(-1) > _STILL * np.linalg.norm(T, axis=-1)
+        if not moved[usable].any():
             break
-    covariance = _covariance(weight, across, variance, turn, np.square(angle[:, None] * distance), T)
+    covariance = _covariance(weight, rays, variance, turn, of_pixels, T)
     good = usable & (T[:, 2] > 0) & np.isfinite(covariance).all((1, 2)) & (np.linalg.norm(T, axis=-1) > _NEAREST)
     T = np.where(good[:, None], T, np.nan)
     covariance, turn = (np.where(good[:, None, None], x, np.nan) for x in (covariance, turn))
@@ -178,20 +177,34 @@ def _is_regular(M: Array) -> NDArray[np.bool_]:
     return regular
 
 
-def _spread(variance: Array, turn: Array, across: Array) -> Array:
-    """(N, J) variance of a joint across its ray, a mean over the two directions."""
-    in_camera = np.einsum("nba,njb->nja", np.square(turn), variance)
-    spread: Array = np.einsum("njaa,nja->nj", across, in_camera) / 2
+def _across(rays: Array, x: Array) -> Array:
+    """A_j x_j = x_j - d_j (d_j . x_j), (N, J, 3)."""
+    part: Array = x - rays * (rays * x).sum(-1, keepdims=True)
+    return part
+
+
+def _normal(weight: Array, rays: Array) -> Array:
+    """M = sum_j w_j A_j, (N, 3, 3)."""
+    along = np.swapaxes(weight[..., None] * rays, -1, -2) @ rays
+    M: Array = weight.sum(1)[:, None, None] * np.eye(3) - along
+    return M
+
+
+def _spread(variance: Array, turn: Array, rays: Array) -> Array:
+    """(N, J) variance of a joint across its ray, a mean over the two directions: (tr C - d^T C d) / 2."""
+    turned = rays @ np.swapaxes(turn, -1, -2)
+    spread: Array = (variance * (1 - np.square(turned))).sum(-1) / 2
     return spread
 
 
-def _covariance(weight: Array, across: Array, variance: Array, turn: Array, of_pixels: Array, T: Array) -> Array:
+def _covariance(weight: Array, rays: Array, variance: Array, turn: Array, of_pixels: Array, T: Array) -> Array:
     """Covariance of T (N, 3, 3): see the module's docstring."""
-    W = weight[..., None, None] * across
-    C = np.einsum("nba,njb,nbc->njac", turn, variance, turn)  # of the joints, in camera axes
-    alone = np.einsum("njab,njbc,njcd->nad", W, (1 - CORRELATION) * C + of_pixels[..., None, None] * np.eye(3), W)
-    root = np.einsum("nba,njb,nbc->njac", turn, np.sqrt(variance), turn)  # C = root root
-    shared = np.einsum("njab,njbc->nac", W, root)
+    W = weight[..., None, None] * (np.eye(3) - rays[..., :, None] * rays[..., None, :])
+    # W C W = (W R^T D) (W R^T D)^T for joints with the deviations D along the axes that R turns the camera's to
+    half = W @ np.swapaxes(turn, -1, -2)[:, None] * np.sqrt(variance)[:, :, None]
+    alone = (1 - CORRELATION) * (half @ np.swapaxes(half, -1, -2)).sum(1)
+    alone += (of_pixels[..., None, None] * (W @ W)).sum(1)
+    shared = (half @ turn[:, None]).sum(1)
     total = alone + CORRELATION * shared @ np.swapaxes(shared, -1, -2)
     M = W.sum(1)
     regular = _is_regular(M)
