@@ -163,7 +163,7 @@ def test_a_perfect_detector_changes_nothing() -> None:
 def test_noise_has_a_level_for_each_pose() -> None:
     uv, found, _ = detect(noise=0.03)
     spread = (found - uv).pow(2).mean((1, 2)).sqrt() / 500
-    assert spread.mean().item() == pytest.approx(0.015, rel=0.1)
+    assert spread.mean().item() == pytest.approx(0.03 / 3, rel=0.1)  # the mean of a squared uniform number
     assert spread.std().item() > 0.005
     assert ((found - uv).flatten()).abs().mean() < 500 * 0.015
 
