@@ -19,7 +19,7 @@ demo: .venv/ready
 
 # A process for each core, of one thread each: torch's threads would wait for each other. A file's tests share fixtures.
 test: .venv/ready
-	@command -v chromium chromium-browser google-chrome >/dev/null || echo "no chromium here: the tests of the viewer's page are skipped"
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || echo "no chromium here: the tests of the viewer's page are skipped"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 bench: .venv/ready
@@ -35,13 +35,14 @@ tables: .venv/ready
 	done
 	$(BIN)/python -m tests.benchmarks --only step --output checkpoints/tables/overhead.json
 
-# One thread, so that every machine of one kind gets the same bits.
+# One thread of a CPU, so that every machine of one kind gets the same bits.
 RELEASED := checkpoints/released/srnet_rle
 LICENCE := MIT; trained on motion of the CMU Graphics Lab Motion Capture Database (mocap.cs.cmu.edu, funding NSF EIA-0196217)
 weights: .venv/ready
+	rm -rf checkpoints/weights
 	$(BIN)/python data/prepare_cmu.py $(CMU) --fps 30 --output data/cmu_h36m.h5
 	$(BIN)/python data/prepare_cmu.py $(CMU) --fps 30 --places coco --output data/cmu_coco.h5
-	OMP_NUM_THREADS=1 $(BIN)/python run_lifting.py train --config configs/lifting/released_srnet.yaml --output checkpoints/weights
+	OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES= $(BIN)/python run_lifting.py train --config configs/lifting/released_srnet.yaml --output checkpoints/weights
 	for ending in pt onnx; do \
 	  $(BIN)/python run_lifting.py export --checkpoint checkpoints/weights/last.pt --output $(RELEASED).$$ending --licence "$(LICENCE)" || exit; \
 	done

@@ -56,15 +56,19 @@ EXTRAS = {"torch": "torch", "tensorboard": "torch", "onnxruntime": "onnx", "onnx
 
 
 @contextmanager
-def needing(what: str) -> Iterator[None]:
-    """Turns the failed import of an optional package into an `InputError` that names its extra and what needs it."""
+def needing(what: str, extra: str | None = None) -> Iterator[None]:
+    """Turns the failed import of an optional package into an `InputError` that names its extra and what needs it.
+
+    Args:
+        extra: names this one instead, if it needs more than that package.
+    """
     try:
         yield
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRAS:
             raise
-        hint = f"pip install '.[{EXTRAS[package]}]' in a clone of the repository"
+        hint = f"pip install '.[{extra or EXTRAS[package]}]' in a clone of the repository"
         raise InputError(f"{what} needs {package}, which is not installed: {hint}") from None
 
 

@@ -103,7 +103,8 @@ class Lifted:
             if path.suffix == ".npz":
                 entries |= {f"{_PREFIX}{name}": value for name, value in keypoints.items()}
                 with temporary.open("wb") as file:
-                    np.savez(file, allow_pickle=False, **{name: np.asarray(value) for name, value in entries.items()})
+                    arrays: dict[str, Any] = {name: np.asarray(value) for name, value in entries.items()}
+                    np.savez(file, **arrays)
             else:
                 lines = [_line(name, value) for name, value in entries.items()]
                 inner = ",\n  ".join(_line(name, value) for name, value in keypoints.items())

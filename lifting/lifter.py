@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lifting.checkpoint import load_checkpoint, load_weights
 from lifting.command import InputError
-from lifting.config import Config, read_trained
+from lifting.config import Config, PoseAugmentConfig, read_trained
 from lifting.datasets.poses import PoseBatches, PoseSet, load_split, trained_on
 from lifting.datasets.recordings import refuse_shared, warn_of_shared
 from lifting.drawing.pose_figures import DrawnPose, draw_poses
@@ -94,7 +94,8 @@ def train(config: Config, folder: Path) -> None:
 def load(checkpoint: Path, overrides: list[str] | None = None) -> tuple[Objective, Config]:
     """Loads a trained lifter onto its device; returns it with its configuration, changed by ``overrides``.
 
-    Whoever names other data is tested on them, also if the training had its test subjects in a file of their own.
+    Whoever names other data by ``data.path`` is tested on them, also if the training had a file of its own for the
+    test. What needs the training poses too (`evaluate_rare`) wants ``data.test_path`` in its place.
 
     Raises:
         InputError: there is no checkpoint, or it is of the other track; `read_trained` refuses the overrides; the
@@ -147,15 +148,24 @@ def cost(objective: Objective, joints: int) -> dict[str, int]:
 
 def evaluate_rare(poses: PoseSet, prediction: Prediction, config: Config) -> dict[str, Any]:
     """`pose_errors.rare_report` of the test poses, ranked by their distance to the configured training poses."""
-    thinned = config.model_copy(update={"data": config.data.model_copy(update={"stride": RARE_STRIDE})})
+    plain = {"stride": RARE_STRIDE, "augment": PoseAugmentConfig()}
+    thinned = config.model_copy(update={"data": config.data.model_copy(update=plain)})
     training = load_poses(thinned, train=True).to(poses.target.device)
     return rare_report(joint_errors(prediction.mu, poses.target), rareness(poses.target, training.target))
 
 
 def save_predictions(path: Path, poses: PoseSet, prediction: Prediction) -> None:
-    """Writes a prediction file that `lifting.evaluate` can score."""
+    """Writes a prediction file that `lifting.evaluate` can score.
+
+    Raises:
+        InputError: two of the test files have a clip of the same name.
+    """
     mu = poses.in_camera_frame(prediction.mu).cpu().numpy()
     clips = {(clip.subject, clip.sequence, clip.camera): mu[clip.start : clip.stop] for clip in poses.clips}
+    if len(clips) < len(poses.clips):
+        raise InputError(
+            f"{path}: expected clips of different names, got some in two test files; evaluate one at a time"
+        )
     write_predictions(path, clips, poses.stride)
 
 

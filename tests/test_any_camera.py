@@ -34,6 +34,9 @@ def test_train_evaluate_and_save(shell: Shell, small_store: Path, tmp_path: Path
     again = score_predictions(saved, small_store)  # these are compared in the camera frame
     for name in ("mpjpe_mm", "pa_mpjpe_mm"):
         assert again[name] == pytest.approx(found[name], abs=0.01)
+    code, _, err = shell("evaluate", "--checkpoint", checkpoint, "--save", saved)  # on both files, which have one name
+    assert code == 2
+    assert "clips of different names" in err
 
 
 def test_test_subjects_may_have_a_file_of_their_own(small_store: Path) -> None:

@@ -111,10 +111,12 @@ def lift_all(lifter: Lifter, keypoints: Keypoints, *, scores: bool = False) -> L
 
 def _summary(lifted: Lifted) -> str:
     T, P = lifted.joints.shape[:2]
-    people, frames = "person" if P == 1 else "people", "frame" if T == 1 else "frames"
-    text = f"{lifted.present.sum():,} poses of {P:,} {people} in {T:,} {frames}, lifted by {lifted.checkpoint}"
-    if np.isfinite(lifted.sigma).any():
-        text += f": median sigma {1000 * np.nanmedian(lifted.sigma[:, :, 1:]):.0f} mm"
+    count = int(lifted.present.sum())
+    poses, frames = "pose" if count == 1 else "poses", "frame" if T == 1 else "frames"
+    people = "person" if P == 1 else "people"
+    text = f"{count:,} {poses} of {P:,} {people} in {T:,} {frames}, lifted by {lifted.checkpoint}"
+    if np.isfinite(lifted.deviation).any():
+        text += f": median standard deviation {1000 * np.nanmedian(lifted.deviation[:, :, 1:]):.0f} mm"
     return text
 
 

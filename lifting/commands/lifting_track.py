@@ -41,7 +41,7 @@ def main(name: str = "run_lifting.py") -> None:
 
         lift(options)
         return
-    with needing(options.verb):
+    with needing(options.verb, "export" if options.verb == "export" else None):
         from lifting.commands import lifting_verbs
 
         run = {

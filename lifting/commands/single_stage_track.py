@@ -38,7 +38,7 @@ def main(name: str = "run_single_stage.py") -> None:
     convert.add_argument("--output", type=Path, required=True)
 
     options = parse_options(parser)
-    with needing(options.verb):
+    with needing(options.verb, "export" if options.verb == "export" else None):
         from lifting.commands import single_stage_verbs
 
         run = {

@@ -21,7 +21,9 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-Range = Annotated[tuple[float, float], AfterValidator(_rising)]
+Positive = Annotated[float, Field(gt=0)]
+Elevation = Annotated[float, Field(ge=-90, le=90)]
+Range = Annotated[tuple[Positive, Positive], AfterValidator(_rising)]
 
 
 class PoseAugmentConfig(_Section):
@@ -33,12 +35,17 @@ class PoseAugmentConfig(_Section):
     distance: Range = Field((2.0, 12.0), description="from the camera to the pelvis, metres")
     height: Range = Field((0.15, 1.0), description="of a standing person over the shorter side of the picture")
     focal: Range = Field((0.5, 4.0), description="limits of the focal length over the width of the picture")
-    elevation: Range = Field((-15.0, 35.0), description="degrees by which the camera looks down")
+    elevation: Annotated[tuple[Elevation, Elevation], AfterValidator(_rising)] = Field(
+        (-15.0, 35.0), description="degrees by which the camera looks down"
+    )
     anywhere: float = Field(0.05, ge=0, le=1, description="share of poses seen from any elevation, -85 to 85 degrees")
     roll: float = Field(5.0, ge=0, le=180, description="degrees, either way")
     distortion: float = Field(0.1, ge=0, lt=0.3, description="largest first radial term, either way")
     noise: float = Field(
-        0.0, ge=0, lt=1, description="largest sigma of keypoint noise, over a person's stature; small ones are likelier"
+        0.0,
+        ge=0,
+        lt=1,
+        description="largest sigma of a pose's noise over the stature; a joint has 0.5 to 1.5 times its pose's",
     )
     misses: float = Field(0.0, ge=0, le=1, description="share of joints that the detector puts somewhere else")
     swaps: float = Field(0.0, ge=0, le=1, description="share of poses with left and right exchanged, of arms or legs")
@@ -53,10 +60,12 @@ class PoseAugmentConfig(_Section):
 
 
 class DataConfig(_Section):
-    path: str | tuple[str, ...] = Field(
+    path: str | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         "synthetic", description="a prepared HDF5 file, or several, or the embedded synthetic set"
     )
-    test_path: str | tuple[str, ...] | None = Field(None, description="the files of the test subjects, if not path")
+    test_path: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
+        None, description="the files of the test subjects, if not path"
+    )
     train_subjects: tuple[str, ...] = Field(TRAIN_SUBJECTS, min_length=1)
     test_subjects: tuple[str, ...] = Field(TEST_SUBJECTS, min_length=1)
     train_actions: tuple[str, ...] = Field(
@@ -76,7 +85,7 @@ class DataConfig(_Section):
         0.0,
         ge=0,
         lt=1,
-        description="share of keypoints that missing, for model.input person; drawn like the noise",
+        description="share of keypoints that are missing, for model.input person; drawn like the noise",
     )
     augment: PoseAugmentConfig = PoseAugmentConfig()
 

@@ -258,6 +258,11 @@ def load_split(
             "config: data.missing and data.augment.missing, scores: expected 0 for model.input screen, which is not "
             "told of missing joints; model.input person is"
         )
+    if train and config.augment.changes and (config.keypoints != GROUND_TRUTH or config.noise_px):
+        raise InputError(
+            f"config: data.augment projects the changed joints, and has noise of its own: expected data.keypoints "
+            f"{GROUND_TRUTH} and data.noise_px 0 in training, got {config.keypoints} and {config.noise_px:g}"
+        )
     if train:
         subjects, actions, cameras = config.train_subjects, config.train_actions, config.train_cameras
     else:
@@ -363,7 +368,7 @@ class PoseBatches:
             old, (views, root) = views, other_cameras(len(rows), config, points)
             points = points @ old.R @ views.R.mT
         placed, uv = seen_from(views, root, points)
-        person = STATURE * views.focal.mean(1) / root.norm(dim=1)
+        person = STATURE * views.focal.mean(1) / placed[:, poses.joint_set.root].norm(dim=1)
         uv, confidence = detected(uv, person, config, poses.joint_set)
         keypoints = views.normalise(uv)
         if not poses.has_mask:

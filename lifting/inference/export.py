@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from lifting import single_stage
 from lifting.checkpoint import load_checkpoint, save_checkpoint
 from lifting.command import InputError, RunError, needing, whole_file
+from lifting.config import Config, expect_track
 from lifting.geometry.skeleton import H36M17, H36M18
 from lifting.inference import onnx_backend
 from lifting.inference.pixel_lifter import UNSTATED, identity, load_pixel_lifter, unit_deviation
@@ -116,9 +117,10 @@ def export_weights(checkpoint: Path, output: Path, *, licence: str | None = None
         licence: of the weights; None for what the checkpoint says.
 
     Raises:
-        InputError: the checkpoint cannot be read.
+        InputError: the checkpoint cannot be read, or is of the other track.
     """
     content = load_checkpoint(checkpoint)
+    expect_track(Config, content["config"], f"checkpoint: {checkpoint}")
     kept = {name: content[name] for name in ("config", "joint_set", "network", "likelihood")}
     kept |= {"licence": licence or content.get("licence", UNSTATED)}
     save_checkpoint(output, kept)

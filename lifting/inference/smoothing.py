@@ -61,13 +61,17 @@ def smooth(lifted: Lifted, frame_rate: float | None = None, *, max_gap: float = 
         as it was; what held lengths gain is not counted.
 
     Raises:
-        InputError: no frame rate is known, or one of the numbers is not above zero.
+        InputError: no frame rate is known, it is not above zero, or the gap is below zero.
     """
     rate = lifted.keypoints.frame_rate if frame_rate is None else frame_rate
     if rate is None:
         raise InputError("smoothing: expected a frame rate, the keypoints have none: give one (--fps)")
     if not (0 < rate < np.inf and 0 <= max_gap < np.inf):
-        raise InputError(f"smoothing: expected a frame rate and a gap above zero, got {rate:g} a second, {max_gap:g} s")
+        raise InputError(
+            f"smoothing: expected a frame rate above 0 and a gap of 0 or more, got {rate:g} a second, {max_gap:g} s"
+        )
+    if not lifted.joints.size:
+        return lifted
     gap = int(max_gap * rate + 1e-6)
     deviation = _deviation(lifted.deviation, lifted.joints, ASSUMED)
     joints = hold_lengths(lifted.joints.astype(np.float64), deviation)
@@ -107,11 +111,14 @@ def _deviation(deviation: NDArray[np.floating], values: NDArray[np.floating], as
 
 
 def _sigma_of_deviation(lifted: Lifted) -> Array:
-    """(17, 3) sigma over deviation, which is a constant of the density; 0 for the pelvis, which has neither."""
-    sigma, deviation = (x.astype(np.float64).reshape(-1, len(H36M17), 3) for x in (lifted.sigma, lifted.deviation))
-    usable = np.isfinite(deviation) & (deviation > 0)
-    sums = [np.where(usable, x, 0).sum(0) for x in (sigma, deviation)]
-    ratio: Array = sums[0] / np.where(sums[1] > 0, sums[1], 1)
+    """(T, P, 17, 3) sigma over deviation, interpolated over gaps; 0 for the pelvis, which has neither.
+
+    In the axes of the lifter it is a constant of the density; in the axes of a camera it changes with a person's place.
+    """
+    deviation = lifted.deviation.astype(np.float64)
+    ratio = np.divide(lifted.sigma, deviation, out=np.full(deviation.shape, np.nan), where=deviation > 0)
+    ratio = _filled(ratio.reshape(len(ratio), -1)).reshape(ratio.shape)
+    ratio[..., H36M17.root, :] = 0
     return ratio
 
 

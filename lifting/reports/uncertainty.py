@@ -38,9 +38,9 @@ def held_out_deviations(checkpoints: Sequence[Path], config: Config) -> dict[str
             but those of the test.
     """
     subjects: list[str] = []
-    for file in lifter.data_paths(config):
+    for file in lifter.data_paths(config, train=True):
         with PoseStore(file) as store:
-            subjects, joints = subjects + store.subjects, store.joint_set.name
+            subjects, joints = list(dict.fromkeys(subjects + store.subjects)), store.joint_set.name
     found = {}
     for path in checkpoints:
         objective, trained = lifter.load(path)
@@ -50,9 +50,11 @@ def held_out_deviations(checkpoints: Sequence[Path], config: Config) -> dict[str
             if getattr(trained, what) != getattr(config, what):
                 raise InputError(f"calibrate: {path}: expected the {what} of the evaluated checkpoint, got another")
         data, other = config.data, trained.data
-        if (other.keypoints, other.noise_px) != (data.keypoints, data.noise_px):
-            wanted, got = (f"keypoints {d.keypoints} with {d.noise_px:g} px of noise" for d in (data, other))
+        wanted, got = (f"keypoints {d.keypoints} with {d.noise_px:g} px of noise" for d in (data, other))
+        if wanted != got:
             raise InputError(f"calibrate: {path}: expected {wanted}, got {got}")
+        if other.augment != data.augment:
+            raise InputError(f"calibrate: {path}: expected the data.augment of the evaluated checkpoint, got another")
         left = [s for s in subjects if s not in (*trained.data.train_subjects, *config.data.test_subjects)]
         if not left:
             raise InputError(
@@ -60,7 +62,9 @@ def held_out_deviations(checkpoints: Sequence[Path], config: Config) -> dict[str
                 f"out some of {', '.join(s for s in subjects if s not in config.data.test_subjects)}"
             )
         for subject in left:
-            alone = config.model_copy(update={"data": data.model_copy(update={"test_subjects": (subject,)})})
+            alone = config.model_copy(
+                update={"data": data.model_copy(update={"test_subjects": (subject,), "test_path": None})}
+            )
             poses = lifter.load_poses(alone, train=False).to(next(objective.parameters()).device)
             prediction = predict(objective, poses, flip_test=config.train.flip)
             found[f"{subject}, {path}"] = deviations(objective.likelihood, *objective.free(prediction, poses.target))

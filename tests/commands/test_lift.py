@@ -54,7 +54,7 @@ def test_everybody_is_lifted_and_nobody_else(
     lines = out.splitlines()
     assert "h36m17" in lines[0]
     assert lines[1].startswith("9 poses of 2 people in 5 frames, lifted by person.onnx ")
-    assert "median sigma" in lines[1]
+    assert "median standard deviation" in lines[1]
     assert lines[2] == f"wrote {tmp_path / 'a.npz'}"
     lifted = read_lifted(tmp_path / "a.npz")
     seen = np.isfinite(people.points[..., 0]).astype(float)

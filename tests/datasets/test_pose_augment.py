@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lifting.command import InputError
-from lifting.config import DataConfig, PoseAugmentConfig
+from lifting.config import DataConfig, PoseAugmentConfig, load_config
 from lifting.datasets import pose_augment
 from lifting.datasets.pose_augment import detected, other_cameras, other_people, seen_from
 from lifting.datasets.poses import PoseBatches, PoseSet, load_poses, load_split
@@ -233,3 +233,19 @@ def test_several_files_are_one_set(small_store: Path) -> None:
         np.testing.assert_array_equal(again[: len(alone)], again[len(alone) :])
     with PoseStore(small_store) as store, pytest.raises(InputError, match="S77"):
         load_poses([store, store], ("S1", "S77"), 20)
+
+
+def test_augmentation_is_not_mixed_with_detections_or_noise_in_pixels(small_store: Path) -> None:
+    """It projects the changed joints, so a detector's keypoints would be ignored in silence."""
+    for changes in ({"keypoints": "cpn"}, {"noise_px": 5.0}):
+        config = DataConfig(augment=CAMERAS, train_subjects=("S1",), **changes)
+        with pytest.raises(InputError, match=r"expected data.keypoints gt and data.noise_px 0 in training"):
+            load_split(config, str(small_store), train=True)
+
+
+@pytest.mark.parametrize(
+    "override", ["distance=[0, 5]", "height=[-1, 5]", "focal=[0, 0]", "elevation=[-90, 500]", "distance=[5, 2]"]
+)
+def test_ranges_that_no_camera_has_are_refused(override: str) -> None:
+    with pytest.raises(InputError, match=f"data.augment.{override.partition('=')[0]}"):
+        load_config(None, [f"data.augment.{override}"])

@@ -123,6 +123,19 @@ def test_deviations_shrink_by_the_white_part_alone_and_sigma_follows() -> None:
     assert (result.deviation[:, :, 0] == 0).all()
 
 
+def test_sigma_over_deviation_is_each_persons_own() -> None:
+    """In the axes of a camera it depends on where a person is, so it is not shared between people or frames."""
+    lifted, _ = people(frames=60, count=2, frame_rate=25)
+    ratio = np.array([[1.9, 1.9, 0.9], [1.3, 1.9, 1.0]])[:, None]
+    deviation = lifted.deviation.copy()
+    deviation[20:23, 1] = np.nan
+    joints = np.where(np.isfinite(deviation), lifted.joints, np.nan)
+    known = replace(lifted, joints=joints, deviation=deviation, sigma=deviation * ratio)
+    smoothed = smooth(known)
+    found = smoothed.sigma[..., 1:, :] / smoothed.deviation[..., 1:, :]
+    np.testing.assert_allclose(found, np.broadcast_to(ratio, found.shape), rtol=1e-5)
+
+
 def test_the_root_is_smoothed_too() -> None:
     lifted, _ = people(frames=100, root=True)
     assert lifted.root is not None
@@ -173,7 +186,7 @@ def test_a_rate_that_cannot_be_is_refused() -> None:
     lifted, _ = people(frames=3, frame_rate=None)
     with pytest.raises(InputError, match="--fps"):
         smooth(lifted)
-    with pytest.raises(InputError, match="above zero"):
+    with pytest.raises(InputError, match="above 0"):
         smooth(lifted, 0)
-    with pytest.raises(InputError, match="above zero"):
+    with pytest.raises(InputError, match="above 0"):
         smooth(lifted, 25, max_gap=-1)
