@@ -11,7 +11,8 @@ from torch import Tensor
 from lifting.checkpoint import load_checkpoint, load_weights
 from lifting.command import InputError
 from lifting.config import Config, PoseAugmentConfig, read_trained
-from lifting.datasets.poses import PoseBatches, PoseSet, load_split, trained_on
+from lifting.datasets.pose_batches import PoseBatches
+from lifting.datasets.poses import PoseSet, load_split, trained_on
 from lifting.datasets.recordings import refuse_shared, warn_of_shared
 from lifting.drawing.pose_figures import DrawnPose, draw_poses
 from lifting.evaluate import write_predictions

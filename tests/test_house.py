@@ -26,7 +26,7 @@ HOUSE: list[dict[str, list[str]]] = [
         ],
         "likelihood": ["unit_densities", "flow", "scale", "learned", "mixed", "build"],
         "datasets": [
-            "pose_checks", "store", "pose_augment", "poses", "recordings",
+            "pose_checks", "store", "poses", "recordings", "pose_augment", "pose_batches",
             "image_set", "decode", "image_index", "augment", "image_batches",
         ],
     },

@@ -11,7 +11,8 @@ from lifting.command import InputError
 from lifting.config import DataConfig, PoseAugmentConfig, load_config
 from lifting.datasets import pose_augment
 from lifting.datasets.pose_augment import detected, other_cameras, other_people, seen_from
-from lifting.datasets.poses import PoseBatches, PoseSet, load_poses, load_split
+from lifting.datasets.pose_batches import PoseBatches
+from lifting.datasets.poses import PoseSet, load_poses, load_split
 from lifting.datasets.store import PoseStore
 from lifting.geometry.skeleton import COCO17, H36M17, JointSet
 from lifting.geometry.views import rotation_to_ray
@@ -97,7 +98,7 @@ def test_keypoints_are_projections_of_the_changed_joints(poses: PoseSet, cameras
             seen.append((arguments[0], placed))
             return placed, uv
 
-        patch.setattr("lifting.datasets.poses.seen_from", watched)
+        patch.setattr("lifting.datasets.pose_batches.seen_from", watched)
         batch = next(batches.epoch(0))
     views, placed = seen[0]
     target = placed - placed[:, :1]

@@ -7,7 +7,8 @@ import torch
 
 from lifting.command import InputError
 from lifting.config import DataConfig
-from lifting.datasets.poses import PoseBatches, PoseSet, load_poses, load_split, trained_on
+from lifting.datasets.pose_batches import PoseBatches
+from lifting.datasets.poses import PoseSet, load_poses, load_split, trained_on
 from lifting.datasets.store import PoseStore
 from lifting.geometry.cameras import normalise_screen
 from lifting.geometry.joint_maps import flip

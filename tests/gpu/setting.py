@@ -13,7 +13,8 @@ from lifting import lifter, single_stage
 from lifting.config import Config, SingleStageConfig, read_config
 from lifting.datasets.image_batches import ImageBatches
 from lifting.datasets.image_index import write_index
-from lifting.datasets.poses import PoseBatches, load_split
+from lifting.datasets.pose_batches import PoseBatches
+from lifting.datasets.poses import load_split
 from lifting.datasets.store import write_store
 from lifting.geometry import h36m
 from lifting.synthetic.poses import sequences

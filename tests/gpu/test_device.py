@@ -12,7 +12,8 @@ from lifting import lifter, single_stage
 from lifting.checkpoint import load_checkpoint, save_checkpoint
 from lifting.config import LossConfig
 from lifting.datasets.image_batches import ImageBatches
-from lifting.datasets.poses import PoseBatches, PoseSet, load_split
+from lifting.datasets.pose_batches import PoseBatches
+from lifting.datasets.poses import PoseSet, load_split
 from lifting.likelihood import RLE, Likelihood, Mixed, build_likelihood
 from lifting.likelihood.unit_densities import fixed_draws
 from lifting.metrics.pose_errors import joint_errors

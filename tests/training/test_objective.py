@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from lifting.config import ImageTrainConfig, SingleStageConfig, TrainConfig
-from lifting.datasets.poses import PoseBatches, PoseSet, Scene
+from lifting.datasets.pose_batches import PoseBatches
+from lifting.datasets.poses import PoseSet, Scene
 from lifting.geometry import h36m
 from lifting.geometry.skeleton import H36M17
 from lifting.geometry.views import Views

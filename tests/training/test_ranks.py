@@ -15,7 +15,8 @@ import torch
 from lifting import lifter
 from lifting.command import InputError
 from lifting.config import load_config
-from lifting.datasets.poses import PoseBatches, load_poses
+from lifting.datasets.pose_batches import PoseBatches
+from lifting.datasets.poses import load_poses
 from lifting.datasets.store import PoseStore
 from lifting.geometry.skeleton import H36M17
 from lifting.models import LIFTERS
