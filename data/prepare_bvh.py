@@ -9,11 +9,9 @@ import argparse
 from pathlib import Path
 
 from lifting.command import InputError, run_command
-from lifting.geometry.skeleton import COCO17, H36M17
+from lifting.geometry.skeleton import H36M17
 from lifting.sources.bvh_map import read_map
-from lifting.sources.recorded_motion import H36M, OWN, read_bvh_motion, write_motion
-
-JOINT_SETS = {joint_set.name: joint_set for joint_set in (H36M17, COCO17)}
+from lifting.sources.recorded_motion import H36M, JOINT_SETS, OWN, read_bvh_motion, write_motion
 
 
 def main() -> None:

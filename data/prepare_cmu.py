@@ -17,17 +17,16 @@ from tqdm import tqdm
 
 from lifting.command import InputError, run_command
 from lifting.datasets.store import Sequence, checksum_of
-from lifting.geometry.skeleton import COCO17, H36M17
+from lifting.geometry.skeleton import H36M17
 from lifting.sources.asf_amc import read_amc, read_asf
 from lifting.sources.bone_frames import BoneFrames
 from lifting.sources.bvh_map import read_map
 from lifting.sources.joint_places import CHEST, Body
-from lifting.sources.recorded_motion import COCO, H36M, OWN, Motion, placing, read_bvh_motion, write_motion
+from lifting.sources.recorded_motion import COCO, H36M, JOINT_SETS, OWN, Motion, placing, read_bvh_motion, write_motion
 
 RECORDED_FPS = 120
 MAP = Path(__file__).parent / "maps" / "cmu.yaml"
 PLACES = {"cmu": OWN, "h36m": H36M, "coco": COCO}
-JOINT_SETS = {joint_set.name: joint_set for joint_set in (H36M17, COCO17)}
 # The end of this bone stands where Human3.6M has its joint, in the order of H36M17.
 BONES = (
     *("root", "rhipjoint", "rfemur", "rtibia", "lhipjoint", "lfemur", "ltibia"),

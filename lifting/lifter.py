@@ -192,13 +192,14 @@ def draw(path: Path, objective: Objective, poses: PoseSet, prediction: Predictio
 
 def _drawn(row: int, poses: PoseSet, mu: Tensor, deviation: Tensor | None) -> DrawnPose:
     clip = next(clip for clip in poses.clips if clip.start <= row < clip.stop)
-    keypoints = denormalise_screen(poses.keypoints[row, :, :2].cpu(), clip.size)
+    width, height = poses.scene.views.size[poses.scene.camera[row]].int().tolist()
+    keypoints = denormalise_screen(poses.keypoints[row, :, :2].cpu(), (width, height))
     if poses.has_mask:
         keypoints = keypoints.masked_fill(poses.keypoints[row, :, 2:].cpu() == 0, torch.nan)
     return DrawnPose(
         title=f"{clip.subject} {clip.sequence}, frame {(row - clip.start) * poses.stride}",
         keypoints=keypoints.numpy(),
-        size=clip.size,
+        size=(width, height),
         target=poses.target[row].cpu().numpy(),
         mu=mu[row].cpu().numpy(),
         sigma=None if deviation is None else deviation[row].cpu().numpy(),

@@ -9,6 +9,7 @@ from lifting.command import InputError
 from lifting.config import PoseAugmentConfig
 from lifting.datasets.pose_augment import STATURE, detected, other_cameras, other_people, seen_from
 from lifting.datasets.poses import PoseSet
+from lifting.geometry.cameras import normalise_screens
 from lifting.geometry.joint_maps import flip
 from lifting.geometry.views import rotation_to_ray
 from lifting.prediction import Batch
@@ -96,7 +97,7 @@ class PoseBatches:
         placed, uv = seen_from(views, root, points)
         person = STATURE * views.focal.mean(1) / placed[:, poses.joint_set.root].norm(dim=1)
         uv, confidence = detected(uv, person, config, poses.joint_set)
-        keypoints = views.normalise(uv)
+        keypoints = normalise_screens(uv, views.size)
         if not poses.has_mask:
             return keypoints, placed - placed[:, poses.joint_set.root, None]
         inside = ((uv >= 0) & (uv < views.size[:, None])).all(-1)

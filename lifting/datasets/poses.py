@@ -26,7 +26,6 @@ class Clip:
     camera: str
     start: int
     stop: int
-    size: tuple[int, int]  # width, height of the camera's picture
 
     def __str__(self) -> str:
         return f"{self.subject} {self.sequence}, camera {self.camera}"
@@ -225,7 +224,7 @@ def _read(chosen: list[_Chosen], stride: int, keypoints: str) -> PoseSet:
             roots.append(points[:, root].float())
             cameras_seen.append(torch.full((n,), len(views)))
             views.append(camera)
-            clips.append(Clip(subject, sequence, name, start, start + n, camera.size))
+            clips.append(Clip(subject, sequence, name, start, start + n))
             start += n
     return PoseSet(
         keypoints=torch.cat(uvs),

@@ -60,12 +60,7 @@ class Camera:
 
     def distort(self, xy: Tensor) -> Tensor:
         """(..., 2) ideal image-plane points -> (..., 2) distorted ones."""
-        r2 = (xy * xy).sum(-1, keepdim=True)
-        k1, k2, k3 = self.radial.unbind()
-        radial = 1 + r2 * (k1 + r2 * (k2 + r2 * k3))
-        cross = self.tangential_factor * (xy * self.tangential).sum(-1, keepdim=True)
-        distorted: Tensor = xy * (radial + cross) + self.tangential * r2
-        return distorted
+        return distort(xy, self.radial, self.tangential, self.tangential_factor)
 
     def undistort(self, xy: Tensor, iterations: int = 50) -> Tensor:
         """Inverse of `distort`, by the fixed point xy <- xy - (distort(xy) - target).
@@ -77,6 +72,23 @@ class Camera:
         for _ in range(iterations):
             guess = guess - (self.distort(guess) - xy)
         return guess
+
+
+def distort(xy: Tensor, radial: Tensor, tangential: Tensor, factor: Tensor | float) -> Tensor:
+    """The distortion of `Camera`, whose terms may differ from point to point.
+
+    Args:
+        xy: (..., 2) ideal image-plane points.
+        radial: (3,), or (..., 3) with an axis for each of the points or 1.
+        tangential: (2,) or (..., 2).
+        factor: c, a number or (..., 1).
+    """
+    r2 = (xy * xy).sum(-1, keepdim=True)
+    k1, k2, k3 = torch.split(radial, 1, -1)
+    along = 1 + r2 * (k1 + r2 * (k2 + r2 * k3))
+    cross = factor * (xy * tangential).sum(-1, keepdim=True)
+    distorted: Tensor = xy * (along + cross) + tangential * r2
+    return distorted
 
 
 def matrix_from_quaternion(q: Tensor) -> Tensor:
@@ -94,6 +106,11 @@ def normalise_screen(uv: Tensor, size: tuple[int, int]) -> Tensor:
     """Pixels -> a lifter's screen coordinates: x in [-1, 1] over the width, y at the same scale, centre at zero."""
     width, height = size
     return uv * (2 / width) - uv.new_tensor([1.0, height / width])
+
+
+def normalise_screens(uv: Tensor, size: Tensor) -> Tensor:
+    """`normalise_screen` for pictures of different sizes: (B, J, 2) pixels and (B, 2) widths and heights."""
+    return (2 * uv - size[:, None]) / size[:, None, :1]
 
 
 def denormalise_screen(xy: Tensor, size: tuple[int, int]) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from lifting.geometry.cameras import Camera
+from lifting.geometry.cameras import Camera, distort
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,10 @@ class Views:
 
     def project(self, points: Tensor) -> Tensor:
         """(B, J, 3) camera frame, in front of the cameras -> (B, J, 2) pixels, as `Camera.project`."""
-        xy = points[..., :2] / points[..., 2:]
-        r2 = (xy * xy).sum(-1, keepdim=True)
-        k1, k2, k3 = torch.split(self.radial[:, None], 1, -1)
-        radial = 1 + r2 * (k1 + r2 * (k2 + r2 * k3))
-        tangential = self.tangential[:, None]
-        cross = self.tangential_factor[:, None] * (xy * tangential).sum(-1, keepdim=True)
-        distorted: Tensor = xy * (radial + cross) + tangential * r2
-        return distorted * self.focal[:, None] + self.center[:, None]
-
-    def normalise(self, uv: Tensor) -> Tensor:
-        """(B, J, 2) pixels -> screen coordinates, as `cameras.normalise_screen`."""
-        return (2 * uv - self.size[:, None]) / self.size[:, None, :1]
+        radial, tangential, factor, focal, center = (
+            x[:, None] for x in (self.radial, self.tangential, self.tangential_factor, self.focal, self.center)
+        )
+        return distort(points[..., :2] / points[..., 2:], radial, tangential, factor) * focal + center
 
 
 def rotation_to_ray(ray: Tensor) -> Tensor:

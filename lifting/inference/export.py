@@ -23,7 +23,7 @@ from lifting.command import InputError, RunError, needing, whole_file
 from lifting.config import Config, expect_track
 from lifting.geometry.skeleton import H36M17, H36M18
 from lifting.inference import onnx_backend
-from lifting.inference.pixel_lifter import UNSTATED, identity, load_pixel_lifter, unit_deviation
+from lifting.inference.pixel_lifter import UNSTATED, identity, load_pixel_lifter, mean_of_pair, unit_deviation
 from lifting.training.objective import ImageObjective
 
 OPSET = 18
@@ -68,11 +68,7 @@ class CropEstimator(nn.Module):
             mu, sigma = one.mu, one.sigma
         else:
             both = self.network(torch.stack([crops, crops.flip(-1)]).flatten(0, 1))
-            straight, mirrored = both.mu.reshape(2, crops.shape[0], -1, 3).unbind()
-            mu, sigma = (straight + mirrored.index_select(1, self.mirror) * self.turned) / 2, both.sigma
-            if sigma is not None:
-                straight, mirrored = sigma.reshape(2, crops.shape[0], -1, 3).unbind()
-                sigma = (straight + mirrored.index_select(1, self.mirror)) / 2
+            mu, sigma = mean_of_pair(both, crops.shape[0], self.mirror, self.turned)
         if sigma is None:
             return mu, torch.full_like(mu, torch.nan), self.unit.expand_as(mu)
         return mu, sigma, sigma * self.unit

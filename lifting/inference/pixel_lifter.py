@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lifting import lifter
 from lifting.checkpoint import load_checkpoint
 from lifting.command import InputError
+from lifting.geometry.cameras import normalise_screens
 from lifting.geometry.skeleton import H36M17
 from lifting.inference.onnx_backend import About, Arrays
 from lifting.likelihood import Likelihood
@@ -76,7 +77,7 @@ class PixelLifter(nn.Module):
             a lifter that takes no missing joints, everything about a pose with one is NaN.
         """
         seen = confidence > 0
-        screen = (2 * keypoints - image_size[:, None]) / image_size[:, None, :1]
+        screen = normalise_screens(keypoints, image_size)
         screen = torch.where(seen[..., None], screen, 0)
         mu, sigma = self._predict(torch.cat([screen, confidence[..., None]], -1)[..., : self.channels])
         if sigma is None:
@@ -97,12 +98,24 @@ class PixelLifter(nn.Module):
             return one.mu, one.sigma
         mirrored = x.index_select(1, self.mirror) * self.turned[: self.channels]
         both: Prediction = self.network(torch.stack([x, mirrored]).flatten(0, 1))
-        straight, mirrored = both.mu.reshape(2, *x.shape[:2], 3).unbind()
-        mu = (straight + mirrored.index_select(1, self.mirror) * self.turned) / 2
-        if both.sigma is None:
-            return mu, None
-        straight, mirrored = both.sigma.reshape(2, *x.shape[:2], 3).unbind()
-        return mu, (straight + mirrored.index_select(1, self.mirror)) / 2
+        return mean_of_pair(both, x.shape[0], self.mirror, self.turned)
+
+
+def mean_of_pair(both: Prediction, count: int, mirror: Tensor, turned: Tensor) -> tuple[Tensor, Tensor | None]:
+    """mu and sigma averaged over inputs and their mirror images, as `engine.mean_of_mirrored` does, in a graph.
+
+    Args:
+        both: of the N inputs, and behind them of their N mirror images: (2 N, J, 3).
+        count: N.
+        mirror: (J,) the index of each joint's mirror image.
+        turned: (3,) the signs of the coordinates in the mirror.
+    """
+    straight, mirrored = both.mu.reshape(2, count, len(mirror), 3).unbind()
+    mu = (straight + mirrored.index_select(1, mirror) * turned) / 2
+    if both.sigma is None:
+        return mu, None
+    straight, mirrored = both.sigma.reshape(2, count, len(mirror), 3).unbind()
+    return mu, (straight + mirrored.index_select(1, mirror)) / 2
 
 
 @torch.no_grad()

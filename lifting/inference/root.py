@@ -62,8 +62,8 @@ def with_root(lifted: Lifted, camera: Intrinsics, *, pixel_noise: float | None =
 
     Joints that were in ray axes are turned by the ray of the root that was found. Where no root was found (fewer than
     four joints were seen, or all in one place) the root is NaN, and so is a person in ray axes, whose axes are unknown
-    too. Sigma and
-    deviation become those along the new axes; correlations between the axes, which a turn brings about, are not kept.
+    too. Sigma and deviation become those along the new axes; correlations between the axes, which a turn brings about,
+    are not kept.
     """
     root = locate(
         lifted.joints.astype(np.float64),

@@ -24,6 +24,8 @@ from lifting.sources.motion_files import find_motion_files
 # The places of joints: where the recording has them; where Human3.6M and COCO have them; or, for Human3.6M's joints,
 # where a detector of COCO's joints puts them.
 OWN, H36M, COCO = "own", "h36m", "coco"
+# What a store of motion can have.
+JOINT_SETS = {joint_set.name: joint_set for joint_set in (H36M17, COCO17)}
 
 
 @dataclass(frozen=True)

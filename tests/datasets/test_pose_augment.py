@@ -14,8 +14,9 @@ from lifting.datasets.pose_augment import detected, other_cameras, other_people,
 from lifting.datasets.pose_batches import PoseBatches
 from lifting.datasets.poses import PoseSet, load_poses, load_split
 from lifting.datasets.store import PoseStore
+from lifting.geometry.cameras import normalise_screens
 from lifting.geometry.skeleton import COCO17, H36M17, JointSet
-from lifting.geometry.views import rotation_to_ray
+from lifting.geometry.views import Views, rotation_to_ray
 
 CAMERAS = PoseAugmentConfig(cameras=True)
 EVERYTHING = PoseAugmentConfig(
@@ -89,13 +90,13 @@ def test_keypoints_are_projections_of_the_changed_joints(poses: PoseSet, cameras
     chosen = poses.relative_to_rays() if person else poses
     config = PoseAugmentConfig(cameras=cameras, bones=0.1, stature=0.05)
     batches = PoseBatches(chosen, 64, flip=False, augment=config)
-    seen: list[tuple[torch.Tensor, ...]] = []
+    seen: list[tuple[Views, torch.Tensor]] = []
     original = seen_from
     with pytest.MonkeyPatch.context() as patch:
 
-        def watched(*arguments: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            placed, uv = original(*arguments)  # type: ignore[arg-type]
-            seen.append((arguments[0], placed))
+        def watched(views: Views, root: torch.Tensor, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            placed, uv = original(views, root, points)
+            seen.append((views, placed))
             return placed, uv
 
         patch.setattr("lifting.datasets.pose_batches.seen_from", watched)
@@ -108,7 +109,7 @@ def test_keypoints_are_projections_of_the_changed_joints(poses: PoseSet, cameras
             batch.input[..., 2], torch.ones_like(batch.input[..., 2]) * batch.input[..., 2].round()
         )
     torch.testing.assert_close(batch.target, target, atol=1e-5, rtol=0)
-    again = views.normalise(views.project(placed))  # type: ignore[attr-defined]
+    again = normalise_screens(views.project(placed), views.size)
     torch.testing.assert_close(batch.input[..., :2], again)
     before = lengths(poses.target, H36M17).mean(0)
     assert not torch.allclose(lengths(batch.target, H36M17).mean(0), before, atol=1e-4)

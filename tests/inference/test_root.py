@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lifting.command import InputError
 from lifting.geometry.cameras import Camera
+from lifting.geometry.views import rotation_to_ray
 from lifting.inference import root as root_file
 from lifting.inference.intrinsics import Intrinsics, intrinsics_of_focal, read_intrinsics
 from lifting.inference.root import Root, locate, ray_frame, with_root
@@ -158,6 +159,7 @@ def test_the_ray_frame_is_the_smallest_turn() -> None:
     np.testing.assert_allclose(np.einsum("nab,nb->na", R, d), np.broadcast_to([0, 0, 1], d.shape), atol=1e-12)
     angle = np.arccos((np.trace(R, axis1=1, axis2=2) - 1) / 2)
     np.testing.assert_allclose(angle, np.arccos(d[:, 2]), atol=1e-9)
+    np.testing.assert_allclose(R, rotation_to_ray(torch.from_numpy(T)), atol=1e-12)  # that of training
 
 
 def test_rays_go_where_pixels_come_from_and_distortion_is_brown_s() -> None:
