@@ -8,10 +8,12 @@ SOURCE is a file, a folder or a zip. The cameras are virtual, placed around each
 import argparse
 from pathlib import Path
 
-from lifting.command import InputError, run_command
+from lifting.command import InputError, errors_in_one_line, needing, run_command
 from lifting.geometry.skeleton import H36M17
 from lifting.sources.bvh_map import read_map
-from lifting.sources.recorded_motion import H36M, JOINT_SETS, OWN, read_bvh_motion, write_motion
+
+with errors_in_one_line(), needing("prepare_bvh.py"):
+    from lifting.sources.recorded_motion import H36M, JOINT_SETS, OWN, read_bvh_motion, write_motion
 
 
 def main() -> None:

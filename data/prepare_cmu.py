@@ -15,14 +15,25 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from lifting.command import InputError, run_command
-from lifting.datasets.store import Sequence, checksum_of
+from lifting.command import InputError, errors_in_one_line, needing, run_command
 from lifting.geometry.skeleton import H36M17
 from lifting.sources.asf_amc import read_amc, read_asf
 from lifting.sources.bone_frames import BoneFrames
 from lifting.sources.bvh_map import read_map
 from lifting.sources.joint_places import CHEST, Body
-from lifting.sources.recorded_motion import COCO, H36M, JOINT_SETS, OWN, Motion, placing, read_bvh_motion, write_motion
+
+with errors_in_one_line(), needing("prepare_cmu.py"):
+    from lifting.datasets.store import Sequence, checksum_of
+    from lifting.sources.recorded_motion import (
+        COCO,
+        H36M,
+        JOINT_SETS,
+        OWN,
+        Motion,
+        placing,
+        read_bvh_motion,
+        write_motion,
+    )
 
 RECORDED_FPS = 120
 MAP = Path(__file__).parent / "maps" / "cmu.yaml"

@@ -15,13 +15,15 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from lifting.command import InputError, run_command
-from lifting.datasets.image_set import select
-from lifting.datasets.pose_checks import check_person, reprojection_errors, share_in_picture, thigh_lengths
-from lifting.datasets.store import GROUND_TRUTH, Sequence, checksum_of, write_store
-from lifting.geometry import h36m
-from lifting.sources.h36m_poses import Recordings, read_source
-from lifting.sources.image_readers import read_h36m_images, table, write_source
+from lifting.command import InputError, errors_in_one_line, needing, run_command
+
+with errors_in_one_line(), needing("prepare_h36m.py"):
+    from lifting.datasets.image_set import select
+    from lifting.datasets.pose_checks import check_person, reprojection_errors, share_in_picture, thigh_lengths
+    from lifting.datasets.store import GROUND_TRUTH, Sequence, checksum_of, write_store
+    from lifting.geometry import h36m
+    from lifting.sources.h36m_poses import Recordings, read_source
+    from lifting.sources.image_readers import read_h36m_images, table, write_source
 
 EXACT = 0.1  # pixels: ground truth is the projection itself, to float32
 PLAUSIBLE = 40  # pixels, median: a detector that was trained on these pictures is within 10

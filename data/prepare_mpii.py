@@ -6,8 +6,10 @@ python data/prepare_mpii.py SOURCE --output data/mpii.h5
 import argparse
 from pathlib import Path
 
-from lifting.command import run_command
-from lifting.sources.image_readers import read_mpii, table, write_source
+from lifting.command import errors_in_one_line, needing, run_command
+
+with errors_in_one_line(), needing("prepare_mpii.py"):
+    from lifting.sources.image_readers import read_mpii, table, write_source
 
 
 def main() -> None:

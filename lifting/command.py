@@ -30,8 +30,15 @@ class Parser(argparse.ArgumentParser):
 def run_command(main: Callable[[], None]) -> None:
     """Calls ``main`` and exits with 0, or prints one line on stderr and exits with 2, 1, or 130 for Ctrl-C."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
+    with errors_in_one_line():
         main()
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """Ends the program as `run_command` does, if the block fails."""
+    try:
+        yield
     except InputError as error:
         _leave(2, f"error: {error}")
     except RunError as error:

@@ -1,8 +1,6 @@
 """What lifting returns, and its files: 3D joints with their uncertainty, and the 2D joints they were lifted from."""
 
-import io
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from numpy.typing import NDArray
 from lifting.command import InputError, existing_file, whole_file
 from lifting.geometry.skeleton import H36M17
 from lifting.keypoints.detections import Keypoints
+from lifting.safe_npz import npz_keys, read_npz
 
 FORMAT = "lifting-joints"
 VERSION = 1
@@ -21,7 +20,6 @@ UNITS = "metres"
 AXES = ("ray", "camera")
 ENDINGS = (".npz", ".json")
 
-_LARGEST = 4 << 30  # bytes of one array, unpacked
 _DECIMALS = 6  # of every number in a JSON file: micrometres, millionths of a pixel
 _ARRAYS = ("joints", "sigma", "deviation", "confidence")
 _ROOT = ("root", "root_deviation")
@@ -223,16 +221,5 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_npz(path: Path) -> dict[str, Any]:
     """The entries of a zip of arrays; numbers and texts without axes become Python's own."""
-    content = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for entry in archive.infolist():
-                if entry.file_size > _LARGEST:
-                    raise InputError(f"{path}: {entry.filename} claims {entry.file_size >> 20} MiB, too many to read")
-                array = np.lib.format.read_array(io.BytesIO(archive.read(entry)), allow_pickle=False)
-                content[entry.filename.removesuffix(".npy")] = array if array.ndim else array.item()
-    except InputError:
-        raise
-    except Exception as error:  # broken bytes make zlib and numpy raise nearly anything
-        raise InputError(f"{path}: expected an npz file that `lift` wrote, this one is broken ({error!r})") from error
-    return content
+    arrays = {key: np.asarray(read_npz(path, key)) for key in npz_keys(path)}
+    return {key: array if array.ndim else array.item() for key, array in arrays.items()}

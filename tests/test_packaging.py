@@ -139,6 +139,10 @@ assert "torch" not in sys.modules
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["data/prepare_bvh.py", "x"], "prepare_bvh.py needs torch, which is not installed: pip install '.[torch]'"),
+        (["data/prepare_cmu.py", "x"], "prepare_cmu.py needs torch"),
+        (["data/prepare_h36m.py", "x"], "prepare_h36m.py needs torch"),
+        (["data/prepare_mpii.py", "x"], "prepare_mpii.py needs torch"),
         (["run_lifting.py", "train"], "train needs torch, which is not installed: pip install '.[torch]'"),
         (["run_lifting.py", "export", "--checkpoint", "a.pt", "--output", "a.onnx"], "export needs torch"),
         (["run_single_stage.py", "cost"], "cost needs torch"),

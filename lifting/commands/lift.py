@@ -116,7 +116,8 @@ def _summary(lifted: Lifted) -> str:
     people = "person" if P == 1 else "people"
     text = f"{count:,} {poses} of {P:,} {people} in {T:,} {frames}, lifted by {lifted.checkpoint}"
     if np.isfinite(lifted.deviation).any():
-        text += f": median standard deviation {1000 * np.nanmedian(lifted.deviation[:, :, 1:]):.0f} mm"
+        mean = np.nanmean(np.linalg.norm(lifted.deviation, axis=-1))  # as page, film and figure show it, beside MPJPE
+        text += f": mean standard deviation of a joint {1000 * mean:.0f} mm"
     return text
 
 
@@ -126,7 +127,7 @@ def _place(lifted: Lifted) -> str:
     if not found:
         return "nobody could be placed in space: too few joints are seen, or they do not fit"
     depth, deviation = (float(np.nanmedian(x[..., 2])) for x in (lifted.root, lifted.root_deviation))
-    return f"placed {found:,} of them in space: median distance {depth:.2f} m, with a deviation of {deviation:.2f} m"
+    return f"placed {found:,} of them in space: median distance {depth:.2f} m, standard deviation {deviation:.2f} m"
 
 
 def _write(output: Path, lifted: Lifted) -> list[Path]:
@@ -144,7 +145,7 @@ def _show(options: argparse.Namespace, lifted: Lifted, truth: NDArray[np.float64
     if options.view is not None:
         from lifting.drawing.viewer import write_page
 
-        write_page(options.view, lifted, truth)
+        write_page(options.view, lifted, truth, input_name=options.input.resolve().name)
     if options.video is not None or options.figure is not None:
         from lifting.drawing.moving_figures import write_figure, write_video
 

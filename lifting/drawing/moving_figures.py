@@ -39,7 +39,7 @@ def write_video(
     turns: float | None = None,
     reach: float = 1.0,
 ) -> None:
-    """Writes a film: keypoints, people in space with an ellipsoid for each joint's deviation, spread over time.
+    """Writes a film: keypoints, people in space, each joint's standard deviation as an ellipsoid and over time.
 
     The film lasts as long as the clip (25 frames per second where the input has no frame rate). An MP4 is coded as
     MPEG-4 part 2, which players show and browsers do not. A GIF has at most 17 frames per second and is meant for clips
@@ -113,7 +113,8 @@ def _write_gif(path: Path, frames: Iterable[np.ndarray], rate: float) -> None:
 def write_figure(path: str | Path, lifted: Lifted, truth: np.ndarray | None = None, *, count: int = 5) -> None:
     """Draws a strip of poses from the surest to the least sure: the keypoints, and below them the joints in space.
 
-    They are taken at equal steps of rank in mean spread, without the extremes; without sigma, at equal steps in time.
+    They are taken at equal steps of rank in mean standard deviation, without the extremes; without sigma, at equal
+    steps in time.
     The shaded ellipses reach two standard deviations. The ending of the name decides the format (.png, .pdf, ...).
 
     Args:
@@ -130,8 +131,8 @@ def write_figure(path: str | Path, lifted: Lifted, truth: np.ndarray | None = No
         raise InputError(f"{path}: nobody to show: no frame has a person")
     if truth is not None and truth.shape != lifted.joints.shape:
         raise ValueError(f"truth: expected {lifted.joints.shape}, got {truth.shape}")
-    spread = np.linalg.norm(lifted.deviation[tuple(poses.T)], axis=-1).mean(-1)
-    order = np.argsort(spread, kind="stable") if np.isfinite(spread).all() else np.arange(len(poses))
+    doubt = np.linalg.norm(lifted.deviation[tuple(poses.T)], axis=-1).mean(-1)
+    order = np.argsort(doubt, kind="stable") if np.isfinite(doubt).all() else np.arange(len(poses))
     if truth is not None:  # compare like with like: only poses whose truth is known
         order = order[np.isfinite(truth[tuple(poses[order].T)]).all((1, 2))]
         truth = truth if len(order) else None

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -25,7 +26,8 @@ _AZIMUTH, _ELEVATION = np.radians(42), np.radians(16)
 _NARROW = 0.8  # width of a 3D panel for a height of 1
 _STAGE = 0.75  # metres, the radius of the disc that a person stands on
 _LONGEST_TITLE = 34  # characters
-_SIGMAS = 2  # how many sigma the shaded ellipses reach
+_SIGMAS = 2  # how many standard deviations the shaded ellipses reach
+_HOLLOW: dict[str, Any] = {"marker": "o", "markersize": 5, "markerfacecolor": "white", "markeredgewidth": 1.4}
 
 
 @dataclass(frozen=True)
@@ -96,10 +98,14 @@ def draw_strip(path: str | Path, poses: Sequence[DrawnPose], joint_set: JointSet
 
 
 def _numbers(pose: DrawnPose) -> str:
-    """The mean spread (root of the sum of the three variances) and the error, where they are known."""
-    spread = None if pose.sigma is None else f"spread {1000 * np.linalg.norm(pose.sigma, axis=-1).mean():.0f} mm"
-    error = None if pose.target is None else f"error {1000 * np.linalg.norm(pose.mu - pose.target, axis=-1).mean():.0f}"
-    return ", ".join(text for text in (error, spread) if text)
+    """Means over the joints: error, and standard deviation (root of the sum of its three variances), where known."""
+    error = None if pose.target is None else pose.mu - pose.target
+    known = {"error": error, "standard deviation": pose.sigma}
+    return "\n".join(
+        f"{name} {1000 * np.linalg.norm(value, axis=-1).mean():.0f} mm"
+        for name, value in known.items()
+        if value is not None
+    )
 
 
 def _draw_key(figure: Figure, poses: Sequence[DrawnPose], with_truth: bool) -> None:
@@ -107,8 +113,10 @@ def _draw_key(figure: Figure, poses: Sequence[DrawnPose], with_truth: bool) -> N
     key: list[Line2D | Patch] = [Line2D([], [], color=colour, linewidth=2.5, label=name) for name, colour in named]
     if any(pose.sigma is not None for pose in poses):
         key.append(Patch(facecolor=MIDDLE, alpha=0.25, label=f"prediction ± {_SIGMAS} standard deviations"))
-    figure.legend(handles=key, loc="outside lower center", ncols=4 if with_truth else 3, frameon=False, fontsize=10,
-                  labelcolor=TEXT)  # fmt: skip
+    if any(np.isnan(pose.keypoints).any() for pose in poses):
+        key.append(Line2D([], [], **_HOLLOW, color="none", markeredgecolor=MIDDLE, label="missing in the 2D input"))
+    columns = max(3, int(figure.get_figwidth() / 2.2))
+    figure.legend(handles=key, loc="outside lower center", ncols=columns, frameon=False, fontsize=10, labelcolor=TEXT)
 
 
 def _draw_row(row: Sequence[Axes], pose: DrawnPose, joint_set: JointSet) -> None:
@@ -130,6 +138,9 @@ def _draw_prediction(axes: Axes, pose: DrawnPose, joint_set: JointSet) -> None:
     if pose.target is not None:
         truth = pose.target @ _view().T
         _draw_skeleton(axes, truth, joint_set, [TRUTH] * len(joint_set), width=1.6, zorder=2)
+    for joint in np.flatnonzero(np.isnan(pose.keypoints).any(1)):
+        x, y = (pose.mu[joint] @ _view().T)[:2]
+        axes.plot(x, y, **_HOLLOW, markeredgecolor=_colours(joint_set)[joint], zorder=5)
 
 
 def _shortened(title: str, longest: int = _LONGEST_TITLE) -> str:

@@ -1,4 +1,4 @@
-"""Draws one frame of a film: the keypoints on the left, the people in space on the right, their spread over time below.
+"""Draws one frame of a film: keypoints on the left, people in space on the right, standard deviation over time below.
 
 It paints at twice the size and shrinks the result, which takes some hundredths of a second; matplotlib takes ten times
 as long.
@@ -18,9 +18,9 @@ _SHARP = 2  # pixels painted for each pixel shown, in both directions
 _PITCH = 0.2  # radians, how far the eye looks down
 _LENS = 2.3  # focal length over the height of the stage
 _CELL = 0.5  # metres, a square of the floor
-_SMALL, _BIG = 19, 44  # heights of letters for a film 720 pixels high
+_SMALL, _BIG, _LINE = 19, 44, 30  # heights of letters, and of a line of the small ones, for a film 720 pixels high
 _LEFT, _RIGHT, _MIDDLE, _TRUTH = (213, 94, 0), (0, 114, 178), (90, 97, 105), (172, 176, 180)
-_SPREAD, _ERROR, _INK, _QUIET = (0, 158, 115), (176, 70, 139), (29, 33, 37), (101, 108, 116)
+_DEVIATION, _ERROR, _INK, _QUIET = (0, 158, 115), (176, 70, 139), (29, 33, 37), (101, 108, 116)
 _GLOW, _GRID = (255, 255, 255), (186, 181, 171)
 # Metres at both ends of the bone that ends in a joint of this name, sides aside.
 _RADII = {
@@ -49,12 +49,14 @@ class Stage:
         self.colours = [colours.get(joint, _MIDDLE) for joint in range(len(H36M17))]
         self.joints = scene.joints + scene.place[..., None, :]
         self.truth = None if scene.truth is None else scene.truth + scene.place[..., None, :]
-        self.spread = np.full(len(self.joints), np.nan)
-        self.error = self.spread.copy()
+        self.deviation = np.full(len(self.joints), np.nan)  # of a joint: root of the sum of its three variances
+        self.error = self.deviation.copy()
         if scene.deviation is not None:
-            self.spread = _mean(np.linalg.norm(scene.deviation, axis=-1))
+            self.deviation = _mean(np.linalg.norm(scene.deviation, axis=-1))
         if scene.truth is not None:
             self.error = _mean(np.linalg.norm(scene.truth - scene.joints, axis=-1))
+        present = np.isfinite(scene.joints).all((2, 3))
+        self.some_missing = bool(np.isnan(keypoints.points[present]).any())
         self._lay_out()
         self._fit()
         self.background = self._background()
@@ -78,11 +80,11 @@ class Stage:
     def _lay_out(self) -> None:
         """Places of the parts as (left, top, right, bottom) in pixels drawn."""
         u, w, h = self.unit, self.width, self.height
-        self.has_chart = np.isfinite([self.spread, self.error]).any()
+        self.has_chart = np.isfinite([self.deviation, self.error]).any()
         floor = h - 110 * u if self.has_chart else h
         side = min(0.32 * w, floor - 190 * u)
         self.picture = (int(28 * u), int(64 * u), int(28 * u + side), int(64 * u + side))
-        self.stage = (int(28 * u + side), 0, w, int(floor))
+        self.stage = (int(28 * u + side), int(_LINE * u * self.some_missing), w, int(floor))
         self.chart = (int(28 * u), int(h - 84 * u), int(w - 28 * u), int(h - 22 * u))
 
     def _fit(self) -> None:
@@ -133,6 +135,16 @@ class Stage:
             else:
                 tube(self.canvas, mark, (4 * u, 4 * u), colour)
             x -= 26 * u
+        if self.some_missing:
+            text = "missing in the 2D input"
+            x, y = self.width - 28 * u - self.fonts[_SMALL].getlength(text), (50 + _LINE) * u
+            self._write((x, y), text, _QUIET)
+            self._ring(np.array([x - 22 * u, y - 6 * u]))
+
+    def _ring(self, pixel: np.ndarray) -> None:
+        """Marks a joint that the 2D input does not show."""
+        disc(self.canvas, pixel, 7 * self.unit, _INK)
+        disc(self.canvas, pixel, 4.2 * self.unit, _GLOW)
 
     def _project(self, points: np.ndarray) -> np.ndarray:
         """(..., 3) metres -> (..., 3): pixels to the right, pixels down, pixels per metre there."""
@@ -175,9 +187,8 @@ class Stage:
             self._skeleton(self.truth[frame, person], [_TRUTH] * len(H36M17), 0.75)
         self._skeleton(self.joints[frame, person], self.colours, 1.0)
         pixels = self._project(self.joints[frame, person])
-        for pixel in pixels[~self._seen(frame)[person]]:  # hollow: the picture does not show this joint
-            disc(self.canvas, pixel, 7 * self.unit, _INK)
-            disc(self.canvas, pixel, 4.2 * self.unit, _GLOW)
+        for pixel in pixels[~self._seen(frame)[person]]:
+            self._ring(pixel)
         if self.scene.deviation is None:
             return
         axes = self.scene.axes[0, 0] if len(self.scene.axes) == 1 else self.scene.axes[frame, person]
@@ -220,13 +231,13 @@ class Stage:
 
     def _paint_chart(self) -> None:
         left, top, right, bottom = self.chart
-        largest = np.nanmax([self.spread, self.error])
-        x = np.linspace(left, right, len(self.spread)) if len(self.spread) > 1 else np.array([(left + right) / 2])
-        for values, colour in ((self.spread, _SPREAD), (self.error, _ERROR)):
+        largest = np.nanmax([self.deviation, self.error])
+        x = np.linspace(left, right, len(self.error)) if len(self.error) > 1 else np.array([(left + right) / 2])
+        for values, colour in ((self.deviation, _DEVIATION), (self.error, _ERROR)):
             known = np.flatnonzero(np.isfinite(values))
             for run in np.split(known, np.flatnonzero(np.diff(known) > 1) + 1) if len(known) else []:
                 points = np.stack([x[run], bottom - values[run] / largest * (bottom - top)], -1)
-                if colour is _SPREAD:
+                if colour is _DEVIATION:
                     below = [[points[-1, 0], bottom], [points[0, 0], bottom]]
                     area(self.canvas, np.concatenate([points, below]), mixed(PAPER, colour, 0.3))
                 curve(self.canvas, points, colour, max(2 * self.unit, 2))
@@ -234,15 +245,15 @@ class Stage:
     def _paint_time(self, frame: int) -> None:
         u, (left, top, right, bottom) = self.unit, self.chart
         x = self.picture[0]
-        for name, values, colour in (("spread", self.spread, _SPREAD), ("error", self.error, _ERROR)):
+        for name, values, colour in (("standard deviation", self.deviation, _DEVIATION), ("error", self.error, _ERROR)):
             if np.isfinite(values[frame]):
                 number = f"{1000 * values[frame]:.0f}"
                 self._write((x, self.picture[3] + 58 * u), number, colour, _BIG)
                 self._write((x + self.fonts[_BIG].getlength(number) + 7 * u, self.picture[3] + 58 * u), "mm", colour)
                 self._write((x, self.picture[3] + 84 * u), name, _QUIET)
-                x += int(170 * u)
+                x += int(self.fonts[_SMALL].getlength(name) + 28 * u)
         if self.has_chart:
-            at = left + (right - left) * (frame / (len(self.spread) - 1) if len(self.spread) > 1 else 0.5)
+            at = left + (right - left) * (frame / (len(self.error) - 1) if len(self.error) > 1 else 0.5)
             line(self.canvas, np.array([at, top - 8 * u]), np.array([at, bottom]), _INK, max(2 * u, 2))
 
     def _write(self, place: tuple[float, float], text: str, colour: Colour, size: int = _SMALL) -> None:

@@ -16,18 +16,20 @@ from lifting.geometry.skeleton import H36M17
 from lifting.lifted import Lifted
 
 ASSUMED_RATE = 25.0  # frames per second, where the input has none
-_LENGTH_UNIT = 1e-4  # metres, a step of joints, deviations and truth
-_PLACE_UNIT = 1e-3  # metres, a step of places and their deviations
+_LENGTH_UNIT = 1e-4  # metres, a step of joints, standard deviations and truth
+_PLACE_UNIT = 1e-3  # metres, a step of places and their standard deviations
 _PIXEL_UNIT = 0.05
-_TITLE = "3D pose with sigma"
+_TITLE = "3D pose"
 _MISSING = -32768  # the int16 that stands for NaN
 _LARGEST = 32767
 # The page's parts, in the order in which the template needs them.
 _SCRIPTS = ("data.js", "scene.js", "figure.js", "panels.js", "app.js")
 
 
-def write_page(path: str | Path, lifted: Lifted, truth: np.ndarray | None = None, *, title: str = _TITLE) -> None:
-    """Writes one HTML page: turning skeletons, an ellipsoid for each joint's deviation, the keypoints, a timeline.
+def write_page(
+    path: str | Path, lifted: Lifted, truth: np.ndarray | None = None, *, title: str = _TITLE, input_name: str = ""
+) -> None:
+    """Writes one HTML page: turning skeletons, each joint's standard deviation as an ellipsoid, keypoints, a timeline.
 
     Numbers are embedded as 16-bit integers in base64: lengths in steps of 0.1 mm (larger if somebody is more than 3.2 m
     from his own pelvis), places in steps of 1 mm (larger beyond 32 m), pixels in steps of 0.05 (larger beyond 1638).
@@ -38,6 +40,7 @@ def write_page(path: str | Path, lifted: Lifted, truth: np.ndarray | None = None
         truth: (T, P, 17, 3) metres in `Lifted.axes`, relative to the pelvis; NaN where it is unknown. The page then
             shows a pale skeleton beside the prediction, and errors in millimetres.
         title: stands on top of the page.
+        input_name: what the keypoints were read from; stands below the title, with the number of people and frames.
 
     Raises:
         ValueError: ``truth`` does not have the shape of `Lifted.joints`.
@@ -49,7 +52,9 @@ def write_page(path: str | Path, lifted: Lifted, truth: np.ndarray | None = None
         "title": html.escape(title),
         "style": (folder / "viewer.css").read_text(encoding="utf-8"),
         "script": "\n".join((folder / name).read_text(encoding="utf-8") for name in _SCRIPTS),
-        "data": _in_script(json.dumps(_content(lifted, scene, title), allow_nan=False, separators=(",", ":"))),
+        "data": _in_script(
+            json.dumps(_content(lifted, scene, title, input_name), allow_nan=False, separators=(",", ":"))
+        ),
     }
     template = (folder / "viewer.html").read_text(encoding="utf-8")
     # In one pass, so that a text from a file is never taken for a part of the template.
@@ -63,7 +68,7 @@ def _in_script(text: str) -> str:
     return text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
 
 
-def _content(lifted: Lifted, scene: Scene, title: str) -> dict[str, Any]:
+def _content(lifted: Lifted, scene: Scene, title: str, input_name: str) -> dict[str, Any]:
     keypoints = lifted.keypoints
     frames, people = keypoints.points.shape[:2]
     numbered = keypoints.frames == tuple(map(str, range(frames)))
@@ -84,7 +89,7 @@ def _content(lifted: Lifted, scene: Scene, title: str) -> dict[str, Any]:
         arrays["placeDeviation"] = _packed(lifted.root_deviation, _PLACE_UNIT)
     return {
         "title": title,
-        "source": keypoints.source,
+        "input": input_name,
         "checkpoint": lifted.checkpoint,
         "counts": [frames, people],
         "frames": None if numbered else list(keypoints.frames),

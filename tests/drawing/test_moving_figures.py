@@ -1,5 +1,6 @@
 """Films and strips."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,17 @@ def test_ellipsoids_grow_with_the_deviation() -> None:
     assert changed[0] < changed[1] < changed[2]
 
 
+def test_rings_are_explained_where_there_are_any() -> None:
+    lifted, _ = people()  # a wrist is missing in frames 10 to 19
+    whole = people(frames=10)[0]
+    stages = [Stage(build_scene(film), film.keypoints, (640, 360)) for film in (lifted, whole)]
+    assert [stage.some_missing for stage in stages] == [True, False]
+    second_line = [(stage.background[62:86, 900:] < 128).any() for stage in stages]
+    assert second_line == [True, False]
+    absent(lifted, slice(10, 20), 0)  # who is absent has no joints that could be missing
+    assert not Stage(build_scene(lifted), lifted.keypoints, (640, 360)).some_missing
+
+
 def test_a_lifter_without_sigma(tmp_path: Path) -> None:
     lifted, truth = people(frames=4, sigma=False, size=None)
     write_video(tmp_path / "film.gif", lifted)
@@ -97,11 +109,14 @@ def test_a_strip_goes_from_sure_to_unsure(tmp_path: Path) -> None:
     absent(lifted, slice(30, None), 1)
     write_figure(tmp_path / "strip.svg", lifted, truth, count=4)
     drawn = (tmp_path / "strip.svg").read_text()
-    numbers = [int(part.split(" mm")[0]) for part in drawn.split("spread ")[1:]]
+    numbers = [int(number) for number in re.findall(r"<!-- standard deviation (\d+) mm", drawn)]
     assert numbers == sorted(numbers)
     assert len(set(numbers)) == 4
     assert drawn.count("<!-- frame ") == 4
     assert "ground truth" in drawn
+    assert "missing in the 2D input" not in drawn  # the wrist is missing in the least sure frames alone
+    write_figure(tmp_path / "all.svg", lifted, count=40)
+    assert "missing in the 2D input" in (tmp_path / "all.svg").read_text()
     write_figure(tmp_path / "one.png", people(frames=1)[0])
     picture = imread(tmp_path / "one.png")[..., :3] * 255
     assert all(near(picture, side).sum() > 500 for side in (LEFT, RIGHT))

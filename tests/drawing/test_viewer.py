@@ -74,14 +74,14 @@ def test_a_page_asks_for_nothing_else(tmp_path: Path) -> None:
 
 def evil(lifted: Lifted) -> Lifted:
     count = len(lifted.joints)
-    names = replace(lifted.keypoints, frames=(EVIL,) * count, people=(EVIL, EVIL + "2"), source=EVIL)
+    names = replace(lifted.keypoints, frames=(EVIL,) * count, people=(EVIL, EVIL + "2"))
     return replace(lifted, keypoints=names, checkpoint=EVIL)
 
 
 def test_texts_from_files_are_escaped(tmp_path: Path) -> None:
     lifted, _ = people(count=2)
     write_page(tmp_path / "plain.html", lifted)
-    write_page(tmp_path / "evil.html", evil(lifted), title=EVIL)
+    write_page(tmp_path / "evil.html", evil(lifted), title=EVIL, input_name=EVIL)
     plain, page = ((tmp_path / f"{name}.html").read_text() for name in ("plain", "evil"))
     assert page.count("<script") == plain.count("<script")
     assert "<img" not in page
@@ -106,11 +106,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
     one, two = people(root=True), people(count=2)
     absent(two[0], slice(0, 15), 1)
-    write_page(folder / "truth.html", *one)
+    write_page(folder / "truth.html", *one, input_name="clip.json")
     write_page(folder / "two.html", two[0])
     write_page(folder / "plain.html", people(sigma=False, frame_rate=None, size=None)[0])
     write_page(folder / "still.html", people(frames=1, count=2)[0])
-    write_page(folder / "evil.html", evil(people(count=2)[0]), title=EVIL)
+    write_page(folder / "evil.html", evil(people(count=2)[0]), title=EVIL, input_name=EVIL)
     return {path.stem: path for path in folder.iterdir()}
 
 
@@ -215,9 +215,9 @@ def test_numbers_on_the_page(browser: Browser, pages: dict[str, Path]) -> None:
     lifted, truth = people(root=True)
     browser.open(pages["truth"], fragment="frame=12")
     error = 1000 * np.linalg.norm(lifted.joints - truth, axis=-1).mean(-1)
-    spread = 1000 * np.linalg.norm(lifted.deviation, axis=-1).mean(-1)
+    deviation = 1000 * np.linalg.norm(lifted.deviation, axis=-1).mean(-1)
     texts = browser.run("[...document.querySelectorAll('.figure')].map((f) => f.innerText.match(/\\d+/g).map(Number))")
-    expected = [[value[12, 0], value.mean()] for value in (error, spread)]
+    expected = [[value[12, 0], value.mean()] for value in (error, deviation)]
     np.testing.assert_allclose(texts, expected, atol=0.6)
     assert browser.run("document.getElementById('missing').textContent") == "Missing: left wrist"
     legend = browser.run("document.getElementById('explained').innerText")
@@ -231,6 +231,32 @@ def test_numbers_on_the_page(browser: Browser, pages: dict[str, Path]) -> None:
     browser.open(pages["plain"], fragment="frame=12")
     assert "no sigma" in browser.run("document.getElementById('explained').innerText")
     assert browser.run("document.querySelectorAll('.figure').length") == 0
+
+
+@with_browser
+def test_what_the_page_says_about_its_input(browser: Browser, pages: dict[str, Path]) -> None:
+    words = {
+        "truth": "clip.json · 1 person · 40 frames at 25 per second · a standard deviation for every joint",
+        "two": "2 people · 40 frames at 25 per second · a standard deviation for every joint",
+        "plain": "1 person · 40 frames, played at 25 per second (the input has no rate)"
+        " · no sigma, since this lifter predicts none",
+        "still": "2 people · 1 frame · a standard deviation for every joint",
+    }
+    for name, expected in words.items():
+        browser.open(pages[name], fragment="frame=0")
+        assert browser.run("document.getElementById('subtitle').textContent") == expected
+        assert browser.run("document.getElementById('joints').hidden") == (name == "plain")
+
+
+@with_browser
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+def test_rings_are_explained_where_there_are_any(
+    browser: Browser, pages: dict[str, Path], size: tuple[int, int]
+) -> None:
+    for name in ("truth", "two", "still"):
+        browser.open(pages[name], fragment="frame=0", size=size, touch=size == PHONE)  # all is seen here, not elsewhere
+        texts = [browser.run(f"document.getElementById('{part}').innerText") for part in ("key", "explained")]
+        assert ["missing" in text for text in texts] == [name != "still"] * 2
 
 
 @with_browser

@@ -3,7 +3,7 @@
 import sys
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -169,16 +169,35 @@ OFFSETS = {
 }  # fmt: skip
 
 
-def person(frames: int = 150, seconds: float = 1 / 60) -> str:
+# The same with the joints of ACCAD.
+ACCAD = {
+    "Hips": ("", (0, 0, 0)), "ToSpine": ("Hips", (0, 6, -2)), "Spine": ("ToSpine", (0, 10, 0)),
+    "Spine1": ("Spine", (0, 14, 0)), "Neck": ("Spine1", (0, 22, 0)), "Head": ("Neck", (0, 11, 2)),
+    "LeftShoulder": ("Spine1", (3, 15, 0)), "LeftArm": ("LeftShoulder", (14, 2, 0)),
+    "LeftForeArm": ("LeftArm", (29, 0, 0)), "LeftHand": ("LeftForeArm", (25, 0, 0)),
+    "RightShoulder": ("Spine1", (-3, 15, 0)), "RightArm": ("RightShoulder", (-14, 2, 0)),
+    "RightForeArm": ("RightArm", (-29, 0, 0)), "RightHand": ("RightForeArm", (-25, 0, 0)),
+    "LeftUpLeg": ("Hips", (9, -3, 0)), "LeftLeg": ("LeftUpLeg", (0, -43, 0)), "LeftFoot": ("LeftLeg", (0, -42, 0)),
+    "LeftToeBase": ("LeftFoot", (0, -6, 12)), "RightUpLeg": ("Hips", (-9, -3, 0)),
+    "RightLeg": ("RightUpLeg", (0, -43, 0)), "RightFoot": ("RightLeg", (0, -42, 0)),
+    "RightToeBase": ("RightFoot", (0, -6, 12)),
+}  # fmt: skip
+
+Offsets = Mapping[str, tuple[str, tuple[float, float, float]]]
+
+
+def person(
+    frames: int = 150, seconds: float = 1 / 60, offsets: Offsets = OFFSETS, bent: tuple[str, str] = ("Hip", "Knee")
+) -> str:
     """The text of a file of somebody who stands with bent knees and moves a little."""
     lines = ["HIERARCHY"]
 
     def add(name: str, kind: str) -> None:
         channels = "6 Xposition Yposition Zposition " if kind == "ROOT" else "3 "
-        offset = " ".join(map(str, OFFSETS[name][1]))
+        offset = " ".join(map(str, offsets[name][1]))
         lines.append(f"{kind} {name}\n{{\nOFFSET {offset}\nCHANNELS {channels}Yrotation Xrotation Zrotation")
         order.append(name)
-        children = [child for child, (parent, _) in OFFSETS.items() if parent == name]
+        children = [child for child, (parent, _) in offsets.items() if parent == name]
         for child in children:
             add(child, "JOINT")
         lines.append("}" if children else "End Site\n{\nOFFSET 0 1 0\n}\n}")
@@ -187,8 +206,8 @@ def person(frames: int = 150, seconds: float = 1 / 60) -> str:
     add("Hips", "ROOT")
     angles = np.random.default_rng(0).normal(0, 3, (frames, 3 * len(order)))
     for side in ("Left", "Right"):
-        angles[:, 3 * order.index(f"{side}Hip") + 1] -= 30  # about x to the left: the knee goes forward, to +z
-        angles[:, 3 * order.index(f"{side}Knee") + 1] += 60
+        angles[:, 3 * order.index(side + bent[0]) + 1] -= 30  # about x to the left: the knee goes forward, to +z
+        angles[:, 3 * order.index(side + bent[1]) + 1] += 60
     rows = np.concatenate([np.tile([10.0, 90, 20], (frames, 1)), angles], 1)
     motion = "\n".join(" ".join(f"{value:.4f}" for value in row) for row in rows)
     return "\n".join(lines) + f"\nMOTION\nFrames: {frames}\nFrame Time: {seconds:.6f}\n{motion}\n"
@@ -258,7 +277,33 @@ def test_maps_that_come_along_are_whole() -> None:
     assert {path.stem: read_map(path).cmu is not None for path in MAPS.glob("*.yaml")} == {
         "cmu": True,
         "100style": False,
+        "accad": False,
     }
+
+
+def test_the_map_of_accad(tmp_path: Path, convert: Callable[..., PoseStore]) -> None:
+    """Its joints by name, of two people at their own frame rates, with and without the joint that some files lack."""
+    short = {name: ("Hips" if parent == "ToSpine" else parent, at) for name, (parent, at) in ACCAD.items()}
+    del short["ToSpine"]
+    legs = ("UpLeg", "Leg")
+    (tmp_path / "Male1_B3_Walk.bvh").write_text(person(60, 1 / 30, ACCAD, legs))
+    (tmp_path / "Male2_B24_WalkToCrouch.bvh").write_text(person(60, 1 / 120, short, legs))
+    with convert(tmp_path, "--fps", "30", map_file=MAPS / "accad.yaml") as store:
+        assert store.subjects == ["Male1", "Male2"]
+        assert store.sequences("Male1") == ["Male1_B3_Walk"]
+        positions = store.positions("Male1", "Male1_B3_Walk")
+        assert len(store.positions("Male2", "Male2_B24_WalkToCrouch")) == 15
+    at = parse_bvh(person(60, 1 / 30, ACCAD, legs), "").frames(0.01).positions
+    expected = {
+        "left_knee": at["LeftLeg"], "right_ankle": at["RightFoot"], "left_shoulder": at["LeftArm"],
+        "right_elbow": at["RightForeArm"], "right_wrist": at["RightHand"], "thorax": at["Neck"], "neck": at["Head"],
+        "pelvis": (at["LeftUpLeg"] + at["RightUpLeg"]) / 2, "spine": (at["Spine"] + at["Spine1"]) / 2,
+        "head": (at["Head"] + at["Head.end"]) / 2,
+    }  # fmt: skip
+    for name, place in expected.items():  # z up
+        np.testing.assert_allclose(
+            positions[:, H36M17.joints.index(name)], place[:, [0, 2, 1]] * (1, -1, 1), atol=1e-5, err_msg=name
+        )
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ function fitView() {
   if (follow) orbit.middle[0] = orbit.middle[2] = 0;
   const [w, h] = [canvas.clientWidth, canvas.clientHeight];
   orbit.look(w, h);
-  const [roomX, roomY] = [Math.max(w - 40, 80), Math.max(h - (w < 600 ? 150 : 120), 80)];
+  const [roomX, roomY] = [Math.max(w - 40, 80), Math.max(h - (w < 600 ? 180 : 120), 80)];
   orbit.distance = state.fit = orbit.focal * Math.max((follow ? Math.min(across, 1.5) : across) / roomX, tall / roomY) + across / 4;
   orbit.pan = [0, 0, 0];
   orbit.floor = Math.max(1.6, across / 2 + 0.9);
@@ -73,7 +73,9 @@ function draw() {
     { reach, hover: p === state.hoverPerson || (person >= 0 && state.hoverPerson < 0) ? hover : -1 });
   if (PEOPLE > 1) for (const p of people) drawName(context, state.points[p],
     state.points[p][0][2] < 150 ? shortened(data.people[p], 7) : shortened(personName(p)), palette);
-  drawAxes(context, orbit, palette, people.length ? at("axes", frame, people[0]) : data.cameraAxes.flat(), [52, h - (document.querySelector(".tools").offsetLeft < 120 ? 96 : 56)]);
+  const tools = document.querySelector(".tools");
+  drawAxes(context, orbit, palette, people.length ? at("axes", frame, people[0]) : data.cameraAxes.flat(),
+    [52, tools.offsetLeft < 120 ? tools.offsetTop - 56 : h - 56]);
   drawPicture(byId("picture"), palette, frame, person, state.closer, hover);
   if (arrays.deviation || arrays.truth) drawChart(byId("chart"), palette, frame, person);
   fillBars(frame, detailed(), hover);
@@ -91,13 +93,13 @@ const detailed = () => (state.person >= 0 ? state.person : state.hoverPerson >= 
 function write() {
   const { frame } = state;
   const people = shownPeople(state.person);
-  const [error, spread] = ["error", "spread"].map((name) => mean(people.map((p) => series[name][p][frame])));
+  const [error, deviation] = ["error", "deviation"].map((name) => mean(people.map((p) => series[name][p][frame])));
   const figures = [];
   const add = (kind, value, text) => figures.push(element("div", { className: `figure ${kind}` },
     element("b", {}, millimetres(value), element("small", { textContent: "mm" })), element("span", { textContent: text })));
   const whole = (name) => millimetres(mean(people.flatMap((p) => [...series[name][p]])));
   if (arrays.truth) add("error", error, `error, mean ${write.error ??= whole("error")}`);
-  if (arrays.deviation) add("spread", spread, `spread, mean ${write.spread ??= whole("spread")}`);
+  if (arrays.deviation) add("deviation", deviation, `standard deviation, mean ${write.deviation ??= whole("deviation")}`);
   byId("figures").replaceChildren(...figures);
   byId("time").value = frame;
   byId("time").style.setProperty("--done", `${FRAMES > 1 ? (100 * frame) / (FRAMES - 1) : 0}%`);
@@ -109,7 +111,7 @@ function write() {
   const unseen = who >= 0 && present(frame, who) ? data.joints.filter((_, j) => !isSeen(frame, who)[j]) : null;
   byId("missing").textContent = unseen === null ? (PEOPLE === 1 || state.person >= 0 ? "Nobody in this frame" : "")
     : unseen.length ? `Missing: ${unseen.join(", ")}` : data.size ? `${data.size[0]} × ${data.size[1]} pixels` : "Size of the picture unknown";
-  byId("jointsKey").textContent = (PEOPLE > 1 && who >= 0 ? `${personName(who)}: ` : "") + (arrays.truth ? "spread · error, mm" : "spread");
+  byId("jointsKey").textContent = (PEOPLE > 1 && who >= 0 ? `${personName(who)}: ` : "") + (arrays.deviation ? "standard deviation" : "") + (arrays.deviation && arrays.truth ? " · " : "") + (arrays.truth ? "error, mm" : "");
   const play = byId("play");
   play.classList.toggle("playing", state.playing);
   play.setAttribute("aria-label", state.playing ? "Pause" : "Play");
@@ -129,7 +131,7 @@ function setPlaying(playing) {
 }
 
 function setPerson(person) {
-  write.error = write.spread = undefined;
+  write.error = write.deviation = undefined;
   change({ person, hover: -1, hoverPerson: -1 });
   for (const button of byId("people").children) button.setAttribute("aria-pressed", Number(button.dataset.person) === person);
   if (person >= 0 && !present(state.frame, person)) setFrame(Math.max(nearestPresent(state.frame, person), 0));
@@ -243,9 +245,9 @@ function describe(tip, joint, person) {
   const point = at("joints", state.frame, person).subarray(3 * joint, 3 * joint + 3);
   const own = [0, 1, 2].map((i) => point[0] * axes[i] + point[1] * axes[3 + i] + point[2] * axes[6 + i]);
   const lines = [`x, y, z  ${own.map(millimetres).join(", ")} mm`];
-  if (arrays.deviation) lines.push(`SD  ${[...at("deviation", state.frame, person).subarray(3 * joint, 3 * joint + 3)].map(millimetres).join(", ")} mm`);
+  if (arrays.deviation) lines.push(`standard deviation  ${[...at("deviation", state.frame, person).subarray(3 * joint, 3 * joint + 3)].map(millimetres).join(", ")} mm`);
   if (arrays.truth) lines.push(`error  ${millimetres(errors(state.frame, person)[joint])} mm`);
-  if (!isSeen(state.frame, person)[joint]) lines.push("not in the 2D input");
+  if (!isSeen(state.frame, person)[joint]) lines.push("missing in the 2D input");
   tip.replaceChildren(element("b", { textContent: data.joints[joint] }), `\n${lines.join("\n")}`);
 }
 
@@ -282,8 +284,9 @@ rows.forEach((row, j) => {
 });
 
 byId("title").textContent = data.title;
-byId("subtitle").textContent = [data.checkpoint, data.source, data.rateKnown ? `${+data.rate.toFixed(2)} frames per second`
-  : `no frame rate in the input, played at ${data.rate} per second`].filter(Boolean).join(" · ");
+byId("subtitle").textContent = [data.input, counted(PEOPLE, "person", "people"), counted(FRAMES, "frame", "frames")
+  + (FRAMES === 1 ? "" : data.rateKnown ? ` at ${+data.rate.toFixed(2)} per second` : `, played at ${data.rate} per second (the input has no rate)`),
+  arrays.deviation ? "a standard deviation for every joint" : "no sigma, since this lifter predicts none"].filter(Boolean).join(" · ");
 if (PEOPLE > 1) for (const p of [-1, ...shownPeople(-1)]) {
   const button = element("button", { textContent: p < 0 ? "All" : personName(p) });
   button.dataset.person = p;
@@ -291,11 +294,11 @@ if (PEOPLE > 1) for (const p of [-1, ...shownPeople(-1)]) {
   byId("people").append(button);
 }
 byId("reach").hidden = !arrays.deviation;
-document.querySelector(".chart").hidden = byId("keys").hidden = !arrays.deviation && !arrays.truth;
-for (const [name, look] of [["spread", ""], ["error", "line"]]) if (name === "spread" ? arrays.deviation : arrays.truth) {
+document.querySelector(".chart").hidden = byId("keys").hidden = byId("joints").hidden = !arrays.deviation && !arrays.truth;
+for (const [name, look] of [["deviation", ""], ["error", "line"]]) if (name === "deviation" ? arrays.deviation : arrays.truth) {
   const mark = element("i", { className: look });
   mark.style.background = `var(--${name})`;
-  byId("keys").append(element("span", {}, mark, name));
+  byId("keys").append(element("span", {}, mark, name === "error" ? name : "standard deviation"));
 }
 byId("transport").hidden = FRAMES === 1;
 

@@ -27,8 +27,8 @@ function at(name, frame, person) {
 
 const present = (frame, person) => Number.isFinite(at("joints", frame, person)[0]);
 
-/** The spread of each joint in metres: the root of the sum of its three variances. NaN without sigma. */
-function spreads(frame, person) {
+/** The standard deviation of each joint in metres: the root of the sum of its three variances. NaN without sigma. */
+function jointDeviations(frame, person) {
   if (!arrays.deviation) return new Float32Array(JOINTS).fill(NaN);
   const deviation = at("deviation", frame, person);
   return Float32Array.from({ length: JOINTS }, (_, j) => Math.hypot(...deviation.subarray(3 * j, 3 * j + 3)));
@@ -68,13 +68,28 @@ function shareInside(reach, people) {
 }
 
 /** Means over the joints, for each frame of each person, in metres. */
-const series = { spread: [], error: [] };
+const series = { deviation: [], error: [] };
 for (let p = 0; p < PEOPLE; p++) {
-  series.spread.push(Float32Array.from({ length: FRAMES }, (_, t) => mean(spreads(t, p))));
+  series.deviation.push(Float32Array.from({ length: FRAMES }, (_, t) => mean(jointDeviations(t, p))));
   series.error.push(Float32Array.from({ length: FRAMES }, (_, t) => mean(errors(t, p))));
 }
+
+/** Whether the 2D input shows each joint of a person. */
+const isSeen = (frame, person) => {
+  const points = at("points", frame, person);
+  return Array.from({ length: JOINTS }, (_, j) => Number.isFinite(points[2 * j]));
+};
+
+/** Whether some joint of somebody is missing in the 2D input, so that there are rings to explain. */
+function someMissing() {
+  for (let t = 0; t < FRAMES; t++) for (let p = 0; p < PEOPLE; p++)
+    if (present(t, p) && isSeen(t, p).includes(false)) return true;
+  return false;
+}
+const hasMissing = someMissing();
 
 const shownPeople = (chosen) => (chosen < 0 ? [...Array(PEOPLE).keys()] : [chosen]);
 const personName = (p) => (/^\d+$/.test(data.people[p]) ? `Person ${data.people[p]}` : data.people[p]);
 const shortened = (name, longest = 24) => (name.length > longest ? `${name.slice(0, longest - 1)}…` : name);
+const counted = (count, one, many) => `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
 const millimetres = (metres) => (Number.isFinite(metres) ? String(Math.round(1000 * metres)) : "–");

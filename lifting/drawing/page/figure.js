@@ -8,11 +8,6 @@ function placed(name, frame, person) {
   return Array.from({ length: JOINTS }, (_, j) => [0, 1, 2].map((a) => joints[3 * j + a] + place[a]));
 }
 
-const isSeen = (frame, person) => {
-  const points = at("points", frame, person);
-  return Array.from({ length: JOINTS }, (_, j) => Number.isFinite(points[2 * j]));
-};
-
 function drawShadow(context, orbit, joints, palette) {
   if (orbit.pitch <= 0) return;
   const path = new Path2D();

@@ -81,7 +81,7 @@ function drawKeypoints(context, palette, place, frame, person, alpha, hover) {
   }
 }
 
-/** The spread as a filled area and the error as a line, the same frames below each other as on the slider. */
+/** The standard deviation as a filled area and the error as a line, the same frames below each other as on the slider. */
 function drawChart(canvas, palette, frame, chosen) {
   const [context, w, h] = fitted(canvas);
   const inset = 8;  // half of the slider's thumb
@@ -92,24 +92,24 @@ function drawChart(canvas, palette, frame, chosen) {
     return mean(people.flatMap((p) => [...values[p].subarray(from, to)]));
   });
   const key = `${chosen} ${columns}`;
-  if (drawChart.key !== key) Object.assign(drawChart, { key, spread: curve(series.spread), error: curve(series.error) });
-  const { spread, error } = drawChart;
-  const largest = Math.max(...[...spread, ...error].filter(Number.isFinite), 1e-3);
+  if (drawChart.key !== key) Object.assign(drawChart, { key, deviation: curve(series.deviation), error: curve(series.error) });
+  const { deviation, error } = drawChart;
+  const largest = Math.max(...[...deviation, ...error].filter(Number.isFinite), 1e-3);
   const x = (i) => inset + (columns > 1 ? (i / (columns - 1)) * (w - 2 * inset) : (w - 2 * inset) / 2);
   const y = (value) => h - 1 - (value / largest) * (h - 14);
   for (const level of gridLevels(largest)) {
     context.fillStyle = tinted(palette.line, 0, 1);
     context.fillRect(inset, Math.round(y(level)), w - 2 * inset, 1);
   }
-  runs(spread, (from, to) => {
+  runs(deviation, (from, to) => {
     context.beginPath();
     context.moveTo(x(from), h);
-    for (let i = from; i <= to; i++) context.lineTo(x(i), y(spread[i]));
+    for (let i = from; i <= to; i++) context.lineTo(x(i), y(deviation[i]));
     context.lineTo(x(to), h);
-    context.fillStyle = tinted(palette.spread, 0, 0.28);
+    context.fillStyle = tinted(palette.deviation, 0, 0.28);
     context.fill();
   });
-  for (const [values, colour, width] of [[spread, palette.spread, 1.2], [error, palette.error, 1.5]]) runs(values, (from, to) => {
+  for (const [values, colour, width] of [[deviation, palette.deviation, 1.2], [error, palette.error, 1.5]]) runs(values, (from, to) => {
     context.beginPath();
     for (let i = from; i <= to; i++) context.lineTo(x(i), y(values[i]));
     context.lineWidth = width;
@@ -163,24 +163,24 @@ const rows = data.joints.map((name, j) => {
   if (j) byId("bars").append(row.item);
   return row;
 });
-const longest = Math.max(0.05, ...[0.98].map((share) => {  // metres at the end of a bar; a few spreads are longer
+const longest = Math.max(0.05, ...[0.98].map((share) => {  // metres at the end of a bar; a few are longer
   const all = [];
   for (let p = 0; p < PEOPLE; p++) for (let t = 0; t < FRAMES; t += Math.ceil(FRAMES / 300))
-    all.push(...spreads(t, p), ...errors(t, p));
+    all.push(...jointDeviations(t, p), ...errors(t, p));
   const known = all.filter(Number.isFinite).sort((a, b) => a - b);
   return known.length ? known[Math.floor(share * (known.length - 1))] : 0;
 }));
 
 function fillBars(frame, person, hover) {
   const there = person >= 0 && present(frame, person);
-  const [spread, error] = there ? [spreads(frame, person), errors(frame, person)] : [[], []];
+  const [deviation, error] = there ? [jointDeviations(frame, person), errors(frame, person)] : [[], []];
   const seen = there ? isSeen(frame, person) : [];
   rows.forEach((row, j) => {
     const length = (value) => `${100 * Math.min((Number.isFinite(value) ? value : 0) / longest, 1)}%`;
-    row.fill.style.width = length(spread[j]);
+    row.fill.style.width = length(deviation[j]);
     row.mark.style.left = length(error[j]);
     row.mark.hidden = !Number.isFinite(error[j]);
-    row.number.textContent = !there ? "" : arrays.truth ? `${millimetres(spread[j])} · ${millimetres(error[j])}` : `${millimetres(spread[j])} mm`;
+    row.number.textContent = !there ? "" : arrays.truth ? `${millimetres(deviation[j])} · ${millimetres(error[j])}` : `${millimetres(deviation[j])} mm`;
     row.item.classList.toggle("hover", j === hover);
     row.item.classList.toggle("unseen", there && !seen[j]);
   });
@@ -203,13 +203,13 @@ function explain(reach) {
     line({ name: "bubble" }, `How far off a joint may be: the ellipsoid reaches ${k} standard deviation${plural} along each axis. `
       + `If errors were Gaussian, ${gaussian} % of joints would lie inside.`
       + (Number.isFinite(share) ? ` Here ${Math.round(100 * share)} % do.` : ""));
-    line({ colour: "var(--spread)" }, "Spread: root of the sum of the three variances");
+    line({ colour: "var(--deviation)" }, "Standard deviation of a joint: root of the sum of its three variances. The number above the scene is its mean over the joints.");
   } else line({ name: "none" }, "This lifter predicts no sigma, so there are no ellipsoids.", true);
   if (arrays.truth) {
     line({ colour: "var(--truth)" }, "Ground truth, with the pelvis at the same place");
     line({ colour: "var(--error)" }, "Error: distance of a joint from the ground truth. The number above the scene is its mean over the joints (MPJPE).");
   }
-  line({ name: "ring" }, "A joint that the 2D input does not show");
+  if (hasMissing) line({ name: "ring" }, "A joint that is missing in the 2D input: its place is estimated from the others.");
   line({ name: "none" }, data.frame === "ray"
     ? "Axes of the file: x right, y down, z along the line of sight to the person's pelvis. Metres."
     : "Axes of the file: x right, y down, z away from the camera. Metres.", true);
@@ -218,19 +218,17 @@ function explain(reach) {
     : "Without a focal length nobody's place is known: people stand side by side, the lowest joint on the floor.", true);
   line({ name: "none" }, "A square of the floor is half a metre wide."
     + (data.tilt >= 0.5 ? ` The scene is turned by ${data.tilt}°, so that those who stand are upright.` : ""), true);
+  line({ name: "none" }, `Lifted by ${data.checkpoint}.`, true);
 }
 
 /** The same in a few words, in a corner of the scene. */
 function explainShort(reach) {
   const key = byId("key");
   key.replaceChildren();
-  const add = (colour, text) => {
-    const mark = element("i", { className: colour ? "" : "bubble" });
-    if (colour) mark.style.background = `var(--${colour})`;
-    key.append(element("span", {}, mark, text));
-  };
+  const add = (look, ...text) => key.append(element("span", {}, element("i", { className: look }), ...text));
   add("left", "left");
   add("right", "right");
   if (arrays.truth) add("truth", "ground truth");
-  if (arrays.deviation && reach) add("", `${reach} standard deviation${reach > 1 ? "s" : ""}`);
+  if (arrays.deviation && reach) add("bubble", `${reach} standard deviation${reach > 1 ? "s" : ""}`);
+  if (hasMissing) add("ring", "missing", element("em", { textContent: " in the 2D input" }));
 }

@@ -33,7 +33,7 @@ function readPalette() {
   const style = getComputedStyle(document.documentElement);
   const read = (name) => style.getPropertyValue(`--${name}`).trim();
   const rgb = (name) => [1, 3, 5].map((i) => parseInt(read(name).slice(i, i + 2), 16));
-  const names = ["left", "right", "middle", "truth", "spread", "error", "stage", "glow", "grid", "ink", "quiet", "panel",
+  const names = ["left", "right", "middle", "truth", "deviation", "error", "stage", "glow", "grid", "ink", "quiet", "panel",
     "line", "accent"];
   return { ...Object.fromEntries(names.map((name) => [name, rgb(name)])), shade: read("shade"),
     dark: matchMedia("(prefers-color-scheme: dark)").matches };
@@ -90,8 +90,8 @@ function outline(orbit, axes, half) {
     const [x, y] = [half[i] * dot(axis, orbit.right), -half[i] * dot(axis, orbit.up)];
     xx += x * x; xy += x * y; yy += y * y;
   }
-  const [middle, spread] = [(xx + yy) / 2, Math.hypot((xx - yy) / 2, xy)];
-  return [Math.sqrt(middle + spread), Math.sqrt(Math.max(middle - spread, 0)), 0.5 * Math.atan2(2 * xy, xx - yy)];
+  const [middle, apart] = [(xx + yy) / 2, Math.hypot((xx - yy) / 2, xy)];
+  return [Math.sqrt(middle + apart), Math.sqrt(Math.max(middle - apart, 0)), 0.5 * Math.atan2(2 * xy, xx - yy)];
 }
 
 /** A bubble: clear in the middle, coloured at the rim, with a soft light on its upper left. */
