@@ -51,6 +51,7 @@ class PoseAugmentConfig(_Section):
     swaps: float = Field(0.0, ge=0, le=1, description="share of poses with left and right exchanged, of arms or legs")
     missing: float = Field(0.0, ge=0, lt=1, description="largest share of a pose's joints that are missing")
     scores: float = Field(0.0, ge=0, le=1, description="share of poses whose joints have scores below one")
+    unchanged: float = Field(0.0, ge=0, lt=1, description="share of poses that none of these changes")
 
     @property
     def changes(self) -> bool:

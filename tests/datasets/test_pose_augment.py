@@ -124,6 +124,18 @@ def test_without_changes_old_cameras_give_the_keypoints_of_the_set(poses: PoseSe
     torch.testing.assert_close(through.target, straight.target, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5])
+def test_a_share_of_the_poses_stays_as_it_is_mirrored_or_not(poses: PoseSet, share: float) -> None:
+    rays = poses.relative_to_rays()
+    straight = next(PoseBatches(rays, 200, flip=True).epoch(0))
+    config = EVERYTHING.model_copy(update={"unchanged": share})
+    batch = next(PoseBatches(rays, 200, flip=True, augment=config).epoch(0))
+    same = (batch.input == straight.input).all(-1).all(-1)
+    torch.testing.assert_close(same, (batch.target == straight.target).all(-1).all(-1))
+    assert same.float().mean() == pytest.approx(share, abs=0.01)
+    assert same[:100].float().mean() == pytest.approx(share, abs=0.02)  # the first half is mirrored
+
+
 def test_the_ray_frame_is_the_smallest_turn_to_the_ray(poses: PoseSet) -> None:
     rays = poses.relative_to_rays()
     assert rays.keypoints.shape[-1] == 3

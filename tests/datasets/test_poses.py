@@ -1,7 +1,10 @@
 """Poses on the device: projection, batches, noise, mirror images, ranks."""
 
+import shutil
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +16,7 @@ from lifting.datasets.store import PoseStore
 from lifting.geometry.cameras import normalise_screen
 from lifting.geometry.joint_maps import flip
 from lifting.geometry.skeleton import H36M17
+from lifting.geometry.views import rotation_to_ray
 
 
 @pytest.fixture
@@ -34,6 +38,58 @@ def test_rows_are_the_frames_of_the_store(small_store: Path, poses: PoseSet) -> 
                 assert poses.actions[int(poses.action[row])] == clip.sequence.split()[0]
     assert len(poses) == poses.clips[-1].stop
     assert {clip.subject for clip in poses.clips} == {"S1", "S9"}
+
+
+def of_all_clips(stores: list[PoseStore], poses: PoseSet) -> dict[str, torch.Tensor]:
+    """The slow twin of `load_poses`: every clip alone, then all of them joined."""
+    parts: dict[str, list[torch.Tensor]] = {name: [] for name in ("keypoints", "target", "root", "pixel", "R")}
+    for store in stores:
+        for subject, sequence in dict.fromkeys((clip.subject, clip.sequence) for clip in poses.clips):
+            world = torch.from_numpy(store.positions(subject, sequence)[:: poses.stride]).double()
+            for camera in store.cameras(subject).values():
+                points = camera.world_to_camera(world)
+                parts["keypoints"].append(normalise_screen(camera.project(points), camera.size).float())
+                parts["target"].append((points - points[:, :1]).float())
+                parts["root"].append(points[:, 0].float())
+                parts["pixel"].append(torch.full((len(points), 1, 1), 2 / camera.size[0]))
+                parts["R"].append(camera.R.float().expand(len(points), 3, 3))
+    return {name: torch.cat(tensors) for name, tensors in parts.items()}
+
+
+@pytest.mark.parametrize("stride", [1, 7])
+def test_a_set_has_the_bits_of_its_clips(small_store: Path, stride: int) -> None:
+    with PoseStore(small_store) as one, PoseStore(small_store) as two:
+        poses = load_poses([one, two], ("S1",), stride)
+        expected = of_all_clips([one, two], poses)
+    found = {name: getattr(poses, name) for name in ("keypoints", "target", "pixel")}
+    found |= {"root": poses.scene.root, "R": poses.scene.views.R[poses.scene.camera]}
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+        assert found[name].dtype == tensor.dtype and found[name].is_contiguous(), name
+    for clip in poses.clips:
+        actions = {poses.actions[i] for i in poses.action[clip.start : clip.stop].tolist()}
+        assert actions == {clip.sequence.split()[0]}
+
+
+def test_turning_a_part_at_a_time_to_the_rays_changes_no_bit(poses: PoseSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lifting.datasets.poses.ROWS", 7)
+    rays = poses.relative_to_rays()
+    assert torch.equal(rays.target, poses.target @ rotation_to_ray(poses.scene.root).mT)
+    ones = torch.ones_like(poses.keypoints[..., :1])
+    assert torch.equal(rays.keypoints, torch.cat([poses.keypoints, ones], -1))
+
+
+@pytest.mark.parametrize("size", [10, 11])
+def test_a_batch_has_the_bits_of_its_rows(poses: PoseSet, size: int) -> None:
+    """The slow twin: rows by plain indexing, mirrored and joined; the set itself stays as it was."""
+    before = poses.keypoints.clone(), poses.target.clone()
+    order = torch.randperm(len(poses), generator=torch.Generator().manual_seed(5))
+    batches = list(PoseBatches(poses, size, flip=True).epoch(seed=5))
+    for batch, rows in zip(batches, torch.split(order, size), strict=False):
+        for found, whole in ((batch.input, poses.keypoints), (batch.target, poses.target)):
+            mirrored, straight = whole[rows[: size // 2]], whole[rows[size // 2 :]]
+            assert torch.equal(found, torch.cat([flip(mirrored, H36M17), straight]))
+    assert torch.equal(poses.keypoints, before[0]) and torch.equal(poses.target, before[1])
 
 
 def test_an_epoch_sees_each_pose_once(poses: PoseSet) -> None:
@@ -92,6 +148,17 @@ def test_an_error_names_what_is_absent(small_store: Path) -> None:
             load_poses(store, ("S7",), stride=1)
         with pytest.raises(InputError, match="cpn"):
             load_poses(store, ("S9",), stride=1, keypoints="cpn")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 40.0])  # at 40 m, it is behind some of the cameras
+def test_joints_that_are_not_finite_or_not_in_view_are_refused(small_store: Path, tmp_path: Path, value: float) -> None:
+    path = Path(shutil.copy(small_store, tmp_path))
+    with h5py.File(path, "r+") as file:
+        file["poses/S1/Walking/positions"][3, 5, 1] = value
+    with PoseStore(path) as store:
+        with pytest.raises(InputError, match=r"small.h5: S1 Walking, camera \d+: expected finite keypoints"):
+            load_poses(store, ("S1",), 1)
+        assert len(load_poses(store, ("S1",), 2))  # which skips the frame
 
 
 def seen(poses: PoseSet) -> set[tuple[str, str, str]]:

@@ -317,6 +317,16 @@ def test_broken_contents_are_refused(tmp_path: Path) -> None:
             store.positions("S1", "Walking")
 
 
+def test_keypoints_of_another_length_than_the_positions_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.h5", [Sequence("S1", "Walking", POSES, {"cpn": {"54138969": PIXELS}})])
+    spoil(path, lambda f: f["poses/S1/Walking"].__delitem__("positions"))
+    spoil(path, lambda f: f["poses/S1/Walking"].create_dataset("positions", data=POSES[:5]))
+    with PoseStore(path) as store:
+        assert store.frames("S1", "Walking") == 5
+        with pytest.raises(InputError, match=r"cpn/54138969: expected \(5, 17, 2\), got \(7, 17, 2\)"):
+            store.keypoints("S1", "Walking", "54138969", "cpn")
+
+
 def test_checksum_follows_the_contents(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     (tmp_path / "b").write_bytes(b"")
