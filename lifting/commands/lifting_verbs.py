@@ -10,7 +10,7 @@ from lifting.drawing.diagrams import draw_density
 from lifting.drawing.pose_figures import check_ending
 from lifting.inference.export import export_lifter, export_weights
 from lifting.metrics.pose_errors import format_report
-from lifting.reports import hypotheses, uncertainty
+from lifting.reports import camera_evidence, hypotheses, uncertainty
 from lifting.shipped import configs
 from lifting.training import ranks
 
@@ -27,6 +27,10 @@ def evaluate(options: argparse.Namespace) -> None:
         raise InputError("evaluate: --calibrate and --diagrams go with --uncertainty")
     if options.hypotheses is not None and not 2 <= options.hypotheses <= 10_000:
         raise InputError(f"evaluate: --hypotheses: expected 2 to 10,000, got {options.hypotheses:,}")
+    if options.pixel_noise is not None and not options.camera:
+        raise InputError("evaluate: --pixel-noise goes with --camera")
+    if options.pixel_noise is not None and not 0 < options.pixel_noise < 1000:
+        raise InputError(f"evaluate: --pixel-noise: expected pixels above 0, got {options.pixel_noise:g}")
     for figure in filter(None, (options.figure, options.diagrams)):
         check_ending(figure)
     objective, config = lifter.load(options.checkpoint, options.overrides)
@@ -43,6 +47,9 @@ def evaluate(options: argparse.Namespace) -> None:
         found = uncertainty.uncertainty_report(objective, poses, prediction, held_out)
         report["uncertainty"] = found
         texts.append(uncertainty.format_uncertainty(found))
+    if options.camera:
+        report["camera"] = camera_evidence.camera_report(objective, config, poses, prediction, options.pixel_noise)
+        texts.append(camera_evidence.format_camera(report["camera"], report))
     if options.hypotheses:
         report["hypotheses"] = hypotheses.hypotheses_report(objective, poses, prediction, options.hypotheses)
         texts.append(hypotheses.format_hypotheses(report["hypotheses"]))
@@ -80,7 +87,7 @@ def demo(options: argparse.Namespace) -> None:
     for name, report in rows:
         r = f"{report['sigma_error_r']:.2f}" if "sigma_error_r" in report else "no sigma"
         print(f"{name:12}{report['mpjpe_mm']:>19.1f} mm{report['pa_mpjpe_mm']:>23.1f} mm{r:>18}")
-    print(f"\nPoses with their predicted sigma: {figure}")
+    print(f"\nPoses with their standard deviations: {figure}")
 
 
 def export(options: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lifting.command import InputError, existing_file
-from lifting.inference.root import ray_frame
+from lifting.geometry.rays import ray_frame
 from lifting.lifted import Lifted
 
 _FAR = 50.0  # metres; nothing that a person is lifted from is farther away, so larger numbers are millimetres

@@ -62,16 +62,9 @@ class Camera:
         """(..., 2) ideal image-plane points -> (..., 2) distorted ones."""
         return distort(xy, self.radial, self.tangential, self.tangential_factor)
 
-    def undistort(self, xy: Tensor, iterations: int = 50) -> Tensor:
-        """Inverse of `distort`, by the fixed point xy <- xy - (distort(xy) - target).
-
-        Converges where distortion is mild (|distort(xy) - xy| grows more slowly than |xy|), which holds everywhere in a
-        Human3.6M image; fifty steps reach float64 precision there.
-        """
-        guess = xy
-        for _ in range(iterations):
-            guess = guess - (self.distort(guess) - xy)
-        return guess
+    def undistort(self, xy: Tensor) -> Tensor:
+        """Inverse of `distort`."""
+        return undistort(xy, self.radial, self.tangential, self.tangential_factor)
 
 
 def distort(xy: Tensor, radial: Tensor, tangential: Tensor, factor: Tensor | float) -> Tensor:
@@ -89,6 +82,18 @@ def distort(xy: Tensor, radial: Tensor, tangential: Tensor, factor: Tensor | flo
     cross = factor * (xy * tangential).sum(-1, keepdim=True)
     distorted: Tensor = xy * (along + cross) + tangential * r2
     return distorted
+
+
+def undistort(xy: Tensor, radial: Tensor, tangential: Tensor, factor: Tensor | float, iterations: int = 50) -> Tensor:
+    """Inverse of `distort`, by the fixed point xy <- xy - (distort(xy) - target).
+
+    Converges where distortion is mild (|distort(xy) - xy| grows more slowly than |xy|), which holds everywhere in a
+    Human3.6M image; fifty steps reach float64 precision there.
+    """
+    guess = xy
+    for _ in range(iterations):
+        guess = guess - (distort(guess, radial, tangential, factor) - xy)
+    return guess
 
 
 def matrix_from_quaternion(q: Tensor) -> Tensor:
@@ -117,3 +122,8 @@ def denormalise_screen(xy: Tensor, size: tuple[int, int]) -> Tensor:
     """Inverse of `normalise_screen`."""
     width, height = size
     return (xy + xy.new_tensor([1.0, height / width])) * (width / 2)
+
+
+def denormalise_screens(xy: Tensor, size: Tensor) -> Tensor:
+    """Inverse of `normalise_screens`."""
+    return (xy * size[:, None, :1] + size[:, None]) / 2

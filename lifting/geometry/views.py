@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from lifting.geometry.cameras import Camera, distort
+from lifting.geometry.cameras import Camera, distort, undistort
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,16 @@ class Views:
             x[:, None] for x in (self.radial, self.tangential, self.tangential_factor, self.focal, self.center)
         )
         return distort(points[..., :2] / points[..., 2:], radial, tangential, factor) * focal + center
+
+
+    def rays(self, uv: Tensor) -> Tensor:
+        """(B, J, 2) pixels -> (B, J, 3) unit vectors along their viewing rays, the inverse of `project`, in float64."""
+        radial, tangential, factor, focal, center = (
+            x[:, None].double()
+            for x in (self.radial, self.tangential, self.tangential_factor, self.focal, self.center)
+        )
+        xy = undistort((uv.double() - center) / focal, radial, tangential, factor)
+        return F.normalize(F.pad(xy, (0, 1), value=1.0), dim=-1)
 
 
 def rotation_to_ray(ray: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The verb ``lift`` as a person runs it, on a small exported lifter."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from lifting import Lifter
+from lifting.geometry.rays import ray_frame
 from lifting.geometry.skeleton import H36M17
 from lifting.inference.onnx_backend import About
-from lifting.inference.root import ray_frame
 from lifting.keypoints.array_formats import write_keypoints
 from lifting.keypoints.detections import Keypoints
 from lifting.lifted import read_lifted
@@ -54,9 +55,10 @@ def test_everybody_is_lifted_and_nobody_else(
     lines = out.splitlines()
     assert "h36m17" in lines[0]
     assert lines[1].startswith("9 poses of 2 people in 5 frames, lifted by person.onnx ")
-    assert "median standard deviation" in lines[1]
     assert lines[2] == f"wrote {tmp_path / 'a.npz'}"
     lifted = read_lifted(tmp_path / "a.npz")
+    mean = 1000 * np.nanmean(np.linalg.norm(lifted.deviation, axis=-1))
+    assert lines[1].endswith(f": mean standard deviation of a joint {mean:.0f} mm")
     seen = np.isfinite(people.points[..., 0]).astype(float)
     expected = Lifter.load(exported).lift(people.points, SIZE, seen)
     np.testing.assert_allclose(lifted.joints, expected.joints, atol=1e-5)
@@ -106,6 +108,7 @@ def test_pictures_of_the_result(shell: Shell, arguments: list[object], tmp_path:
     options = [text for name, file in files.items() for text in (f"--{name}", tmp_path / file)]
     code, out, err = shell(*arguments, "--output", tmp_path / "a.npz", *options)
     assert code == 0, err
+    assert '"input":"people.npz"' in (tmp_path / "a.html").read_text()
     for file in files.values():
         assert (tmp_path / file).stat().st_size > 5000
         assert file in out.splitlines()[-1]
@@ -127,7 +130,7 @@ def test_a_focal_length_adds_the_place_in_space(
     monkeypatch.setattr(Lifter, "load", lambda _: Lifter(Knowing()))
     code, out, err = shell(*arguments, "--output", tmp_path / "a.npz", "--focal", FOCAL)
     assert code == 0, err
-    assert "placed 9 of them in space: median distance" in out
+    assert re.search(r"placed 9 of them in space: median distance [\d.]+ m, standard deviation [\d.]+ m", out)
     lifted = read_lifted(tmp_path / "a.npz")
     assert lifted.axes == "camera"
     assert lifted.root is not None and lifted.root_deviation is not None

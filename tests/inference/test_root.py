@@ -1,4 +1,4 @@
-"""The root from reprojection: exact on exact data, honest on noise, robust, and its camera files."""
+"""Lifted people in camera space, and camera files."""
 
 import json
 from dataclasses import replace
@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from lifting.command import InputError
 from lifting.geometry.cameras import Camera
-from lifting.geometry.views import rotation_to_ray
-from lifting.inference import root as root_file
+from lifting.geometry.rays import ray_frame
 from lifting.inference.intrinsics import Intrinsics, intrinsics_of_focal, read_intrinsics
-from lifting.inference.root import Root, locate, ray_frame, with_root
+from lifting.inference.root import with_root
 from lifting.lifted import Lifted
 from tests.drawing.people import FOCAL, SIZE, people
 
@@ -37,79 +36,6 @@ def places(count: int = 400) -> Array:
     depth = rng.uniform(2, 8, count)
     sides = rng.uniform(-0.55, 0.55, (count, 2))
     return np.stack([sides[:, 0] * depth, sides[:, 1] * depth, depth], -1)
-
-
-def found(poses: Array, T: Array, camera: Intrinsics, *, ray: bool, deviation: float = 0.05, **more: float) -> Root:
-    turn = ray_frame(T) if ray else np.broadcast_to(np.eye(3), (len(T), 3, 3))
-    joints = np.einsum("nab,njb->nja", turn, poses)
-    pixels = camera.project(poses + T[:, None])
-    return locate(joints, np.full_like(poses, deviation), pixels, camera, about_ray=ray, **more)
-
-
-@pytest.mark.parametrize("camera", [PINHOLE, BENT])
-@pytest.mark.parametrize("ray", [True, False])
-def test_exact_data_give_the_exact_root(camera: Intrinsics, ray: bool) -> None:
-    T = places()
-    result = found(posed(), T, camera, ray=ray)
-    np.testing.assert_allclose(result.position, T, atol=1e-4)
-    if ray:
-        np.testing.assert_allclose(result.turn, ray_frame(T), atol=1e-4)
-
-
-def test_missing_joints_are_ignored_the_pelvis_too() -> None:
-    poses, T = posed(), places()
-    pixels = PINHOLE.project(poses + T[:, None])
-    pixels[:, [0, 3, 10, 13]] = np.nan
-    joints = np.einsum("nab,njb->nja", ray_frame(T), poses)
-    joints[:, 13] = np.nan
-    result = locate(joints, np.full_like(poses, np.nan), pixels, PINHOLE, about_ray=True)
-    np.testing.assert_allclose(result.position, T, atol=1e-4)
-    pixels[:, 3:] = np.nan
-    assert np.isnan(locate(joints, np.full_like(poses, 0.05), pixels, PINHOLE, about_ray=True).position).all()
-
-
-def test_all_keypoints_in_one_place_give_no_root() -> None:
-    poses = posed(3)
-    pixels = np.full((3, 17, 2), 600.0)
-    assert np.isnan(locate(poses, np.full_like(poses, 0.05), pixels, PINHOLE, about_ray=False).position).all()
-
-
-def test_a_keypoint_elsewhere_hardly_pulls() -> None:
-    poses, T = posed(), places()
-    pixels = PINHOLE.project(poses + T[:, None])
-    for joint in (0, 16):
-        wrong = pixels.copy()
-        wrong[:, joint] += (150, -120)
-        result = locate(poses, np.full_like(poses, 0.04), wrong, PINHOLE, about_ray=False, pixel_noise=3)
-        off = np.linalg.norm(result.position - T, axis=-1) / T[:, 2]
-        assert np.median(off) < 0.01
-        assert off.max() < 0.06
-
-
-def test_the_covariance_covers_planted_errors(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(2)
-    monkeypatch.setattr(root_file, "CORRELATION", 0.0)
-    monkeypatch.setattr(root_file, "_PLACE", 0.0)
-    poses, T = posed(3000), places(3000)
-    deviation = rng.uniform(0.02, 0.06, poses.shape) * (1, 1, 2)
-    tall = 1 + rng.normal(0, 0.05, (len(T), 1, 1))
-    pixels = PINHOLE.project(poses + T[:, None]) + rng.normal(0, 4, (len(T), 17, 2))
-    joints = (poses + rng.normal(0, deviation) * (np.arange(17) > 0)[:, None]) * tall
-    deviation[:, 0] = 0
-    result = locate(joints, deviation, pixels, PINHOLE, about_ray=False, pixel_noise=4)
-    z = (result.position - T) / np.sqrt(np.diagonal(result.covariance, axis1=1, axis2=2))
-    covered = (np.abs(z) < 1.645).mean(0)
-    assert (np.abs(covered - 0.9) < 0.04).all(), covered
-    whole = np.linalg.solve(result.covariance, (result.position - T)[..., None])[..., 0]
-    assert (((result.position - T) * whole).sum(-1) < 6.25).mean() == pytest.approx(0.9, abs=0.04)  # chi^2, 3 degrees
-
-
-def test_depth_is_no_better_known_than_stature() -> None:
-    T = places()
-    result = found(posed(), T, PINHOLE, ray=False, deviation=1e-3, pixel_noise=0.1)
-    depth = np.sqrt(result.covariance[:, 2, 2])
-    assert (depth > 0.0499 * T[:, 2]).all()
-    assert (depth < 0.06 * T[:, 2]).all()
 
 
 def test_ray_joints_become_camera_joints() -> None:
@@ -135,31 +61,37 @@ def test_ray_joints_become_camera_joints() -> None:
     assert result.root_deviation is not None
     np.testing.assert_allclose(result.root[there], lifted.root[there], atol=1e-4)
     np.testing.assert_allclose(result.joints[there], truth[there], atol=1e-5)
-    np.testing.assert_allclose((result.deviation**2).sum(-1)[there], (lifted.deviation**2).sum(-1)[there], rtol=1e-6)
+    ratio = (result.deviation**2).sum(-1)[there] / np.maximum((lifted.deviation**2).sum(-1)[there], 1e-12)
+    assert ratio.max() < 1.05
+    assert np.median(ratio) < 0.9  # rays tell something about most joints
+    np.testing.assert_allclose(result.sigma, result.deviation)  # as it was before
     assert np.isnan(result.joints[5, 1]).all()
     assert np.isnan(result.root_deviation[5, 1]).all()
     np.testing.assert_allclose(result.confidence[there], 1 - result.sigma.mean(-1)[there])
 
 
-def test_camera_joints_stay_without_a_root() -> None:
-    lifted, _ = people(frames=4)
+def test_camera_joints_stay_where_there_is_no_root() -> None:
+    lifted, truth = people(frames=4)
     lifted.keypoints.points[2] = np.nan
     result: Lifted = with_root(lifted, intrinsics_of_focal(FOCAL, SIZE))
-    np.testing.assert_array_equal(result.joints, lifted.joints)
     assert result.root is not None
-    assert np.isnan(result.root[2]).all()
-    assert np.isfinite(result.root[[0, 1, 3]]).all()
+    there = np.isfinite(result.root).all((1, 2))
+    assert there.tolist() == [True, True, False, True]
+    for name in ("joints", "sigma", "deviation"):
+        before, after = getattr(lifted, name), getattr(result, name)
+        np.testing.assert_array_equal(before[2], after[2])
+    error, before = (np.linalg.norm(x - truth, axis=-1)[there].mean() for x in (result.joints, lifted.joints))
+    assert error < 0.95 * before
 
 
-def test_the_ray_frame_is_the_smallest_turn() -> None:
-    T = places(20)
-    R = ray_frame(T)
-    np.testing.assert_allclose(R @ np.swapaxes(R, 1, 2), np.broadcast_to(np.eye(3), R.shape), atol=1e-12)
-    d = T / np.linalg.norm(T, axis=-1, keepdims=True)
-    np.testing.assert_allclose(np.einsum("nab,nb->na", R, d), np.broadcast_to([0, 0, 1], d.shape), atol=1e-12)
-    angle = np.arccos((np.trace(R, axis1=1, axis2=2) - 1) / 2)
-    np.testing.assert_allclose(angle, np.arccos(d[:, 2]), atol=1e-9)
-    np.testing.assert_allclose(R, rotation_to_ray(torch.from_numpy(T)), atol=1e-12)  # that of training
+def test_joints_without_a_deviation_follow_their_rays_and_still_have_none() -> None:
+    lifted, truth = people(frames=20, sigma=False)
+    result = with_root(lifted, intrinsics_of_focal(FOCAL, SIZE))
+    assert np.isnan(result.deviation).all()
+    assert np.isnan(result.sigma).all()
+    error, before = (np.linalg.norm(x - truth, axis=-1).mean() for x in (result.joints, lifted.joints))
+    assert error < 0.95 * before
+    np.testing.assert_array_equal(result.joints[:, :, 0], 0)
 
 
 def test_rays_go_where_pixels_come_from_and_distortion_is_brown_s() -> None:
