@@ -12,7 +12,7 @@ PACKAGE = ROOT / "lifting"
 # file may import those before it. Rooms and files on the same floor do not import each other.
 HOUSE: list[dict[str, list[str]]] = [
     {
-        "geometry": ["skeleton", "joint_maps", "cameras", "views", "crops", "alignment", "h36m"],
+        "geometry": ["skeleton", "joint_maps", "cameras", "views", "rays", "crops", "alignment", "h36m"],
         "command": [],
         "prediction": [],
         "shipped": [],
@@ -24,7 +24,7 @@ HOUSE: list[dict[str, list[str]]] = [
             "joint_sets", "detections", "people", "checks", "array_formats",
             "json_people", "json_frames", "json_formats", "formats",
         ],
-        "likelihood": ["unit_densities", "flow", "scale", "learned", "mixed", "build"],
+        "likelihood": ["unit_densities", "coupling_step", "flow", "scale", "learned", "mixed", "build"],
         "datasets": [
             "pose_checks", "store", "poses", "recordings", "pose_augment", "pose_batches",
             "image_set", "decode", "image_index", "augment", "image_batches",
@@ -45,7 +45,7 @@ HOUSE: list[dict[str, list[str]]] = [
     },
     {"training": ["ranks", "objective", "engine"], "evaluate": [], "series": []},
     {"lifter": []},
-    {"reports": ["density_scores", "uncertainty", "hypotheses", "image_evaluation", "robustness"]},
+    {"reports": ["density_scores", "uncertainty", "hypotheses", "camera_evidence", "image_evaluation", "robustness"]},
     {"single_stage": [], "estimate": []},
     {"inference": [
         "onnx_backend", "pixel_lifter", "export", "lifter", "intrinsics", "root", "rts", "smoothing", "bvh",

@@ -69,7 +69,7 @@ def test_parameter_counts_are_the_papers(layers: int, width: int, thousands: flo
 def test_flops_are_the_papers() -> None:
     """1.8 MFLOPs for 17 joints, with two operations per multiply-add."""
     with FlopCounterMode(display=False) as counter:
-        RealNVP(2).log_prob(torch.zeros(17, 2))
+        RealNVP(2).inverse(torch.zeros(17, 2))
     assert counter.get_total_flops() / 1e6 == pytest.approx(1.8, abs=0.05)
 
 
