@@ -9,11 +9,11 @@ from lifting.command import InputError
 SHRINKS = (1, 2, 4, 8)  # factors by which libjpeg can shrink a picture while it decodes
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _JPEG_END, _PNG_END = b"\xff\xd9", b"IEND\xaeB`\x82"
-_FLAGS = {
-    1: cv2.IMREAD_COLOR,
-    2: cv2.IMREAD_REDUCED_COLOR_2,
-    4: cv2.IMREAD_REDUCED_COLOR_4,
-    8: cv2.IMREAD_REDUCED_COLOR_8,
+_REDUCED = {  # the bits of these flags that say how much; that pictures become RGB is another flag
+    1: 0,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
 
 
@@ -44,15 +44,14 @@ def decode(encoded: bytes, name: str, *, shrink: int = 1, upright: bool = False)
     if not _is_whole(encoded):
         raise BrokenPictureError(f"{name}: expected a whole picture, got a file that ends too early")
     early = shrink if encoded.startswith(_JPEG) else 1
-    flags = _FLAGS[early] | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
+    flags = cv2.IMREAD_COLOR_RGB | _REDUCED[early] | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
     try:
         picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
     except cv2.error:
         picture = None
     if picture is None:
         raise BrokenPictureError(f"{name}: expected a picture, got {len(encoded):,} bytes that cannot be decoded")
-    rgb = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), dtype=np.uint8)
-    return reduce(rgb, shrink // early)
+    return reduce(np.asarray(picture, dtype=np.uint8), shrink // early)
 
 
 def reduce(picture: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:

@@ -7,13 +7,15 @@ import argparse
 from pathlib import Path
 
 from lifting.command import write_json
-from tests.benchmarks import bench_image_step, bench_lift, bench_metrics, bench_step
+from tests.benchmarks import bench_crops, bench_feeding, bench_image_step, bench_lift, bench_metrics, bench_step
 
 BENCHMARKS = {
     "step": bench_step.benchmarks,
     "image_step": bench_image_step.benchmarks,
     "metrics": bench_metrics.benchmarks,
     "lift": bench_lift.benchmarks,
+    "feeding": bench_feeding.benchmarks,
+    "crops": bench_crops.benchmarks,
 }
 
 
@@ -22,11 +24,12 @@ def main() -> None:
     parser.add_argument("--only", choices=BENCHMARKS, action="append", help="repeatable; all without")
     parser.add_argument("--output", type=Path, default=Path("bench.json"))
     options = parser.parse_args()
-    results = [result for name in options.only or BENCHMARKS for result in BENCHMARKS[name]()]
-    lines = ["| what | ratio | target |", "|---|---:|---:|"]
+    found = [result for name in options.only or BENCHMARKS for result in BENCHMARKS[name]()]
+    results = [{"better": "lower", **result} for result in found]
+    lines = ["| what | ratio | target | better |", "|---|---:|---:|---|"]
     for result in results:
         target = "" if result["target"] is None else f"{result['target']:.2f}"
-        lines.append(f"| {result['name']} | {result['ratio']:.2f} | {target} |")
+        lines.append(f"| {result['name']} | {result['ratio']:.2f} | {target} | {result['better']} |")
     write_json(options.output, results)
     options.output.with_suffix(".md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

@@ -1,7 +1,6 @@
-"""Pictures, their crops and their labels: a dot drawn at a joint stays at its label; every kind of file is read."""
+"""Crops of pictures and their labels: a dot drawn at a joint stays at its label; fast crops are the readable ones."""
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +23,10 @@ from lifting.datasets.augment import (
     crop_of,
     decodable_shrink,
     draw,
+    hide,
     labels_of,
+    matrix_of,
+    shrinkage,
     tint,
     training_crop,
     warp,
@@ -166,6 +168,63 @@ def test_dots_follow_their_joints_in_training(dots: ImageSet) -> None:
     assert seen == {True, False}
 
 
+def readable_training_crop(
+    images: ImageSet, row: int, config: SingleStageConfig, rng: np.random.Generator
+) -> tuple[Picture, Tensor]:
+    """`training_crop` step by step: BGR to RGB after decoding, the map from tensors, a warp of three channels."""
+    a = draw(config.data.augment, rng, flip=config.train.flip)
+    matrix = crop_matrix(torch.from_numpy(images.box[row]), SIZE, a.scale, a.angle, a.mirrored)
+    pixels_each = 1 / math.sqrt(abs(float(torch.linalg.det(matrix[:, :2]))))
+    shrunk = max(k for k in SHRINKS if k <= max(1, pixels_each))
+    flag = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4}[shrunk]
+    lossless = str(images.files[row]).endswith(".png")
+    bgr = cv2.imread(str(images.files[row]), cv2.IMREAD_COLOR if lossless else flag)
+    assert bgr is not None
+    picture = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).astype(np.uint8)
+    picture = reduce(picture, shrunk if lossless else 1)
+    moved = matrix.numpy().copy()
+    moved[:, 2] += moved[:, :2].sum(1) * (shrunk - 1) / 2
+    moved[:, :2] *= shrunk
+    crop = cv2.warpAffine(picture, moved, (SIZE, SIZE), flags=cv2.INTER_LINEAR, borderValue=OUTSIDE)
+    crop = np.minimum(np.rint(crop * np.array(a.colour)), 255).astype(np.uint8)
+    if a.rectangle is not None:
+        width, height = (images.box[row, 2:] / pixels_each).tolist()
+        hide(crop, a.rectangle, (width, height), rng)
+    return crop, matrix
+
+
+@pytest.mark.parametrize("row", [0, 1], ids=["png", "jpg"])
+def test_fast_crops_are_the_readable_ones(dots: ImageSet, row: int) -> None:
+    config, shrunk = configured("data.augment.scale=0.6"), set()
+    for seed in range(30):
+        crop, matrix, _ = training_crop(dots, row, config, np.random.default_rng(seed))
+        expected, expected_matrix = readable_training_crop(dots, row, config, np.random.default_rng(seed))
+        torch.testing.assert_close(matrix, expected_matrix, rtol=0, atol=1e-10)
+        difference = np.abs(crop.astype(int) - expected)
+        assert difference.max() <= 1 and difference.mean() < 0.01
+        shrunk.add(decodable_shrink(matrix.numpy()))
+    assert len(shrunk) > 1
+
+
+def test_a_warp_that_sees_part_of_the_picture_is_one_that_sees_all_of_it() -> None:
+    rng = np.random.default_rng(0)
+    picture = cv2.GaussianBlur(rng.integers(0, 256, (90, 140, 3), dtype=np.uint8), (0, 0), 2).astype(np.uint8)
+    for box in (rng.uniform((-150, -150, 30, 30), (200, 150, 60, 60), (100, 4))).astype(np.float32):
+        matrix = matrix_of(box, 64, Augmentation(1, rng.uniform(-3, 3), bool(rng.random() < 0.5)))
+        expected = cv2.warpAffine(picture, matrix, (64, 64), flags=cv2.INTER_LINEAR, borderValue=OUTSIDE)
+        difference = np.abs(warp(picture, matrix, 64).astype(int) - expected)
+        assert difference.max() <= 1 and difference.mean() < 0.01
+
+
+def test_scalars_make_the_map_of_tensors() -> None:
+    rng = np.random.default_rng(0)
+    for box in rng.uniform(1, 900, (200, 4)).astype(np.float32):
+        a = Augmentation(rng.uniform(0.5, 2), rng.uniform(-math.pi, math.pi), bool(rng.random() < 0.5))
+        made, expected = matrix_of(box, SIZE, a), crop_matrix(torch.from_numpy(box), SIZE, a.scale, a.angle, a.mirrored)
+        np.testing.assert_allclose(made, expected, rtol=1e-13, atol=1e-9)
+        assert math.isclose(shrinkage(made), 1 / math.sqrt(abs(np.linalg.det(made[:, :2]))), rel_tol=1e-12)
+
+
 def test_colour_and_noise_change_only_pixels(dots: ImageSet) -> None:
     """The same draw with and without them has the same labels, and the same pixels outside the rectangle."""
     whole = ("data.augment.occlude=1", "data.augment.colour=0")
@@ -278,123 +337,6 @@ def test_shrinking_averages() -> None:
         reduced = warp(decode(encoded, "stripes", shrink=shrunk), matrix, size, shrunk=shrunk)[2:-2, 2:-2]
         for crop in (whole, reduced):
             assert np.abs(crop.astype(int) - 100).max() <= (36 if factor == 3 else 16), factor
-
-
-@pytest.mark.parametrize("ending", [".jpg", ".png", ".tif", ".bmp", ".webp"])
-@pytest.mark.parametrize("shape", [(64, 48, 3), (61, 47, 3), (61, 47)], ids=str)
-def test_every_format_and_shrink(ending: str, shape: tuple[int, ...]) -> None:
-    ramp = np.add.outer(np.arange(shape[0]), 2 * np.arange(shape[1])).astype(np.uint8)
-    picture = ramp if len(shape) == 2 else np.stack([ramp, 255 - ramp, ramp // 2], -1)
-    bgr = picture if len(shape) == 2 else picture[..., ::-1]
-    encoded = cv2.imencode(ending, bgr, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
-    whole = decode(encoded, "ramp")
-    expected = np.broadcast_to(picture[..., None], (*shape, 3)) if len(shape) == 2 else picture
-    assert np.abs(whole.astype(int) - expected).mean() < 3
-    for shrink in SHRINKS:
-        made = decode(encoded, "ramp", shrink=shrink)
-        assert made.dtype == np.uint8 and made.shape == (-(-shape[0] // shrink), -(-shape[1] // shrink), 3)
-        full = [side // shrink for side in shape[:2]]  # without the squares that extend past the border
-        blocks = whole[: full[0] * shrink, : full[1] * shrink].reshape(full[0], shrink, full[1], shrink, 3)
-        assert np.abs(made[: full[0], : full[1]] - blocks.mean((1, 3))).mean() < 2
-
-
-def test_reduce_keeps_a_picture_as_it_is_and_repeats_its_border() -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    assert reduce(picture, 1) is picture
-    padded = picture[[0, 1, 2, 3, 4, 4]][:, [0, 1, 2, 3, 4, 5, 6, 6, 6]].astype(np.float64)
-    expected = padded.reshape(2, 3, 3, 3, 3).mean((1, 3))
-    assert np.abs(reduce(picture, 3) - expected).max() <= 0.51
-
-
-@pytest.mark.parametrize("ending", [".png", ".tif"])
-@pytest.mark.parametrize("channels", [1, 3, 4])
-def test_sixteen_bits_and_alpha(ending: str, channels: int) -> None:
-    deep = np.random.default_rng(0).integers(0, 65536, (20, 30, channels), dtype=np.uint16)
-    colours = np.broadcast_to(deep[..., :1], (20, 30, 3)) if channels == 1 else deep[..., :3]
-    encoded = cv2.imencode(ending, deep)[1].tobytes()
-    made = decode(encoded, "deep")
-    assert np.abs(made[..., ::-1] - colours / 257).max() < 1
-    for shrink in SHRINKS[1:]:
-        np.testing.assert_array_equal(decode(encoded, "deep", shrink=shrink), reduce(made, shrink))
-
-
-def test_transparency_is_dropped_and_not_mixed_in() -> None:
-    picture = np.full((8, 8, 4), 90, np.uint8)
-    picture[..., 3] = np.arange(8) * 30
-    assert (decode(cv2.imencode(".png", picture)[1].tobytes(), "glass") == 90).all()
-
-
-def with_orientation(encoded: bytes, orientation: int) -> bytes:
-    """A JPEG with this EXIF orientation, as an APP1 segment right after its start."""
-    entry = (0x0112).to_bytes(2, "big") + (3).to_bytes(2, "big") + (1).to_bytes(4, "big")
-    directory = (1).to_bytes(2, "big") + entry + orientation.to_bytes(2, "big") + bytes(2) + bytes(4)
-    content = b"Exif\0\0MM\0*" + (8).to_bytes(4, "big") + directory
-    return encoded[:2] + b"\xff\xe1" + (len(content) + 2).to_bytes(2, "big") + content + encoded[2:]
-
-
-def test_orientation_is_applied_only_on_request() -> None:
-    picture = np.zeros((32, 48, 3), np.uint8)
-    picture[:16, :16] = 255  # a white corner at the top left
-    plain = cv2.imencode(".jpg", picture)[1].tobytes()
-    turned = with_orientation(plain, 6)  # to be displayed rotated clockwise by a quarter turn
-    for shrink in SHRINKS:
-        stored = decode(turned, "turned", shrink=shrink)
-        np.testing.assert_array_equal(stored, decode(plain, "plain", shrink=shrink))
-    upright = decode(turned, "turned", upright=True)
-    assert upright.shape == (48, 32, 3)
-    np.testing.assert_array_equal(upright, np.rot90(decode(plain, "plain"), -1))
-    np.testing.assert_array_equal(decode(plain, "plain", upright=True), decode(plain, "plain"))
-
-
-def sample_picture(ending: str, *flags: int) -> bytes:
-    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
-    return bytes(cv2.imencode(ending, noise, flags)[1].tobytes())
-
-
-def cut(encoded: bytes) -> bytes:
-    return encoded[: len(encoded) // 2]
-
-
-def thumbnail_within(encoded: bytes) -> bytes:
-    """Adds an APP1 segment that holds a whole small JPEG with its own end marker."""
-    small = cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
-    return encoded[:2] + b"\xff\xe1" + (len(small) + 2).to_bytes(2, "big") + small + encoded[2:]
-
-
-BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
-    "empty": (lambda: b"", "got an empty file"),
-    "text": (lambda: b"not a picture", "got 13 bytes that cannot be decoded"),
-    "jpeg": (lambda: cut(sample_picture(".jpg")), "ends too early"),
-    "progressive": (lambda: cut(sample_picture(".jpg", cv2.IMWRITE_JPEG_PROGRESSIVE, 1)), "ends too early"),
-    "jpeg without its last byte": (lambda: sample_picture(".jpg")[:-1], "ends too early"),
-    "jpeg of zeros from the middle on": (lambda: cut(sample_picture(".jpg")).ljust(9000, b"\0"), "ends too early"),
-    "jpeg with a thumbnail": (lambda: cut(thumbnail_within(sample_picture(".jpg"))), "ends too early"),
-    "start of a jpeg": (lambda: sample_picture(".jpg")[:3], "ends too early"),
-    "header of a jpeg": (lambda: sample_picture(".jpg")[:200], "ends too early"),
-    "png": (lambda: cut(sample_picture(".png")), "ends too early"),
-    "jpeg of nothing": (lambda: b"\xff\xd8\xff\xda\xff\xd9", "cannot be decoded"),
-}
-
-
-@pytest.mark.parametrize("kind", BROKEN)
-@pytest.mark.parametrize("shrink", [1, 4])
-def test_broken_pictures_are_named(kind: str, shrink: int, capfd: pytest.CaptureFixture[str]) -> None:
-    make, message = BROKEN[kind]
-    with pytest.raises(BrokenPictureError) as refusal:
-        decode(make(), "somewhere/one.jpg", shrink=shrink)
-    assert str(refusal.value).startswith("somewhere/one.jpg: expected a ")
-    assert message in str(refusal.value)
-    assert isinstance(refusal.value, InputError)
-    assert capfd.readouterr().err == ""
-
-
-def test_whole_jpegs_with_more_than_a_picture_are_read() -> None:
-    plain = sample_picture(".jpg")
-    expected = decode(plain, "plain")
-    for other in (thumbnail_within(plain), plain + b"padding" * 100, plain[:2] + b"\xff\xff" + plain[3:]):
-        np.testing.assert_array_equal(decode(other, "other"), expected)
-    progressive = decode(sample_picture(".jpg", cv2.IMWRITE_JPEG_PROGRESSIVE, 1), "progressive")
-    np.testing.assert_array_equal(progressive, expected)
 
 
 def test_a_box_outside_its_picture(dots: ImageSet) -> None:
