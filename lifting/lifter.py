@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from einops import reduce
@@ -14,7 +14,6 @@ from lifting.config import Config, PoseAugmentConfig, read_trained
 from lifting.datasets.pose_batches import PoseBatches
 from lifting.datasets.poses import PoseSet, load_split, trained_on
 from lifting.datasets.recordings import refuse_shared, warn_of_shared
-from lifting.drawing.pose_figures import DrawnPose, draw_poses
 from lifting.evaluate import write_predictions
 from lifting.geometry.cameras import denormalise_screen
 from lifting.geometry.skeleton import JOINT_SETS, JointSet
@@ -24,10 +23,12 @@ from lifting.metrics.pose_errors import joint_errors, rare_report, rareness
 from lifting.models import build_lifter
 from lifting.models.cost import cost_of
 from lifting.prediction import Prediction
-from lifting.synthetic.poses import synthetic_store
 from lifting.training import ranks
 from lifting.training.engine import evaluate_poses, fit, predict
 from lifting.training.objective import Objective
+
+if TYPE_CHECKING:
+    from lifting.drawing.pose_figures import DrawnPose
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,10 @@ def data_paths(config: Config, *, train: bool = False) -> list[str]:
     """The files of the test or of the training; ``synthetic`` is that of the embedded set, made on first use."""
     given = config.data.path if train or config.data.test_path is None else config.data.test_path
     paths = [given] if isinstance(given, str) else given
+    if "synthetic" not in paths:
+        return list(paths)
+    from lifting.synthetic.poses import synthetic_store  # with the parts of scipy that make motion
+
     return [str(synthetic_store()) if path == "synthetic" else path for path in paths]
 
 
@@ -175,6 +180,8 @@ def draw(path: Path, objective: Objective, poses: PoseSet, prediction: Predictio
 
     Without a sigma, the pose with the smallest error counts as the most certain.
     """
+    from lifting.drawing.pose_figures import draw_poses  # matplotlib takes a third of a second
+
     deviation = None
     if prediction.sigma is None:
         doubt = (prediction.mu - poses.target).norm(dim=-1).mean(1)
@@ -190,7 +197,9 @@ def draw(path: Path, objective: Objective, poses: PoseSet, prediction: Predictio
     draw_poses(path, [_drawn(i, poses, prediction.mu, deviation) for i in chosen], poses.joint_set)
 
 
-def _drawn(row: int, poses: PoseSet, mu: Tensor, deviation: Tensor | None) -> DrawnPose:
+def _drawn(row: int, poses: PoseSet, mu: Tensor, deviation: Tensor | None) -> "DrawnPose":
+    from lifting.drawing.pose_figures import DrawnPose
+
     clip = next(clip for clip in poses.clips if clip.start <= row < clip.stop)
     width, height = poses.scene.views.size[poses.scene.camera[row]].int().tolist()
     keypoints = denormalise_screen(poses.keypoints[row, :, :2].cpu(), (width, height))

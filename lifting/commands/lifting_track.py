@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from lifting.command import Parser, needing, run_command
-from lifting.commands.options import OVERRIDES, add_evaluate, add_export, add_train, parse_options
+from lifting.commands.options import OVERRIDES, add_evaluate, add_export, add_train, add_version, parse_options
 
 
 def script() -> None:
@@ -20,6 +20,7 @@ def main(name: str = "run_lifting.py") -> None:
         name: of the command, for its help.
     """
     parser = Parser(prog=name, description=__doc__)
+    add_version(parser)
     verbs = parser.add_subparsers(dest="verb", required=True)
     _add_lift(verbs.add_parser("lift", help="3D joints with a sigma each from the keypoints of any 2D detector"))
     export = verbs.add_parser("export", help="write a lifter as an ONNX file: pixels in, metres and sigma out")
@@ -68,6 +69,10 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         help="with --uncertainty: fit a scale for sigma on subjects that this one was not trained on; repeatable",
     )
     parser.add_argument("--diagrams", type=Path, help="with --uncertainty: density, reliability and more as a picture")
+    parser.add_argument("--camera", action="store_true", help="also with the intrinsics: joints given their rays")
+    parser.add_argument(
+        "--pixel-noise", type=float, metavar="PX", help="with --camera: of the keypoints (default: fitted in training)"
+    )
     parser.add_argument("--hypotheses", type=int, metavar="N", help="draw N poses per input and report the best of N")
 
 

@@ -1,4 +1,7 @@
-"""The verbs of the lifting track that need torch: train, evaluate, density, demo, export."""
+"""The verbs of the lifting track that need torch: train, evaluate, density, demo, export.
+
+What only some of them need, above all matplotlib, is imported where it is used.
+"""
 
 import argparse
 
@@ -6,9 +9,6 @@ from lifting import lifter
 from lifting.command import InputError, write_json
 from lifting.commands.runs import configured_run, train_or_stop
 from lifting.config import Config, load_config
-from lifting.drawing.diagrams import draw_density
-from lifting.drawing.pose_figures import check_ending
-from lifting.inference.export import export_lifter, export_weights
 from lifting.metrics.pose_errors import format_report
 from lifting.reports import camera_evidence, hypotheses, uncertainty
 from lifting.shipped import configs
@@ -31,8 +31,11 @@ def evaluate(options: argparse.Namespace) -> None:
         raise InputError("evaluate: --pixel-noise goes with --camera")
     if options.pixel_noise is not None and not 0 < options.pixel_noise < 1000:
         raise InputError(f"evaluate: --pixel-noise: expected pixels above 0, got {options.pixel_noise:g}")
-    for figure in filter(None, (options.figure, options.diagrams)):
-        check_ending(figure)
+    if options.figure or options.diagrams:
+        from lifting.drawing.pose_figures import check_ending
+
+        for figure in filter(None, (options.figure, options.diagrams)):
+            check_ending(figure)
     objective, config = lifter.load(options.checkpoint, options.overrides)
     poses = lifter.load_test(config, objective)
     report, prediction = lifter.evaluate(objective, poses, config)
@@ -65,6 +68,8 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def density(options: argparse.Namespace) -> None:
+    from lifting.drawing.diagrams import draw_density
+
     objective, _ = lifter.load(options.checkpoint, options.overrides)
     draw_density(options.output, objective.likelihood)
 
@@ -91,5 +96,7 @@ def demo(options: argparse.Namespace) -> None:
 
 
 def export(options: argparse.Namespace) -> None:
+    from lifting.inference.export import export_lifter, export_weights
+
     write = export_weights if options.output.suffix == ".pt" else export_lifter
     print(write(options.checkpoint, options.output, licence=options.licence))

@@ -6,11 +6,18 @@ from typing import Any
 
 from lifting.command import Parser
 
+VERSION = "0.1.0"  # as in pyproject.toml; the metadata of an installed package would cost time, and a checkout has none
+
 OVERRIDES: dict[str, Any] = {
     "nargs": "*",
     "metavar": "key.path=value",
     "help": "settings that replace those of the configuration, such as train.epochs=2",
 }
+
+
+def add_version(parser: argparse.ArgumentParser) -> None:
+    """The option ``--version`` of a command."""
+    parser.add_argument("--version", action="version", version=f"lifting {VERSION}")
 
 
 def add_train(parser: argparse.ArgumentParser, example: str) -> None:

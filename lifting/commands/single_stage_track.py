@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from lifting.command import Parser, needing, run_command
-from lifting.commands.options import OVERRIDES, add_evaluate, add_export, add_train, parse_options
+from lifting.commands.options import OVERRIDES, add_evaluate, add_export, add_train, add_version, parse_options
 
 
 def script() -> None:
@@ -20,6 +20,7 @@ def main(name: str = "run_single_stage.py") -> None:
         name: of the command, for its help.
     """
     parser = Parser(prog=name, description=__doc__)
+    add_version(parser)
     verbs = parser.add_subparsers(dest="verb", required=True)
     train = verbs.add_parser("train", help="train a network; without --config a small one, on the embedded set")
     add_train(train, "configs/single_stage/resnet50_rle.yaml")

@@ -58,12 +58,10 @@ class Views:
         )
         return distort(points[..., :2] / points[..., 2:], radial, tangential, factor) * focal + center
 
-
     def rays(self, uv: Tensor) -> Tensor:
         """(B, J, 2) pixels -> (B, J, 3) unit vectors along their viewing rays, the inverse of `project`, in float64."""
         radial, tangential, factor, focal, center = (
-            x[:, None].double()
-            for x in (self.radial, self.tangential, self.tangential_factor, self.focal, self.center)
+            x[:, None].double() for x in (self.radial, self.tangential, self.tangential_factor, self.focal, self.center)
         )
         xy = undistort((uv.double() - center) / focal, radial, tangential, factor)
         return F.normalize(F.pad(xy, (0, 1), value=1.0), dim=-1)

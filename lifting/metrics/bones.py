@@ -11,6 +11,9 @@ from torch import Tensor
 
 from lifting.geometry.skeleton import JointSet
 
+# Poses worked on at a time: in float64, all of a large set would take several times the memory of the poses.
+_CHUNK = 4096
+
 
 def bone_lengths(poses: Tensor, joint_set: JointSet) -> Tensor:
     """(N, J, 3) -> (N, K) float64 of the order of `JointSet.bones`, in the units of the poses.
@@ -49,8 +52,11 @@ def mpsse(poses: Tensor, joint_set: JointSet) -> float | None:
     if not pairs:
         return None
     left, right = (list(side) for side in zip(*pairs, strict=True))
-    lengths = bone_lengths(poses, joint_set)
-    return float((lengths[:, left] - lengths[:, right]).abs().mean())
+    total = 0.0
+    for chunk in torch.split(poses, _CHUNK):
+        lengths = bone_lengths(chunk, joint_set)
+        total += float((lengths[:, left] - lengths[:, right]).abs().sum())
+    return total / (len(poses) * len(pairs))
 
 
 def mpsce(poses: Tensor, joint_set: JointSet, clip: Tensor) -> float | None:
@@ -71,13 +77,16 @@ def mpsce(poses: Tensor, joint_set: JointSet, clip: Tensor) -> float | None:
     Raises:
         ValueError: shapes that do not fit.
     """
-    lengths = bone_lengths(poses, joint_set)
     if clip.shape != (len(poses),):
         raise ValueError(f"clip: expected ({len(poses)},), got {tuple(clip.shape)}")
     _, row, count = torch.unique(clip, return_inverse=True, return_counts=True)
-    sums = lengths.new_zeros(len(count), lengths.shape[1])
-    mean = sums.index_add(0, row, lengths) / count[:, None]
-    square = sums.index_add(0, row, (lengths - mean[row]).square())
+    sums = poses.new_zeros(len(count), len(joint_set.bones), dtype=torch.float64)
+    chunks = list(zip(torch.split(poses, _CHUNK), torch.split(row, _CHUNK), strict=True))
+    for some, mine in chunks:
+        sums.index_add_(0, mine, bone_lengths(some, joint_set))
+    mean, square = sums / count[:, None], torch.zeros_like(sums)
+    for some, mine in chunks:
+        square.index_add_(0, mine, (bone_lengths(some, joint_set) - mean[mine]).square())
     several = count > 1
     if not several.any():
         return None

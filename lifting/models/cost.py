@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 
 @torch.no_grad()
 def cost_of(module: nn.Module, call: Callable[[Tensor], Any], x: Tensor) -> dict[str, int]:
     """Parameters, and the multiply-adds of convolutions and linear layers in ``call(x)``, in eval mode."""
+    from torch.utils.flop_counter import FlopCounterMode  # takes a tenth of a second
+
     module.eval()  # a single pose has no batch statistics
     with FlopCounterMode(display=False) as counter:
         call(x)

@@ -15,7 +15,6 @@ from lifting.command import InputError
 from lifting.config import Config
 from lifting.datasets.poses import PoseSet
 from lifting.datasets.store import PoseStore
-from lifting.drawing.diagrams import draw_uncertainty
 from lifting.likelihood import ConstantVariance, Likelihood
 from lifting.metrics.calibration import Deviations, centrality, coverage, fit_scale, sparsify, tails
 from lifting.metrics.pose_errors import pearson
@@ -146,6 +145,8 @@ def _scaled(likelihood: Likelihood, prediction: Prediction, scale: float) -> tup
 
 def draw(path: Path, objective: Objective, poses: PoseSet, prediction: Prediction, report: Mapping[str, Any]) -> None:
     """The diagrams of an `uncertainty_report`."""
+    from lifting.drawing.diagrams import draw_uncertainty
+
     found = deviations(objective.likelihood, *objective.free(prediction, poses.target))
     pairs = doubts(objective, poses, prediction)
     draw_uncertainty(path, objective.likelihood, found, pairs, report.get("calibrated", {}).get("scale"))

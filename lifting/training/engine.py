@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from lifting.checkpoint import expect_joints, load_checkpoint, load_weights, save_checkpoint
@@ -27,6 +26,9 @@ from lifting.metrics.pose_errors import joint_errors, pearson, pose_report
 from lifting.prediction import Batch, Prediction
 from lifting.training import ranks
 from lifting.training.objective import AnyObjective, Objective
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +67,8 @@ def fit(
         _keep_lines(folder / "metrics.jsonl", done)
         with whole_file(folder / "config.yaml") as file:
             file.write_text(dump_config(config))
+    from torch.utils.tensorboard import SummaryWriter  # here, because only training needs it
+
     board = SummaryWriter(str(folder), purge_step=done) if first_rank else None
     model = _wrapped(objective, train.compile)
     total = (train.epochs - done) * len(batches)
@@ -72,7 +76,8 @@ def fit(
         for epoch in range(done, train.epochs):
             ranks.seed_everything(config.seed, epoch)
             started = time.perf_counter()
-            row = {"epoch": epoch + 1, **_epoch(model, objective, batches, optimizer, config, epoch, bar)}
+            means = _epoch(model, objective, batches, optimizer, config, epoch, bar, report_start=epoch == done)
+            row = {"epoch": epoch + 1, **means}
             take_statistics(objective, batches, config, epoch)
             row["seconds"] = time.perf_counter() - started
             row |= evaluate()
@@ -96,6 +101,7 @@ def _epoch(
     config: RunConfig,
     epoch: int,
     bar: "tqdm[NoReturn]",
+    report_start: bool,
 ) -> dict[str, float]:
     """Trains for one epoch; returns the means of loss, gradient norm and sigma, and the last learning rate."""
     train = config.train
@@ -108,6 +114,8 @@ def _epoch(
             group["lr"] = lr
         seen.append(training_step(model, batch, optimizer, train))
         bar.update()
+        if report_start and index == 0:
+            _report_start(seen[0])
         if len(seen) % CHECK_EVERY == 0 or index + 1 == len(batches):
             _check_finite(seen, step)
             bar.set_postfix(epoch=epoch + 1, loss=f"{seen[-1][0]:.3f}")
@@ -233,7 +241,7 @@ def _keep_lines(path: Path, lines: int) -> None:
             file.write_text("".join(kept))
 
 
-def _report(row: dict[str, Any], epochs: int, metrics: Path, board: SummaryWriter | None) -> None:
+def _report(row: dict[str, Any], epochs: int, metrics: Path, board: "SummaryWriter | None") -> None:
     with metrics.open("a") as file:
         file.write(json.dumps(row) + "\n")
     for name, value in row.items():
@@ -243,6 +251,16 @@ def _report(row: dict[str, Any], epochs: int, metrics: Path, board: SummaryWrite
     line += f"  PA-MPJPE {row['pa_mpjpe_mm']:.1f} mm  {row['seconds']:.1f} s"
     with tqdm.external_write_mode():
         log.info(line)
+
+
+def _report_start(step: Tensor) -> None:
+    """Logs how long the program took to its first step, once the device has finished it."""
+    step.tolist()
+    # A record knows the time since `logging` was imported, which a command does first.
+    seconds = logging.makeLogRecord({}).relativeCreated / 1000
+    if ranks.rank() == 0:
+        with tqdm.external_write_mode():
+            log.info(f"first step {seconds:.1f} s after the start of the program")
 
 
 @torch.no_grad()

@@ -7,7 +7,15 @@ import argparse
 from pathlib import Path
 
 from lifting.command import write_json
-from tests.benchmarks import bench_crops, bench_feeding, bench_image_step, bench_lift, bench_metrics, bench_step
+from tests.benchmarks import (
+    bench_crops,
+    bench_feeding,
+    bench_image_step,
+    bench_lift,
+    bench_metrics,
+    bench_start,
+    bench_step,
+)
 
 BENCHMARKS = {
     "step": bench_step.benchmarks,
@@ -16,6 +24,7 @@ BENCHMARKS = {
     "lift": bench_lift.benchmarks,
     "feeding": bench_feeding.benchmarks,
     "crops": bench_crops.benchmarks,
+    "start": bench_start.benchmarks,
 }
 
 

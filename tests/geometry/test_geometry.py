@@ -1,4 +1,4 @@
-"""Cameras, alignment and joint sets: compared with OpenCV and slow twins, and by recovering planted answers."""
+"""Cameras and joint sets: compared with OpenCV and slow twins, and by recovering planted answers."""
 
 import math
 
@@ -10,7 +10,6 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from lifting.geometry import h36m
-from lifting.geometry.alignment import align, scale_align, similarity
 from lifting.geometry.cameras import Camera, denormalise_screen, matrix_from_quaternion, normalise_screen
 from lifting.geometry.joint_maps import (
     coco17_to_h36m17,
@@ -106,57 +105,6 @@ def test_screen_coordinates() -> None:
 )  # fmt: skip
 def test_action_of(sequence: str, action: str) -> None:
     assert h36m.action_of(sequence) == action
-
-
-def rotations(n: int) -> Tensor:
-    return matrix_from_quaternion(torch.randn(n, 4, dtype=D64))
-
-
-def test_a_planted_similarity_is_recovered() -> None:
-    torch.manual_seed(0)
-    source, R, t = torch.randn(50, 17, 3, dtype=D64), rotations(50), torch.randn(50, 3, dtype=D64)
-    scale = torch.rand(50, dtype=D64) + 0.1
-    target = scale[:, None, None] * source @ R.mT + t[:, None]
-    for found, planted in zip(similarity(source, target), (scale, R, t), strict=True):
-        torch.testing.assert_close(found, planted)
-    torch.testing.assert_close(align(source, target), target)
-
-
-def test_alignment_against_a_slow_twin_and_no_reflection() -> None:
-    torch.manual_seed(0)
-    source, target = torch.randn(2, 40, 17, 3, dtype=D64)
-    target[:20] = source[:20] * torch.tensor([-1.0, 1, 1], dtype=D64)  # mirror images, which no rotation can produce
-    aligned = align(source, target)
-    _, R, _ = similarity(source, target)
-    torch.testing.assert_close(torch.linalg.det(R), torch.ones(40, dtype=D64))
-    for x, y, got in zip(source.numpy(), target.numpy(), aligned.numpy(), strict=True):
-        x0, y0 = x - x.mean(0), y - y.mean(0)
-        rotation, _ = Rotation.align_vectors(y0, x0)
-        turned = rotation.apply(x0)
-        expected = turned * (turned * y0).sum() / (turned**2).sum() + y.mean(0)
-        np.testing.assert_allclose(got, expected, atol=1e-6)
-    assert (aligned[:20] - target[:20]).norm(dim=-1).mean() > 0.1
-
-
-def test_degenerate_poses_are_aligned_as_well_as_can_be() -> None:
-    torch.manual_seed(0)
-    target = torch.randn(1, 17, 3, dtype=D64)
-    point = torch.ones(1, 17, 3, dtype=D64)
-    torch.testing.assert_close(align(point, target), target.mean(1, keepdim=True).expand_as(target))
-    assert scale_align(torch.zeros_like(target), target).abs().max() == 0
-    line = torch.linspace(-1, 1, 17, dtype=D64)[None, :, None] * torch.tensor([1.0, 2, 3], dtype=D64)
-    turned = line @ rotations(1).mT * 0.3 + 1
-    torch.testing.assert_close(align(line, turned), turned)
-    torch.testing.assert_close(torch.linalg.det(similarity(line, turned)[1]), torch.ones(1, dtype=D64))
-    with pytest.raises(ValueError, match=r"got \(1, 17, 3\), \(1, 16, 3\)"):
-        similarity(target, target[:, :16])
-
-
-def test_scale_alignment_is_the_best_factor() -> None:
-    source, target = torch.randn(2, 5, 17, 3, dtype=D64)
-    best = (scale_align(source, target) - target).square().sum((1, 2))
-    for factor in torch.linspace(-2, 2, 201, dtype=D64):
-        assert ((factor * source - target).square().sum((1, 2)) >= best - 1e-9).all()
 
 
 @pytest.mark.parametrize("joint_set", [H36M17, COCO17, H36M18, MPII16])

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,6 +121,36 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = joint_errors(noisy(target), target)
     monkeypatch.setattr(metrics, "_CHUNK", 7)
     torch.testing.assert_close(joint_errors(noisy(target), target), whole)
+
+
+# Prints what each of the two takes at its peak, beside data and results, for as many poses as the argument says.
+PEAK = """
+import resource, sys, torch
+from lifting.geometry.skeleton import H36M17
+from lifting.metrics.pose_errors import joint_errors, pose_report
+
+def peak():
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+n = int(sys.argv[1])
+x, y, actions = torch.rand(n, 17, 3), torch.rand(n, 17, 3), torch.arange(n) % 15
+joint_errors(x[:9000], y[:9000])
+before = peak()
+errors = joint_errors(x, y)
+middle = peak()
+pose_report(errors, actions, list("abcdefghijklmno"), H36M17.joints)
+print(middle - before - sum(error.nbytes for error in errors.values()), peak() - middle)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere ru_maxrss has other units")
+def test_memory_does_not_grow_with_the_number_of_poses() -> None:
+    poses = 300_000
+    command = [sys.executable, "-c", PEAK, str(poses)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    of_errors, of_report = map(int, done.stdout.split())
+    assert of_errors < 20e6
+    assert of_report < 20e6 + 3 * 8 * poses  # it holds the three errors of each pose in float64
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -1,0 +1,91 @@
+"""How the commands start: their version, what they import, and when training is under way."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tomllib
+
+from lifting.commands.options import VERSION
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ["run_lifting.py", "run_single_stage.py"]
+CONSOLE = {"run-lifting": "lifting_track", "run-single-stage": "single_stage_track"}
+HEAVY = {"torch", "tensorboard", "matplotlib", "cv2", "scipy", "pydantic", "h5py", "yaml"}
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-X", "importtime", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def imported(done: subprocess.CompletedProcess[str]) -> set[str]:
+    """The packages that a run under ``-X importtime`` imported."""
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    return {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == VERSION
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_version_of_a_checkout(script: str) -> None:
+    done = run(script, "--version")
+    assert (done.returncode, done.stdout) == (0, f"lifting {VERSION}\n")
+    assert not imported(done) & {*HEAVY, "numpy"}
+
+
+@pytest.mark.parametrize(("name", "module"), CONSOLE.items())
+def test_version_of_the_console_scripts(name: str, module: str) -> None:
+    code = f"import sys; sys.argv = ['{name}', '--version']; from lifting.commands.{module} import script; script()"
+    done = run("-c", code)
+    assert (done.returncode, done.stdout) == (0, f"lifting {VERSION}\n")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_verb_has_no_version(script: str) -> None:
+    done = subprocess.run([sys.executable, script, "cost" if "stage" in script else "lift", "--version"],
+                          cwd=ROOT, capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert not done.stdout
+
+
+def test_lift_imports_only_what_it_needs(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "pose.npy", rng.uniform((300, 200), (900, 500), (1, 1, 2)) + rng.normal(0, 60, (1, 17, 2)))
+    lift = ["run_lifting.py", "lift", "--input", tmp_path / "pose.npy", "--joints", "h36m17", "--size", 1280, 720]
+    done = run(*lift, "--output", tmp_path / "lifted.npz")
+    assert done.returncode == 0, done.stderr
+    assert "1 pose of 1 person" in done.stdout
+    assert "onnxruntime" in imported(done)
+    assert not imported(done) & HEAVY
+
+
+def test_evaluate_without_a_figure_imports_nothing_that_draws(tmp_path: Path) -> None:
+    done = run("run_lifting.py", "evaluate", "--checkpoint", tmp_path / "none.pt")
+    assert done.returncode == 2
+    assert "torch" in imported(done)
+    assert not imported(done) & {"tensorboard", "matplotlib", "cv2", "scipy", "onnx"}
+
+
+def test_training_says_once_when_its_first_step_is_done(small: list[str], tmp_path: Path) -> None:
+    train = ["run_lifting.py", "train", "--output", str(tmp_path / "run"), *small]
+    resume = ["run_lifting.py", "train", "--resume", str(tmp_path / "run"), "train.epochs=4"]
+    for command in (train, resume):
+        start = time.monotonic()
+        done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False)
+        took = time.monotonic() - start
+        assert done.returncode == 0, done.stderr
+        (line,) = (line for line in done.stderr.splitlines() if "first step" in line)
+        found = re.fullmatch(r"first step (\d+\.\d) s after the start of the program", line)
+        assert found and 0.1 < float(found[1]) < took
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == 4
+    assert not any("step" in key for line in lines for key in line)
