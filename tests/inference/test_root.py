@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from lifting.command import InputError
 from lifting.geometry.cameras import Camera
@@ -16,26 +15,7 @@ from lifting.inference.intrinsics import Intrinsics, intrinsics_of_focal, read_i
 from lifting.inference.root import with_root
 from lifting.lifted import Lifted
 from tests.drawing.people import FOCAL, SIZE, people
-
-Array = NDArray[np.float64]
-PINHOLE = Intrinsics((1100.0, 1120.0), (500.0, 480.0))
-BENT = replace(PINHOLE, radial=(-0.2, 0.24, -0.003), tangential=(-0.001, 0.0014))
-
-
-def posed(count: int = 400) -> Array:
-    """(count, 17, 3) metres: people in random poses, relative to the pelvis."""
-    rng = np.random.default_rng(0)
-    still = people(frames=1)[1][0, 0]
-    poses: Array = still + rng.normal(0, 0.08, (count, 17, 3)) * (np.arange(17) > 0)[:, None]
-    return poses
-
-
-def places(count: int = 400) -> Array:
-    """(count, 3) metres: pelvises 2 to 8 m away, up to 40 degrees off the axis."""
-    rng = np.random.default_rng(1)
-    depth = rng.uniform(2, 8, count)
-    sides = rng.uniform(-0.55, 0.55, (count, 2))
-    return np.stack([sides[:, 0] * depth, sides[:, 1] * depth, depth], -1)
+from tests.geometry.test_rays import BENT, places, posed
 
 
 def test_ray_joints_become_camera_joints() -> None:
