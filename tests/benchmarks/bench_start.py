@@ -25,10 +25,10 @@ def _measure(folder: Path) -> list[dict[str, Any]]:
     rng = np.random.default_rng(0)
     np.save(folder / "pose.npy", rng.uniform((300, 200), (900, 500), (1, 1, 2)) + rng.normal(0, 60, (1, 17, 2)))
     lift = ["run_lifting.py", "lift", "--input", folder / "pose.npy", "--joints", "h36m17", "--size", 1280, 720]
-    commands: dict[str, tuple[list[object], float]] = {
+    commands: dict[str, tuple[list[object], float | None]] = {
         "run_lifting.py --help": (["run_lifting.py", "--help"], 1.0),
         "lift, one pose, the released weights": ([*lift, "--output", folder / "lifted.npz"], 5.0),
-        "lifting.evaluate --help": (["-m", "lifting.evaluate", "--help"], 12.0),
+        "lifting.evaluate --help": (["-m", "lifting.evaluate", "--help"], None),
     }
     times: dict[str, list[float]] = {name: [] for name in commands}
     ratios: dict[str, list[float]] = {name: [] for name in commands}
