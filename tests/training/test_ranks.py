@@ -41,7 +41,7 @@ def test_evaluate_under_torchrun_gives_one_report_with_the_same_numbers(
     cheap = ["loss.flow.width=8", "loss.flow.couplings=2", "data.test_stride=40", "train.epochs=1"]
     code, _, err = shell("train", "--output", run, *small, "data.train_subjects=[S1]", *cheap)
     assert code == 0, err
-    verb = ["evaluate", "--checkpoint", run / "last.pt", "--rare", "--uncertainty", "--hypotheses", 5]
+    verb = ["evaluate", "--checkpoint", run / "last.pt", "--rare", "--uncertainty", "--camera", "--hypotheses", 5]
     verb += ["--calibrate", run / "last.pt"]  # S5 is neither a training nor a test subject
 
     def files(name: str) -> list[object]:
