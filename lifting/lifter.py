@@ -24,7 +24,8 @@ from lifting.models import build_lifter
 from lifting.models.cost import cost_of
 from lifting.prediction import Prediction
 from lifting.training import ranks
-from lifting.training.engine import evaluate_poses, fit, predict
+from lifting.training.engine import fit
+from lifting.training.evaluation import evaluate_poses, predict
 from lifting.training.objective import Objective
 
 if TYPE_CHECKING:
@@ -52,6 +53,11 @@ def data_paths(config: Config, *, train: bool = False) -> list[str]:
     from lifting.synthetic.poses import synthetic_store  # with the parts of scipy that make motion
 
     return [str(synthetic_store()) if path == "synthetic" else path for path in paths]
+
+
+def with_data(config: Config, **changes: Any) -> Config:
+    """The configuration with other values of its ``data`` section, which are not checked."""
+    return config.model_copy(update={"data": config.data.model_copy(update=changes)})
 
 
 def load_poses(config: Config, *, train: bool) -> PoseSet:
@@ -135,7 +141,7 @@ def load_test(config: Config, objective: Objective) -> PoseSet:
 
 
 def evaluate(objective: Objective, poses: PoseSet, config: Config) -> tuple[dict[str, Any], Prediction]:
-    """The report of `engine.evaluate_poses`, and the predictions that it scores."""
+    """The report of `evaluation.evaluate_poses`, and the predictions that it scores."""
     prediction = predict(objective, poses, flip_test=config.train.flip)
     return evaluate_poses(objective, poses, prediction), prediction
 
@@ -154,8 +160,7 @@ def cost(objective: Objective, joints: int) -> dict[str, int]:
 
 def evaluate_rare(poses: PoseSet, prediction: Prediction, config: Config) -> dict[str, Any]:
     """`pose_errors.rare_report` of the test poses, ranked by their distance to the configured training poses."""
-    plain = {"stride": RARE_STRIDE, "augment": PoseAugmentConfig()}
-    thinned = config.model_copy(update={"data": config.data.model_copy(update=plain)})
+    thinned = with_data(config, stride=RARE_STRIDE, augment=PoseAugmentConfig())
     training = load_poses(thinned, train=True).to(poses.target.device)
     return rare_report(joint_errors(prediction.mu, poses.target), rareness(poses.target, training.target))
 

@@ -43,7 +43,7 @@ HOUSE: list[dict[str, list[str]]] = [
         "synthetic": ["motion", "action_scripts", "poses", "rendering", "body_shape", "scenery", "pictures"],
         "drawing": ["pose_figures", "diagrams", "scene", "viewer", "brush", "stage", "moving_figures"],
     },
-    {"training": ["ranks", "objective", "engine"], "evaluate": [], "series": []},
+    {"training": ["ranks", "objective", "engine", "evaluation"], "evaluate": [], "series": []},
     {"lifter": []},
     {"reports": ["density_scores", "uncertainty", "hypotheses", "camera_evidence", "image_evaluation", "robustness"]},
     {"single_stage": [], "estimate": []},

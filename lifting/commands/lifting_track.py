@@ -71,7 +71,10 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--diagrams", type=Path, help="with --uncertainty: density, reliability and more as a picture")
     parser.add_argument("--camera", action="store_true", help="also with the intrinsics: joints given their rays")
     parser.add_argument(
-        "--pixel-noise", type=float, metavar="PX", help="with --camera: of the keypoints (default: fitted in training)"
+        "--pixel-noise",
+        type=float,
+        metavar="PX",
+        help="with --camera: of the keypoints (default: fitted to training poses)",
     )
     parser.add_argument("--hypotheses", type=int, metavar="N", help="draw N poses per input and report the best of N")
 

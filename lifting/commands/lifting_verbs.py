@@ -30,7 +30,9 @@ def evaluate(options: argparse.Namespace) -> None:
     if options.pixel_noise is not None and not options.camera:
         raise InputError("evaluate: --pixel-noise goes with --camera")
     if options.pixel_noise is not None and not 0 < options.pixel_noise < 1000:
-        raise InputError(f"evaluate: --pixel-noise: expected pixels above 0, got {options.pixel_noise:g}")
+        raise InputError(
+            f"evaluate: --pixel-noise: expected pixels above 0 and below 1,000, got {options.pixel_noise:g}"
+        )
     if options.figure or options.diagrams:
         from lifting.drawing.pose_figures import check_ending
 

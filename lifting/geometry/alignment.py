@@ -35,7 +35,7 @@ def similarity(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         ValueError: the shapes differ or the last dimension is not 3.
     """
     scale, R, source_0, target_mean = _fit(source, target)
-    source_mean = _poses_last(source)[:, 0] - source_0[:, 0]
+    source_mean = source[..., 0, :].reshape(-1, 3).T - source_0[:, 0]
     t = target_mean - scale * (R * source_mean).sum(1)
     batch = source.shape[:-2]
     return scale.view(batch), R.permute(2, 0, 1).reshape(*batch, 3, 3), t.T.reshape(*batch, 3)
@@ -75,7 +75,7 @@ def _fit(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor
 
 
 def _best_rotation(covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """The rotation R that maximises tr(R^T K), and this maximum: FOAM (Markley 1993), an SVD without iterations.
+    """The rotation R that maximises tr(R^T K), and this maximum: FOAM (Markley 1993), which needs no SVD.
 
     Let K have the norm 1, and singular values s1 >= s2 >= |s3|, where s3 has the sign of det K. The maximum is
     lambda = s1 + s2 + s3, the largest root of (lambda^2 - 1)^2 - 8 lambda det K - 4 |cof K|^2. With

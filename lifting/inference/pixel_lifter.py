@@ -92,7 +92,7 @@ class PixelLifter(nn.Module):
         return joints, sigma, deviation
 
     def _predict(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """mu and sigma of normalised keypoints, as `engine.predict` computes them."""
+        """mu and sigma of normalised keypoints, as `evaluation.predict` computes them."""
         if not self.flip_test:
             one: Prediction = self.network(x)
             return one.mu, one.sigma
@@ -102,7 +102,7 @@ class PixelLifter(nn.Module):
 
 
 def mean_of_pair(both: Prediction, count: int, mirror: Tensor, turned: Tensor) -> tuple[Tensor, Tensor | None]:
-    """mu and sigma averaged over inputs and their mirror images, as `engine.mean_of_mirrored` does, in a graph.
+    """mu and sigma averaged over inputs and their mirror images, as `evaluation.mean_of_mirrored` does, in a graph.
 
     Args:
         both: of the N inputs, and behind them of their N mirror images: (2 N, J, 3).

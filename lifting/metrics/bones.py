@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from lifting.geometry.skeleton import JointSet
-
-# Poses worked on at a time: in float64, all of a large set would take several times the memory of the poses.
-_CHUNK = 4096
+from lifting.metrics.pose_errors import CHUNK
 
 
 def bone_lengths(poses: Tensor, joint_set: JointSet) -> Tensor:
@@ -53,7 +51,7 @@ def mpsse(poses: Tensor, joint_set: JointSet) -> float | None:
         return None
     left, right = (list(side) for side in zip(*pairs, strict=True))
     total = 0.0
-    for chunk in torch.split(poses, _CHUNK):
+    for chunk in torch.split(poses, CHUNK):
         lengths = bone_lengths(chunk, joint_set)
         total += float((lengths[:, left] - lengths[:, right]).abs().sum())
     return total / (len(poses) * len(pairs))
@@ -81,7 +79,7 @@ def mpsce(poses: Tensor, joint_set: JointSet, clip: Tensor) -> float | None:
         raise ValueError(f"clip: expected ({len(poses)},), got {tuple(clip.shape)}")
     _, row, count = torch.unique(clip, return_inverse=True, return_counts=True)
     sums = poses.new_zeros(len(count), len(joint_set.bones), dtype=torch.float64)
-    chunks = list(zip(torch.split(poses, _CHUNK), torch.split(row, _CHUNK), strict=True))
+    chunks = list(zip(torch.split(poses, CHUNK), torch.split(row, CHUNK), strict=True))
     for some, mine in chunks:
         sums.index_add_(0, mine, bone_lengths(some, joint_set))
     mean, square = sums / count[:, None], torch.zeros_like(sums)

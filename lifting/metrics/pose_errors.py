@@ -16,7 +16,7 @@ from lifting.geometry.alignment import align, scale_align
 _MOVES = {"mpjpe": lambda prediction, target: prediction, "pa_mpjpe": align, "n_mpjpe": scale_align}
 _HEADS = {"mpjpe": "MPJPE (protocol #1)", "pa_mpjpe": "PA-MPJPE (protocol #2)", "n_mpjpe": "N-MPJPE"}
 # Poses worked on at a time: some megabytes, which malloc keeps (see likelihood.flow.ROWS).
-_CHUNK = 4096
+CHUNK = 4096
 
 # Poses of one set and of the other whose distances are taken at a time: a few megabytes, which stay in a CPU's cache.
 _RARE_CHUNKS = (64, 1024)
@@ -57,8 +57,8 @@ def joint_errors(prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
         if bad:
             raise ValueError(f"{name}: {bad} of {len(poses)} poses are not finite")
     errors = {name: prediction.new_empty(prediction.shape[:2]) for name in _MOVES}
-    for start in range(0, len(prediction), _CHUNK):
-        chunk = slice(start, start + _CHUNK)
+    for start in range(0, len(prediction), CHUNK):
+        chunk = slice(start, start + CHUNK)
         x, y = prediction[chunk], target[chunk]
         for name, move in _MOVES.items():
             errors[name][chunk] = _distances(move(x, y), y)
@@ -187,7 +187,7 @@ def pose_report(
         if tuple(error.shape) != expected or not len(actions):
             raise ValueError(f"{name}: expected {expected} errors of at least one pose, got {tuple(error.shape)}")
     # In chunks, because a sum in float64 begins with a copy in float64.
-    chunks = {name: torch.split(error, _CHUNK) for name, error in errors.items()}
+    chunks = {name: torch.split(error, CHUNK) for name, error in errors.items()}
     per_pose = {
         name: 1000 * torch.cat([c.mean(1, dtype=torch.float64) for c in parts]) for name, parts in chunks.items()
     }

@@ -25,7 +25,8 @@ from lifting.metrics.bones import bone_report
 from lifting.metrics.pose_errors import joint_errors, pckh_report, pearson, pose_report
 from lifting.prediction import Prediction
 from lifting.training import ranks
-from lifting.training.engine import autocast, mean_of_mirrored
+from lifting.training.engine import autocast
+from lifting.training.evaluation import mean_of_mirrored
 from lifting.training.objective import ImageObjective
 
 BATCH = 64  # pictures at a time

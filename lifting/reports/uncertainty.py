@@ -20,7 +20,7 @@ from lifting.metrics.calibration import Deviations, centrality, coverage, fit_sc
 from lifting.metrics.pose_errors import pearson
 from lifting.prediction import Prediction
 from lifting.reports.density_scores import AXES, by_level, constant_sigma, density_scores, deviations, format_scores
-from lifting.training.engine import predict
+from lifting.training.evaluation import predict
 from lifting.training.objective import Objective
 
 _FEWEST = 100  # poses; shares of fewer in per cent say little
@@ -61,9 +61,7 @@ def held_out_deviations(checkpoints: Sequence[Path], config: Config) -> dict[str
                 f"out some of {', '.join(s for s in subjects if s not in config.data.test_subjects)}"
             )
         for subject in left:
-            alone = config.model_copy(
-                update={"data": data.model_copy(update={"test_subjects": (subject,), "test_path": None})}
-            )
+            alone = lifter.with_data(config, test_subjects=(subject,), test_path=None)
             poses = lifter.load_poses(alone, train=False).to(next(objective.parameters()).device)
             prediction = predict(objective, poses, flip_test=config.train.flip)
             found[f"{subject}, {path}"] = deviations(objective.likelihood, *objective.free(prediction, poses.target))

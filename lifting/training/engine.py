@@ -1,4 +1,4 @@
-"""Fit and evaluate: one loop for every network, likelihood and data set of this package."""
+"""Training: one loop for every network, likelihood and data set of this package."""
 
 import json
 import logging
@@ -18,14 +18,9 @@ from tqdm import tqdm
 from lifting.checkpoint import expect_joints, load_checkpoint, load_weights, save_checkpoint
 from lifting.command import RunError, whole_file
 from lifting.config import RunConfig, TrainConfig, dump_config
-from lifting.datasets.poses import PoseSet
-from lifting.geometry.joint_maps import flip, mirror_joints
-from lifting.geometry.skeleton import JointSet
-from lifting.metrics.bones import bone_report
-from lifting.metrics.pose_errors import joint_errors, pearson, pose_report
-from lifting.prediction import Batch, Prediction
+from lifting.prediction import Batch
 from lifting.training import ranks
-from lifting.training.objective import AnyObjective, Objective
+from lifting.training.objective import AnyObjective
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -261,48 +256,3 @@ def _report_start(step: Tensor) -> None:
     if ranks.rank() == 0:
         with tqdm.external_write_mode():
             log.info(f"first step {seconds:.1f} s after the start of the program")
-
-
-@torch.no_grad()
-def predict(objective: Objective, poses: PoseSet, *, flip_test: bool, batch_size: int = 1024) -> Prediction:
-    """Predicts every pose, (N, J, 3); with ``flip_test``, averages over the pose and its mirror image.
-
-    The ranks share the work, and each returns all predictions. The network is left in evaluation mode.
-    """
-    objective.eval()
-    mu, sigma = [], []
-    for keypoints in torch.split(poses.keypoints[ranks.rank() :: ranks.world()], batch_size):
-        one = objective.predict(keypoints)
-        if flip_test:
-            one = mean_of_mirrored(one, objective.predict(flip(keypoints, poses.joint_set)), poses.joint_set)
-        mu.append(one.mu)
-        if one.log_sigma is not None:
-            sigma.append(one.log_sigma)
-    gather = ranks.gather_rows
-    return Prediction(gather(torch.cat(mu), len(poses)), gather(torch.cat(sigma), len(poses)) if sigma else None)
-
-
-def mean_of_mirrored(straight: Prediction, mirrored: Prediction, joint_set: JointSet) -> Prediction:
-    """Averages a prediction and the one made from the mirrored input, in mu and in sigma."""
-    mu = (straight.mu + flip(mirrored.mu, joint_set)) / 2
-    if straight.sigma is None or mirrored.sigma is None:
-        return Prediction(mu)
-    return Prediction(mu, ((straight.sigma + mirror_joints(mirrored.sigma, joint_set)) / 2).log())
-
-
-@torch.no_grad()
-def evaluate_poses(objective: Objective, poses: PoseSet, prediction: Prediction) -> dict[str, Any]:
-    """The numbers of `pose_errors.pose_report` and `bones.bone_report`, ``nll``, and ``sigma_error_r`` given a sigma.
-
-    ``nll`` is the normalised negative log-likelihood per joint, in nats for positions in metres. ``sigma_error_r`` is
-    Pearson's r between a joint's mean sigma and its error. Both leave out the joints whose position is known.
-    """
-    errors = joint_errors(prediction.mu, poses.target)
-    report = pose_report(errors, poses.action, poses.actions, poses.joint_set.joints)
-    frames = torch.tensor([clip.stop - clip.start for clip in poses.clips], device=prediction.mu.device)
-    report |= bone_report(prediction.mu, poses.joint_set, torch.repeat_interleave(frames))
-    free, target = objective.free(prediction, poses.target)
-    report["nll"] = -float(objective.likelihood.log_prob(free, target).mean())
-    if free.sigma is not None:
-        report["sigma_error_r"] = pearson(free.sigma.mean(-1), (free.mu - target).norm(dim=-1))
-    return report

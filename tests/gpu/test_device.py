@@ -21,7 +21,8 @@ from lifting.models.fc import Dropout
 from lifting.models.regressor import Regressor
 from lifting.prediction import Batch, Prediction
 from lifting.training import engine
-from lifting.training.engine import evaluate_poses, predict, training_step
+from lifting.training.engine import training_step
+from lifting.training.evaluation import evaluate_poses, predict
 from tests.gpu.conftest import DEVICES
 from tests.gpu.setting import NETWORKS, Setting, made
 

@@ -19,7 +19,7 @@ from lifting.likelihood.flow import RealNVP
 from lifting.models.folded import FoldedSRNet
 from lifting.models.srnet import SRNet
 from lifting.prediction import Prediction
-from lifting.training.engine import mean_of_mirrored
+from lifting.training.evaluation import mean_of_mirrored
 
 SIZE = (1280, 720)
 

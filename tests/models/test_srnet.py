@@ -13,7 +13,7 @@ from lifting.geometry.joint_maps import flip
 from lifting.geometry.skeleton import COCO17, H36M17, H36M18, MPII16, JointSet
 from lifting.models import build_lifter
 from lifting.models.srnet import GROUPS, RECOMBINE, GroupLayer, SRNet
-from lifting.training.engine import mean_of_mirrored
+from lifting.training.evaluation import mean_of_mirrored
 
 VARIANTS = list(product(GROUPS, RECOMBINE))
 

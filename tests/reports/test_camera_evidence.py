@@ -12,7 +12,7 @@ from lifting.datasets.poses import PoseSet
 from lifting.geometry import rays
 from lifting.geometry.skeleton import H36M17
 from lifting.prediction import Prediction
-from lifting.reports.camera_evidence import NOISES, camera_report, deviations, fitted_noise
+from lifting.reports.camera_evidence import NOISES, camera_report, joint_deviations, training_sight
 from lifting.training.objective import Objective
 from tests.conftest import Shell, refused
 
@@ -50,7 +50,7 @@ def test_planted_errors_shrink(
 
 def test_deviations_are_those_of_the_likelihood_and_zero_for_the_pelvis(small: list[str]) -> None:
     objective, _, _, prediction = planted(small)
-    found = deviations(objective, prediction)
+    found = joint_deviations(objective, prediction)
     torch.testing.assert_close(found, prediction.log_sigma.exp(), rtol=0.02, atol=0)  # type: ignore[union-attr]
     assert (found[:, 0] == 0).all()
 
@@ -71,10 +71,9 @@ def test_the_noise_is_fitted_to_training_poses(small: list[str], monkeypatch: py
     monkeypatch.setattr("lifting.reports.camera_evidence.predict", known)
     monkeypatch.setattr("lifting.reports.camera_evidence.THINNING", 1)
     torch.manual_seed(1)
-    assert fitted_noise(objective, config, uniform=False) <= 1.0  # these keypoints are exact
+    assert training_sight(objective, config).best_noise(uniform=False) <= 1.0  # these keypoints are exact
     assert set(seen) == {"S1", "S5"}
-    data = config.data.model_copy(update={"noise_px": 20.0})
-    assert fitted_noise(objective, config.model_copy(update={"data": data}), uniform=False) in NOISES[-3:]
+    assert training_sight(objective, lifter.with_data(config, noise_px=20.0)).best_noise(uniform=False) in NOISES[-3:]
     assert camera_report(objective, config, poses, prediction, None)["pixel_noise"] <= 1.0
 
 

@@ -23,7 +23,7 @@ from lifting.datasets.store import PoseStore
 from lifting.geometry.cameras import denormalise_screen
 from lifting.likelihood.flow import RealNVP
 from lifting.likelihood.unit_densities import BASES
-from lifting.training.engine import predict
+from lifting.training.evaluation import predict
 from lifting.training.objective import Objective
 
 STEPS, ROWS = 800, 4096

@@ -24,7 +24,7 @@ from lifting.command import InputError, run_command
 from lifting.inference.rts import rts
 from lifting.inference.smoothing import hold_lengths, smooth_track
 from lifting.metrics.pose_errors import velocity_errors
-from lifting.training.engine import predict
+from lifting.training.evaluation import predict
 
 Array = NDArray[np.float64]
 POWERS = np.geomspace(30, 3e5, 9)  # of the acceleration over that of the measurement noise, 1/s^3

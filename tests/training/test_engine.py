@@ -18,7 +18,7 @@ from lifting.datasets.poses import load_split
 from lifting.geometry.skeleton import H36M17
 from lifting.metrics.pose_errors import joint_errors, pearson
 from lifting.prediction import Prediction
-from lifting.training import engine, objective, ranks
+from lifting.training import evaluation, objective, ranks
 from lifting.training.engine import learning_rate
 
 ROOT = Path(__file__).parents[2]
@@ -124,7 +124,7 @@ def test_mean_of_mirrored_swaps_sigma_without_a_sign() -> None:
     mu, sigma = torch.randn(2, 17, 3), torch.rand(2, 17, 3)
     mirrored_mu = mu[:, list(H36M17.mirror)] * torch.tensor([-1.0, 1, 1])
     mirrored = Prediction(mirrored_mu, sigma[:, list(H36M17.mirror)].log())
-    mean = engine.mean_of_mirrored(Prediction(mu, sigma.log()), mirrored, H36M17)
+    mean = evaluation.mean_of_mirrored(Prediction(mu, sigma.log()), mirrored, H36M17)
     assert mean.sigma is not None
     torch.testing.assert_close(mean.mu, mu)
     torch.testing.assert_close(mean.sigma, sigma)

@@ -1,0 +1,59 @@
+"""What a trained lifter predicts for every pose, and the numbers of these predictions."""
+
+from typing import Any
+
+import torch
+
+from lifting.datasets.poses import PoseSet
+from lifting.geometry.joint_maps import flip, mirror_joints
+from lifting.geometry.skeleton import JointSet
+from lifting.metrics.bones import bone_report
+from lifting.metrics.pose_errors import joint_errors, pearson, pose_report
+from lifting.prediction import Prediction
+from lifting.training import ranks
+from lifting.training.objective import Objective
+
+
+@torch.no_grad()
+def predict(objective: Objective, poses: PoseSet, *, flip_test: bool, batch_size: int = 1024) -> Prediction:
+    """Predicts every pose, (N, J, 3); with ``flip_test``, averages over the pose and its mirror image.
+
+    The ranks share the work, and each returns all predictions. The network is left in evaluation mode.
+    """
+    objective.eval()
+    mu, sigma = [], []
+    for keypoints in torch.split(poses.keypoints[ranks.rank() :: ranks.world()], batch_size):
+        one = objective.predict(keypoints)
+        if flip_test:
+            one = mean_of_mirrored(one, objective.predict(flip(keypoints, poses.joint_set)), poses.joint_set)
+        mu.append(one.mu)
+        if one.log_sigma is not None:
+            sigma.append(one.log_sigma)
+    gather = ranks.gather_rows
+    return Prediction(gather(torch.cat(mu), len(poses)), gather(torch.cat(sigma), len(poses)) if sigma else None)
+
+
+def mean_of_mirrored(straight: Prediction, mirrored: Prediction, joint_set: JointSet) -> Prediction:
+    """Averages a prediction and the one made from the mirrored input, in mu and in sigma."""
+    mu = (straight.mu + flip(mirrored.mu, joint_set)) / 2
+    if straight.sigma is None or mirrored.sigma is None:
+        return Prediction(mu)
+    return Prediction(mu, ((straight.sigma + mirror_joints(mirrored.sigma, joint_set)) / 2).log())
+
+
+@torch.no_grad()
+def evaluate_poses(objective: Objective, poses: PoseSet, prediction: Prediction) -> dict[str, Any]:
+    """The numbers of `pose_errors.pose_report` and `bones.bone_report`, ``nll``, and ``sigma_error_r`` given a sigma.
+
+    ``nll`` is the normalised negative log-likelihood per joint, in nats for positions in metres. ``sigma_error_r`` is
+    Pearson's r between a joint's mean sigma and its error. Both leave out the joints whose position is known.
+    """
+    errors = joint_errors(prediction.mu, poses.target)
+    report = pose_report(errors, poses.action, poses.actions, poses.joint_set.joints)
+    frames = torch.tensor([clip.stop - clip.start for clip in poses.clips], device=prediction.mu.device)
+    report |= bone_report(prediction.mu, poses.joint_set, torch.repeat_interleave(frames))
+    free, target = objective.free(prediction, poses.target)
+    report["nll"] = -float(objective.likelihood.log_prob(free, target).mean())
+    if free.sigma is not None:
+        report["sigma_error_r"] = pearson(free.sigma.mean(-1), (free.mu - target).norm(dim=-1))
+    return report
