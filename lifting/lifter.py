@@ -19,6 +19,7 @@ from lifting.geometry.cameras import denormalise_screen
 from lifting.geometry.skeleton import JOINT_SETS, JointSet
 from lifting.likelihood import build_likelihood
 from lifting.likelihood.flow import Density
+from lifting.likelihood.pose_density import PoseDensity
 from lifting.metrics.pose_errors import joint_errors, rare_report, rareness
 from lifting.models import build_lifter
 from lifting.models.cost import cost_of
@@ -106,6 +107,8 @@ def train(config: Config, folder: Path) -> None:
 def load(checkpoint: Path, overrides: list[str] | None = None) -> tuple[Objective, Config]:
     """Loads a trained lifter onto its device; returns it with its configuration, changed by ``overrides``.
 
+    Its likelihood is the density of `crossfit`, if the checkpoint has one.
+
     Whoever names other data by ``data.path`` is tested on them, also if the training had a file of its own for the
     test. What needs the training poses too (`evaluate_rare`) wants ``data.test_path`` in its place.
 
@@ -121,6 +124,8 @@ def load(checkpoint: Path, overrides: list[str] | None = None) -> tuple[Objectiv
     objective = build_objective(config, JOINT_SETS[content["joint_set"]])
     load_weights(objective.network, content["network"], f"checkpoint: {checkpoint}: the network")
     load_weights(objective.likelihood, content["likelihood"], f"checkpoint: {checkpoint}: the likelihood")
+    if "density" in content:
+        objective.likelihood = PoseDensity.load(content["density"], f"checkpoint: {checkpoint}: the density")
     return objective.to(device).eval(), config
 
 

@@ -24,7 +24,7 @@ HOUSE: list[dict[str, list[str]]] = [
             "joint_sets", "detections", "people", "checks", "array_formats",
             "json_people", "json_frames", "json_formats", "formats",
         ],
-        "likelihood": ["unit_densities", "coupling_step", "flow", "scale", "learned", "mixed", "build"],
+        "likelihood": ["unit_densities", "coupling_step", "flow", "scale", "learned", "mixed", "build", "pose_density"],
         "datasets": [
             "pose_checks", "store", "poses", "recordings", "pose_augment", "pose_batches",
             "image_set", "decode", "image_index", "augment", "image_batches",
@@ -46,7 +46,7 @@ HOUSE: list[dict[str, list[str]]] = [
     {"training": ["ranks", "objective", "engine", "evaluation"], "evaluate": [], "series": []},
     {"lifter": []},
     {"reports": ["density_scores", "uncertainty", "hypotheses", "camera_evidence", "image_evaluation", "robustness"]},
-    {"single_stage": [], "estimate": []},
+    {"single_stage": [], "estimate": [], "crossfit": []},
     {"inference": [
         "onnx_backend", "pixel_lifter", "export", "lifter", "intrinsics", "root", "rts", "smoothing", "bvh",
     ]},

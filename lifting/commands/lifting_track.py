@@ -28,6 +28,9 @@ def main(name: str = "run_lifting.py") -> None:
     train = verbs.add_parser("train", help="train a lifter; without --config the demo's, on the embedded set")
     add_train(train, "configs/lifting/fc_rle.yaml")
     _add_evaluate(verbs.add_parser("evaluate", help="both protocols on the test subjects"))
+    crossfit = verbs.add_parser("crossfit", help="fit the density to errors on people that the lifter does not know")
+    crossfit.add_argument("--checkpoint", type=Path, required=True, help="a trained lifter; its mu and sigma stay")
+    crossfit.add_argument("--output", type=Path, required=True, help="folder: a run without each person, and last.pt")
     density = verbs.add_parser("density", help="draw the density that a likelihood has learned; needs no data")
     density.add_argument("--checkpoint", type=Path, required=True)
     density.add_argument("--output", type=Path, required=True, help="a picture, .png, .pdf or .svg")
@@ -50,6 +53,7 @@ def main(name: str = "run_lifting.py") -> None:
             "evaluate": lifting_verbs.evaluate,
             "density": lifting_verbs.density,
             "demo": lifting_verbs.demo,
+            "crossfit": lifting_verbs.crossfit,
             "export": lifting_verbs.export,
         }
         run[options.verb](options)

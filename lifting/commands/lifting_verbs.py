@@ -9,6 +9,7 @@ from lifting import lifter
 from lifting.command import InputError, write_json
 from lifting.commands.runs import configured_run, train_or_stop
 from lifting.config import Config, load_config
+from lifting.crossfit import crossfit as fit_density
 from lifting.metrics.pose_errors import format_report
 from lifting.reports import camera_evidence, hypotheses, uncertainty
 from lifting.shipped import configs
@@ -67,6 +68,13 @@ def evaluate(options: argparse.Namespace) -> None:
     if options.diagrams:
         uncertainty.draw(options.diagrams, objective, poses, prediction, report["uncertainty"])
     print("\n\n".join([format_report(report), *texts]))
+
+
+def crossfit(options: argparse.Namespace) -> None:
+    try:
+        print(f"wrote {fit_density(options.checkpoint, options.output)}")
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"stopped; the same command goes on from what is in {options.output}") from None
 
 
 def density(options: argparse.Namespace) -> None:

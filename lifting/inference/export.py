@@ -117,7 +117,8 @@ def export_weights(checkpoint: Path, output: Path, *, licence: str | None = None
     """
     content = load_checkpoint(checkpoint)
     expect_track(Config, content["config"], f"checkpoint: {checkpoint}")
-    kept = {name: content[name] for name in ("config", "joint_set", "network", "likelihood")}
+    names = ("config", "joint_set", "network", "likelihood", "density")
+    kept = {name: content[name] for name in names if name in content}
     kept |= {"licence": licence or content.get("licence", UNSTATED)}
     save_checkpoint(output, kept)
     return f"wrote {output}: {output.stat().st_size / 1e6:.1f} MB"

@@ -104,6 +104,10 @@ class Likelihood(nn.Module):
         """The single position that stands for the density: the prediction as it is."""
         return prediction
 
+    def axes(self, keypoints: Tensor) -> Tensor | None:
+        """`Prediction.turn` of what a lifter predicts for these keypoints: None, the axes of mu."""
+        return None
+
     def log_prob(self, prediction: Prediction, x: Tensor) -> Tensor:
         """Log-density of each joint at x (B, J, D), normalised: (B, J). A joint that is known (sigma = 0) gives NaN.
 

@@ -100,8 +100,7 @@ def drawn_scores(likelihood: Likelihood, prediction: Prediction, target: Tensor,
     ):
         for start in range(0, poses, rows):
             part = slice(start, start + rows)
-            log_sigma = None if prediction.log_sigma is None else prediction.log_sigma[part]
-            one, truth = Prediction(prediction.mu[part], log_sigma), target[part]
+            one, truth = prediction.rows(part), target[part]
             picks = torch.randint(len(unit), (_DRAWS * len(truth) * joints,), device=unit.device)
             draws = likelihood.unstandardise(one, unit.index_select(0, picks).view(_DRAWS, *truth.shape))
             within += within_quantiles(draws, truth).sum(1)

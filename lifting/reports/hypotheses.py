@@ -42,8 +42,7 @@ def hypotheses_report(objective: Objective, poses: PoseSet, prediction: Predicti
         deviation = objective.likelihood.deviation(free)
         for start in range(0, len(target), rows):
             part = slice(start, start + rows)
-            log_sigma = None if free.log_sigma is None else free.log_sigma[part]
-            one = Prediction(free.mu[part], log_sigma)
+            one = free.rows(part)
             normal = torch.randn(n, *one.mu.shape, dtype=one.mu.dtype, device=one.mu.device)
             drawn = {"learned": objective.likelihood.sample(one, n), "gaussian": one.mu + deviation[part] * normal}
             for name, draws in drawn.items():

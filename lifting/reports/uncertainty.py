@@ -138,7 +138,7 @@ def _scaled(likelihood: Likelihood, prediction: Prediction, scale: float) -> tup
         log_sigma = likelihood.scale.log().to(prediction.mu).expand_as(prediction.mu)
         likelihood = Likelihood(likelihood.dim, likelihood.base)
     assert log_sigma is not None
-    return likelihood, Prediction(prediction.mu, log_sigma + math.log(scale))
+    return likelihood, replace(prediction, log_sigma=log_sigma + math.log(scale))
 
 
 def draw(path: Path, objective: Objective, poses: PoseSet, prediction: Prediction, report: Mapping[str, Any]) -> None:

@@ -3,10 +3,12 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lifting.datasets.poses import PoseSet
 from lifting.geometry.joint_maps import flip, mirror_joints
 from lifting.geometry.skeleton import JointSet
+from lifting.likelihood.pose_density import PoseDensity
 from lifting.metrics.bones import bone_report
 from lifting.metrics.pose_errors import joint_errors, pearson, pose_report
 from lifting.prediction import Prediction
@@ -21,16 +23,19 @@ def predict(objective: Objective, poses: PoseSet, *, flip_test: bool, batch_size
     The ranks share the work, and each returns all predictions. The network is left in evaluation mode.
     """
     objective.eval()
-    mu, sigma = [], []
+    parts: list[Prediction] = []
     for keypoints in torch.split(poses.keypoints[ranks.rank() :: ranks.world()], batch_size):
         one = objective.predict(keypoints)
         if flip_test:
             one = mean_of_mirrored(one, objective.predict(flip(keypoints, poses.joint_set)), poses.joint_set)
-        mu.append(one.mu)
-        if one.log_sigma is not None:
-            sigma.append(one.log_sigma)
-    gather = ranks.gather_rows
-    return Prediction(gather(torch.cat(mu), len(poses)), gather(torch.cat(sigma), len(poses)) if sigma else None)
+        parts.append(one)
+
+    found, total = Prediction.cat(parts), len(poses)
+
+    def gathered(rows: Tensor | None) -> Tensor | None:
+        return None if rows is None else ranks.gather_rows(rows, total)
+
+    return Prediction(ranks.gather_rows(found.mu, total), gathered(found.log_sigma), gathered(found.turn))
 
 
 def mean_of_mirrored(straight: Prediction, mirrored: Prediction, joint_set: JointSet) -> Prediction:
@@ -38,14 +43,16 @@ def mean_of_mirrored(straight: Prediction, mirrored: Prediction, joint_set: Join
     mu = (straight.mu + flip(mirrored.mu, joint_set)) / 2
     if straight.sigma is None or mirrored.sigma is None:
         return Prediction(mu)
-    return Prediction(mu, ((straight.sigma + mirror_joints(mirrored.sigma, joint_set)) / 2).log())
+    log_sigma = ((straight.sigma + mirror_joints(mirrored.sigma, joint_set)) / 2).log()
+    return Prediction(mu, log_sigma, straight.turn)
 
 
 @torch.no_grad()
 def evaluate_poses(objective: Objective, poses: PoseSet, prediction: Prediction) -> dict[str, Any]:
     """The numbers of `pose_errors.pose_report` and `bones.bone_report`, ``nll``, and ``sigma_error_r`` given a sigma.
 
-    ``nll`` is the normalised negative log-likelihood per joint, in nats for positions in metres. ``sigma_error_r`` is
+    ``nll`` is the normalised negative log-likelihood per joint, in nats for positions in metres; ``nll_pose`` that of a
+    whole pose over its number of joints, from a density that has one. ``sigma_error_r`` is
     Pearson's r between a joint's mean sigma and its error. Both leave out the joints whose position is known.
     """
     errors = joint_errors(prediction.mu, poses.target)
@@ -53,7 +60,10 @@ def evaluate_poses(objective: Objective, poses: PoseSet, prediction: Prediction)
     frames = torch.tensor([clip.stop - clip.start for clip in poses.clips], device=prediction.mu.device)
     report |= bone_report(prediction.mu, poses.joint_set, torch.repeat_interleave(frames))
     free, target = objective.free(prediction, poses.target)
-    report["nll"] = -float(objective.likelihood.log_prob(free, target).mean())
+    likelihood = objective.likelihood
+    report["nll"] = -float(likelihood.log_prob(free, target).mean())
+    if isinstance(likelihood, PoseDensity):
+        report["nll_pose"] = -float(likelihood.log_prob_pose(free, target).mean()) / target.shape[1]
     if free.sigma is not None:
         report["sigma_error_r"] = pearson(free.sigma.mean(-1), (free.mu - target).norm(dim=-1))
     return report

@@ -58,7 +58,8 @@ class Objective(nn.Module):
         """The predicted joints at test time (`Likelihood.point`); known joints stay where the network puts them."""
         straight = self.network(keypoints)
         point = self.likelihood.point(straight)
-        return Prediction(torch.where(self.is_known, straight.mu, point.mu), point.log_sigma)
+        mu = torch.where(self.is_known, straight.mu, point.mu)
+        return Prediction(mu, point.log_sigma, self.likelihood.axes(keypoints))
 
     def free(self, prediction: Prediction, target: Tensor) -> tuple[Prediction, Tensor]:
         """Prediction and target without the joints whose position is known."""
@@ -67,7 +68,7 @@ class Objective(nn.Module):
             return x.index_select(-2, self.free_joints)
 
         log_sigma = None if prediction.log_sigma is None else free(prediction.log_sigma)
-        return Prediction(free(prediction.mu), log_sigma), free(target)
+        return Prediction(free(prediction.mu), log_sigma, prediction.turn), free(target)
 
 
 class ImageObjective(nn.Module):

@@ -1,0 +1,82 @@
+"""The density of a lifter's errors, fitted anew to people whom the network was not trained on.
+
+A network knows its training people: on them its errors are smaller and of another shape than on anybody else, and with
+dropout they are different again. So this trains one more network for each training person, without him, and fits a
+`PoseDensity` to the errors that these networks make on the persons they lack. The lifter itself stays as it is: mu and
+sigma do not change, only the density around them.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lifting import lifter
+from lifting.checkpoint import load_checkpoint, save_checkpoint
+from lifting.command import InputError
+from lifting.config import Config
+from lifting.likelihood.pose_density import PoseDensity, viewing_turn
+from lifting.prediction import Prediction
+from lifting.training.evaluation import predict
+
+log = logging.getLogger(__name__)
+
+
+def crossfit(checkpoint: Path, folder: Path) -> Path:
+    """Trains the networks in ``folder``, fits the density, and returns the checkpoint that has it: last.pt there.
+
+    What an earlier call has trained in ``folder`` is kept; a run that was stopped goes on.
+
+    Args:
+        checkpoint: a trained lifter with a sigma.
+        folder: one run for each training person, and the new checkpoint.
+
+    Raises:
+        InputError: the lifter has no sigma, or was trained on one person.
+    """
+    content = load_checkpoint(checkpoint)
+    objective, config = lifter.load(checkpoint)
+    people = config.data.train_subjects
+    if not objective.likelihood.has_sigma:
+        raise InputError(f"crossfit: {checkpoint}: expected a lifter with a sigma, got loss.name {config.loss.name}")
+    if len(people) < 2:
+        raise InputError(f"crossfit: {checkpoint}: expected two or more people in training, got {', '.join(people)}")
+    runs = [folder / f"without_{person}" for person in people]
+    for person, run in zip(people, runs, strict=True):
+        log.info(f"training without {person}")
+        lifter.train(_without(config, person), run)
+    save_checkpoint(folder / "last.pt", {**content, "density": fitted([run / "last.pt" for run in runs]).state_dict()})
+    return folder / "last.pt"
+
+
+def fitted(checkpoints: Sequence[Path]) -> PoseDensity:
+    """The density of the errors that lifters make on the people of their test, who count alike."""
+    parts: list[tuple[Prediction, Tensor, Tensor]] = []
+    focal = None
+    for checkpoint in checkpoints:
+        objective, config = lifter.load(checkpoint)
+        poses = lifter.load_test(config, objective)
+        prediction = predict(objective, poses, flip_test=config.train.flip)
+        if not poses.has_mask:
+            views, camera = poses.scene.views, poses.scene.camera
+            focal = (2 * views.focal[:, 0] / views.size[:, 0])[camera].mean() if focal is None else focal
+            prediction = Prediction(prediction.mu, prediction.log_sigma, viewing_turn(poses.keypoints, focal))
+        free, target = objective.free(prediction, poses.target)
+        parts.append((free, target, torch.full((len(target),), len(parts), device=target.device)))
+    predictions, targets, person = zip(*parts, strict=True)
+    return PoseDensity.fit(Prediction.cat(predictions), torch.cat(targets), torch.cat(person), focal).cpu()
+
+
+def _without(config: Config, person: str) -> Config:
+    """The training without this person, tested on him."""
+    data = config.data
+    return lifter.with_data(
+        config,
+        train_subjects=tuple(other for other in data.train_subjects if other != person),
+        test_subjects=(person,),
+        test_path=None,
+        test_actions=data.train_actions,
+        test_cameras=data.train_cameras,
+    )

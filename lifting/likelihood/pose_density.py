@@ -1,0 +1,276 @@
+"""The density of whole poses, fitted to the errors that a lifter makes on people whom it was not trained on."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from einops import rearrange
+from scipy.stats import chi
+from torch import Tensor
+
+from lifting.command import InputError
+from lifting.geometry.views import rotation_to_ray
+from lifting.likelihood.scale import Likelihood, check
+from lifting.prediction import Prediction
+
+_ROUNDS = 10  # of `PoseDensity.fit`: scales and mixture in turns
+_STEPS = 30  # of expectation and maximisation for the mixture, in each round
+_LENGTHS = 50_000  # deviations that the mixture is fitted to
+_START = (0.1, 0.4, 0.7, 0.95)  # quantiles of the lengths at which the components start
+_TABLE = 4096  # points of the map between lengths
+_KEPT = (0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)  # shares of a correlation, see `_common_correlation`
+_SHORTEST, _LONGEST = 1e-3, 30.0  # lengths that the map covers, over the smallest and the largest width
+
+
+class PoseDensity(Likelihood):
+    """A scale for each joint and axis along the viewing ray, one radial shape, and a correlation of all coordinates.
+
+    With the predicted sigma_j and the rotation R that takes the viewing ray of the root to the third axis::
+
+        x_j = mu_j + sigma_j R^T (a_j * x_bar_j)
+        U(x_bar) = sum_k w_k N(x_bar; 0, s_k^2 I)                      radial, with heavy tails
+        g(x_bar) = x_bar / |x_bar| * F_chi^-1(F_U(|x_bar|))            standard normal if x_bar is distributed as U
+        log p(pose) = sum_j log p_j(x_j) + log N(g; 0, C) - log N(g; 0, I)
+
+    F_U and F_chi are the distribution functions of |x_bar| under U and under N(0, I). The last line is a Gaussian
+    copula: as long as the D x D diagonal blocks of C are identities, every joint keeps its density p_j exactly, and p
+    integrates to one.
+
+    It is for testing and has no flow: what a flow finds is mostly the scale of each axis, and here that is a parameter.
+    `fit` makes it from errors on people whom the network was not trained on, because a network errs on new people in
+    another way than on those whom it knows.
+
+    Args:
+        scale: a, (J, D).
+        weights: w, (K,), with a sum of one.
+        widths: s, (K,).
+        correlation: C, (J D, J D); the coordinates of a joint are neighbours.
+        focal: of the cameras, in normalised screen coordinates, see `axes`; None for a lifter that predicts along the
+            viewing ray already.
+    """
+
+    scale: Tensor
+    weights: Tensor
+    widths: Tensor
+    correlation: Tensor
+    focal: Tensor | None
+    lengths: Tensor
+    normal_lengths: Tensor
+
+    def __init__(
+        self, scale: Tensor, weights: Tensor, widths: Tensor, correlation: Tensor, focal: Tensor | None = None
+    ) -> None:
+        super().__init__(scale.shape[-1], "gaussian")
+        self.register_buffer("scale", scale)
+        self.register_buffer("weights", weights)
+        self.register_buffer("widths", widths)
+        self.register_buffer("correlation", correlation)
+        self.register_buffer("focal", focal)
+        table = _length_table(weights, widths, self.dim)
+        self.register_buffer("lengths", table[0].to(scale), persistent=False)
+        self.register_buffer("normal_lengths", table[1].to(scale), persistent=False)
+
+    @classmethod
+    @torch.no_grad()
+    def fit(cls, prediction: Prediction, target: Tensor, person: Tensor, focal: Tensor | None = None) -> "PoseDensity":
+        """The likeliest scales and mixture, and the correlation of the deviations that these leave.
+
+        Every person counts alike, however many poses there are, because the poses of one person resemble each other.
+
+        Args:
+            prediction, target: (N, J, D), with ``axes`` as this density needs them (`Prediction.turn`).
+            person: (N,) int from 0, who it is.
+            focal: see the class.
+
+        Raises:
+            ValueError: a prediction without sigma.
+        """
+        if prediction.log_sigma is None:
+            raise ValueError("PoseDensity.fit: expected a prediction with sigma, got one without")
+        z = (_turned(target - prediction.mu, prediction.turn) * torch.exp(-prediction.log_sigma)).double()
+        share = (1 / torch.bincount(person).double())[person]
+        share = share / share.sum()
+        few = torch.linspace(0, len(z) - 1, min(len(z), max(1, _LENGTHS // z.shape[1])), device=z.device).long()
+        counts = share[few].repeat_interleave(z.shape[1])
+        counts = counts / counts.sum()
+        scale = torch.einsum("n,njd->jd", share, z.abs())
+        lengths = (z / scale).norm(dim=-1)
+        weights = lengths.new_full((len(_START),), 1 / len(_START))
+        widths = torch.quantile(lengths[few], lengths.new_tensor(_START)) / math.sqrt(z.shape[-1])
+        for _ in range(_ROUNDS):
+            rows = (z[few] / scale).norm(dim=-1).flatten()
+            for _ in range(_STEPS):
+                odds = counts[:, None] * _odds(rows, weights, widths, z.shape[-1])
+                weights = odds.sum(0)
+                widths = (torch.einsum("nk,n->k", odds, rows.square()) / (z.shape[-1] * weights)).sqrt()
+            precision = (_odds((z / scale).norm(dim=-1), weights, widths, z.shape[-1]) / widths.square()).sum(-1)
+            scale = torch.einsum("n,nj,njd->jd", share, precision, z.square()).sqrt()
+        unrelated = torch.eye(z[0].numel(), dtype=z.dtype, device=z.device)
+        g = rearrange(cls(scale, weights, widths, unrelated).to_normal(z / scale), "n j d -> n (j d)")
+        people = [g[person == who] for who in range(int(person.max()) + 1)]
+        correlation = _common_correlation(people, z.shape[-1])
+        scale, weights, widths, correlation = (x.to(target) for x in (scale, weights, widths, correlation))
+        return cls(scale, weights, widths, correlation, focal)
+
+    @classmethod
+    def load(cls, state: dict[str, Tensor], where: str) -> "PoseDensity":
+        """The density with this ``state_dict``; raises an `InputError` that begins with ``where`` if it is not one."""
+        try:
+            joints, dim = state["scale"].shape
+            (components,) = state["weights"].shape
+            shapes = {
+                "scale": (joints, dim),
+                "weights": (components,),
+                "widths": (components,),
+                "correlation": (joints * dim, joints * dim),
+                "focal": (),
+            }
+            fits = all(tuple(x.shape) == shapes[name] and x.isfinite().all() for name, x in state.items())
+            if not fits:
+                raise KeyError
+            return cls(**state)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise InputError(f"{where}: expected scale, weights, widths and correlation that fit, got others") from None
+
+    def axes(self, keypoints: Tensor) -> Tensor | None:
+        """The rotation (B, 3, 3) from the camera frame to the viewing ray of the root, which is joint 0.
+
+        Without intrinsics: all cameras count as the mean of those that the density was fitted with.
+
+        Args:
+            keypoints: (B, J, 2 or more), normalised screen coordinates.
+        """
+        return None if self.focal is None else viewing_turn(keypoints, self.focal)
+
+    def _scaled(self, prediction: Prediction) -> tuple[Tensor, Tensor]:
+        mu, log_sigma = super()._scaled(prediction)
+        return mu, log_sigma + self.scale.log()
+
+    def standardise(self, prediction: Prediction, x: Tensor) -> Tensor:
+        mu, log_sigma = self._scaled(prediction)
+        check(self.dim, mu=mu, x=x)
+        return _turned(x - mu, prediction.turn) * torch.exp(-log_sigma)
+
+    def unstandardise(self, prediction: Prediction, x_bar: Tensor) -> Tensor:
+        mu, log_sigma = self._scaled(prediction)
+        return mu + _turned(log_sigma.exp() * x_bar, None if prediction.turn is None else prediction.turn.mT)
+
+    @torch.no_grad()
+    def deviation(self, prediction: Prediction, draws: int = 0) -> Tensor:
+        """Root mean square error in each coordinate, (B, J, D), in closed form; ``draws`` is not needed."""
+        _, log_sigma = self._scaled(prediction)
+        variance = (self.weights * self.widths.square()).sum() * torch.exp(2 * log_sigma)
+        return (variance if prediction.turn is None else variance @ prediction.turn.square()).sqrt()
+
+    def log_unit(self, x_bar: Tensor) -> Tensor:
+        parts = _log_parts(x_bar.norm(dim=-1), self.weights, self.widths, self.dim)
+        return torch.logsumexp(parts, -1) - self.dim / 2 * math.log(2 * math.pi)
+
+    def draw_unit(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        chosen = torch.multinomial(self.weights, math.prod(shape), replacement=True)
+        return self.widths[chosen].view(*shape, 1).to(like) * super().draw_unit(shape, like)
+
+    def to_normal(self, x_bar: Tensor) -> Tensor:
+        """g: unit deviations (..., D) -> standard normal ones, (..., D)."""
+        return _with_length(x_bar, self.lengths, self.normal_lengths)
+
+    def from_normal(self, g: Tensor) -> Tensor:
+        """The inverse of `to_normal`."""
+        return _with_length(g, self.normal_lengths, self.lengths)
+
+    def log_prob_pose(self, prediction: Prediction, x: Tensor) -> Tensor:
+        """Log-density of whole poses at x (B, J, D), in nats: (B,)."""
+        g = rearrange(self.to_normal(self.standardise(prediction, x)), "b j d -> b (j d)")
+        return self.log_prob(prediction, x).sum(1) + _dependence(g, self.correlation)
+
+    def sample(self, prediction: Prediction, n: int) -> Tensor:
+        """n draws of every pose, (n, B, J, D), whose joints depend on each other."""
+        mu = prediction.mu
+        noise = torch.randn(n, len(mu), len(self.correlation), dtype=mu.dtype, device=mu.device)
+        g = noise @ torch.linalg.cholesky(self.correlation).mT
+        return self.unstandardise(prediction, self.from_normal(rearrange(g, "n b (j d) -> n b j d", d=self.dim)))
+
+
+def viewing_turn(keypoints: Tensor, focal: Tensor) -> Tensor:
+    """The rotations (B, 3, 3) from the camera frame to the viewing ray of joint 0.
+
+    Args:
+        keypoints: (B, J, 2 or more), normalised screen coordinates.
+        focal: (), the focal length in the same units.
+    """
+    return rotation_to_ray(torch.cat([keypoints[:, 0, :2], focal * torch.ones_like(keypoints[:, 0, :1])], -1))
+
+
+def _turned(x: Tensor, turn: Tensor | None) -> Tensor:
+    """R x of every joint: x (..., B, J, D), R (B, D, D), or None for x as it is."""
+    return x if turn is None else x @ turn.mT
+
+
+def _log_parts(lengths: Tensor, weights: Tensor, widths: Tensor, dim: int) -> Tensor:
+    """log w_k N(x; 0, s_k^2 I) of every component, up to the constant of the normal density: (...,) -> (..., K)."""
+    return weights.log() - dim * widths.log() - 0.5 * (lengths[..., None] / widths).square()
+
+
+def _odds(lengths: Tensor, weights: Tensor, widths: Tensor, dim: int) -> Tensor:
+    """The probability of each component given the lengths (...,): (..., K)."""
+    return torch.softmax(_log_parts(lengths, weights, widths, dim), -1)
+
+
+def _length_table(weights: Tensor, widths: Tensor, dim: int) -> Tensor:
+    """(2, M): lengths under U, rising, and the lengths of the same rank under N(0, I)."""
+    w, s = (x.double().cpu().numpy() for x in (weights, widths))
+    lengths = np.geomspace(_SHORTEST * s.min(), _LONGEST * s.max(), _TABLE)
+    below, above = ((w * f(lengths[:, None] / s, dim)).sum(1) for f in (chi.cdf, chi.sf))
+    normal = np.where(below < 0.5, chi.ppf(below, dim), chi.isf(above, dim))  # exact in both tails
+    return torch.from_numpy(np.stack([lengths, normal]))
+
+
+def _with_length(x: Tensor, here: Tensor, there: Tensor) -> Tensor:
+    """x (..., D) with its length mapped from one row of the table to the other; beyond the table in proportion."""
+    length = x.norm(dim=-1)
+    right = torch.searchsorted(here, length.contiguous()).clamp(1, len(here) - 1)
+    left = right - 1
+    part = ((length - here[left]) / (here[right] - here[left])).clamp(0, 1)
+    ratio = torch.lerp(there[left] / here[left], there[right] / here[right], part)
+    return x * ratio[..., None]
+
+
+def _common_correlation(people: Sequence[Tensor], dim: int) -> Tensor:
+    """The correlation of what people have in common, (M, M), from the normal deviations (N, M) of each.
+
+    The mean over the people, with all that is off the diagonal blocks times the one of `_KEPT` at which, on average,
+    the correlation of the other people gives a person the highest likelihood. With one person, `_KEPT` has no judge and
+    the correlation is as it is.
+    """
+    each = [g.mT @ g / len(g) for g in people]
+    unrelated, total = torch.eye(len(each[0])).to(each[0]), torch.stack(each).sum(0)
+
+    def shrunk(covariance: Tensor, kept: float) -> Tensor:
+        return kept * _with_identity_blocks(covariance, dim) + (1 - kept) * unrelated
+
+    gains = [
+        sum(float(_dependence(g, shrunk(total - own, kept)).mean()) for g, own in zip(people, each, strict=True))
+        for kept in (_KEPT if len(people) > 1 else ())
+    ]
+    return shrunk(total, _KEPT[gains.index(max(gains))] if gains else _KEPT[-1])
+
+
+def _dependence(g: Tensor, correlation: Tensor) -> Tensor:
+    """log N(g; 0, C) - log N(g; 0, I) of (B, M): (B,)."""
+    factor = torch.linalg.cholesky(correlation)
+    white = torch.linalg.solve_triangular(factor, g.mT, upper=False)
+    found: Tensor = 0.5 * (g.square().sum(1) - white.square().sum(0)) - factor.diagonal().log().sum()
+    return found
+
+
+def _with_identity_blocks(covariance: Tensor, dim: int) -> Tensor:
+    """The correlation L S L^T, with L block-diagonal such that its ``dim`` x ``dim`` diagonal blocks are identities."""
+    blocks = rearrange(covariance, "(i a) (j b) -> i j a b", a=dim, b=dim).diagonal().permute(2, 0, 1)
+    values, vectors = torch.linalg.eigh(blocks)
+    halves = (vectors * values.rsqrt()[:, None]) @ vectors.mT
+    joints = len(halves)
+    rows = rearrange(halves @ rearrange(covariance, "(i a) m -> i a m", i=joints), "i a m -> (i a) m")
+    both = rearrange(halves @ rearrange(rows.mT, "(i a) m -> i a m", i=joints), "i a m -> (i a) m")
+    symmetric: Tensor = (both + both.mT) / 2
+    return symmetric

@@ -1,0 +1,168 @@
+"""The density of whole poses: integrals, marginals, planted densities, axes, draws against probabilities."""
+
+import math
+
+import pytest
+import torch
+from scipy.stats import kstest
+from torch import Tensor
+
+from lifting.command import InputError
+from lifting.geometry.views import rotation_to_ray
+from lifting.likelihood.pose_density import PoseDensity, viewing_turn
+from lifting.prediction import Prediction
+
+JOINTS, DIM = 4, 3
+
+
+def correlation(joints: int, dim: int, seed: int = 0) -> Tensor:
+    """A correlation whose blocks on the diagonal are identities."""
+    maker = torch.Generator().manual_seed(seed)
+    common = torch.randn(joints * dim, dim, generator=maker, dtype=torch.float64)
+    blocks = torch.linalg.qr(common.view(joints, dim, dim))[0] * 0.8  # orthogonal: C_jj = 0.64 I + 0.36 I
+    flat = blocks.reshape(joints * dim, dim)
+    whole: Tensor = flat @ flat.T + 0.36 * torch.eye(joints * dim).double()
+    return whole
+
+
+def density(joints: int = JOINTS, dim: int = DIM, focal: float | None = None) -> PoseDensity:
+    maker = torch.Generator().manual_seed(1)
+    scale = 0.5 + torch.rand(joints, dim, generator=maker, dtype=torch.float64)
+    weights, widths = torch.tensor([0.3, 0.6, 0.1]).double(), torch.tensor([0.4, 1.0, 3.0]).double()
+    at = None if focal is None else torch.tensor(focal, dtype=torch.float64)
+    return PoseDensity(scale, weights, widths, correlation(joints, dim), at)
+
+
+def prediction(poses: int, joints: int = JOINTS, dim: int = DIM) -> Prediction:
+    maker = torch.Generator().manual_seed(2)
+    mu = torch.randn(poses, joints, dim, generator=maker, dtype=torch.float64)
+    sigma = 0.05 + 0.1 * torch.rand(poses, joints, 1, generator=maker, dtype=torch.float64)
+    return Prediction(mu, sigma.log().expand_as(mu))
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_the_unit_density_integrates_to_one(dim: int) -> None:
+    lengths = torch.linspace(0, 40, 200_001, dtype=torch.float64)
+    sphere = 2 * math.pi ** (dim / 2) / math.gamma(dim / 2)
+    x = torch.zeros(len(lengths), dim, dtype=torch.float64)
+    x[:, 0] = lengths
+    values = density(2, dim).log_unit(x).exp() * sphere * lengths ** (dim - 1)
+    assert torch.trapezoid(values, lengths) == pytest.approx(1, abs=1e-6)
+
+
+def test_two_joints_integrate_to_one_and_keep_their_marginals() -> None:
+    """In one coordinate for each of two joints, by plain quadrature."""
+    of, one = density(2, 1), prediction(1, 2, 1)
+    steps = torch.linspace(-3, 3, 1501, dtype=torch.float64)
+    a, b = torch.meshgrid(steps + one.mu[0, 0], steps + one.mu[0, 1], indexing="ij")
+    x = torch.stack([a, b], -1).view(-1, 2, 1)
+    many = Prediction(one.mu.expand_as(x), one.log_sigma.expand_as(x))  # type: ignore[union-attr]
+    table = of.log_prob_pose(many, x).exp().view(1501, 1501)
+    assert torch.trapezoid(torch.trapezoid(table, steps), steps) == pytest.approx(1, abs=1e-4)
+    alone = of.log_prob(many, x).view(1501, 1501, 2)[:, 0, 0].exp()
+    kept = torch.trapezoid(table, steps)
+    middle = slice(300, 1200)
+    torch.testing.assert_close(kept[middle], alone[middle], rtol=2e-3, atol=1e-4)
+    assert (table / (alone[:, None] * table.sum(0) / table.sum())).std() > 0.1  # yet they are not independent
+
+
+def test_lengths_become_those_of_a_normal_density_and_come_back() -> None:
+    of = density()
+    torch.manual_seed(0)
+    x = of.draw_unit((20_000,), torch.zeros(1, dtype=torch.float64))
+    g = of.to_normal(x)
+    for d in range(DIM):
+        assert kstest(g[:, d].numpy(), "norm").pvalue > 0.01
+    torch.testing.assert_close(of.from_normal(g), x, rtol=1e-4, atol=1e-7)
+    far = torch.tensor([[0.0, 0.0, 500.0], [1e-9, 0.0, 0.0], [0.0, 0.0, 0.0]]).double()
+    assert of.to_normal(far).isfinite().all()
+    torch.testing.assert_close(of.from_normal(of.to_normal(far)), far)
+
+
+def test_draws_follow_the_density_of_whole_poses() -> None:
+    """E[q / p] = 1 over draws from p, for the q of independent joints; and -E[log p] is below that of independent."""
+    of, one = density(), prediction(1)
+    torch.manual_seed(0)
+    drawn = of.sample(one, 40_000)[:, 0]
+    many = Prediction(one.mu.expand_as(drawn), one.log_sigma.expand_as(drawn))  # type: ignore[union-attr]
+    pose, joints = of.log_prob_pose(many, drawn), of.log_prob(many, drawn).sum(1)
+    ratio = (joints - pose).exp()
+    assert ratio.mean() == pytest.approx(1, abs=5 * float(ratio.std()) / 200)
+    g = of.to_normal(of.standardise(many, drawn)).flatten(1)
+    torch.testing.assert_close(g.T @ g / len(g), of.correlation, rtol=0, atol=0.03)
+    assert (pose - joints).mean() == pytest.approx(-0.5 * float(torch.logdet(of.correlation)), rel=0.02)
+    off = (drawn - one.mu[0]).square().mean(0).sqrt()
+    torch.testing.assert_close(off, of.deviation(one)[0], rtol=0.03, atol=0)
+
+
+def test_a_planted_density_is_recovered() -> None:
+    """Scales by joint and axis, tails and correlation; a person with ten times the poses counts like the other."""
+    of, some = density(), prediction(22_000)
+    torch.manual_seed(0)
+    target = of.sample(some, 1)[0]
+    person = torch.cat([torch.zeros(2_000), torch.ones(20_000)]).long()
+    found = PoseDensity.fit(some, target, person)
+    torch.testing.assert_close(
+        found.deviation(some.rows(slice(10))), of.deviation(some.rows(slice(10))), rtol=0.05, atol=0
+    )
+    torch.testing.assert_close(found.scale / found.scale.mean(), of.scale / of.scale.mean(), rtol=0.05, atol=0)
+    torch.testing.assert_close(found.correlation, of.correlation, rtol=0, atol=0.06)
+    gap = (of.log_prob(some, target) - found.log_prob(some, target)).mean()
+    assert 0 <= float(gap) + 1e-3 < 0.01
+    blocks = found.correlation.view(JOINTS, DIM, JOINTS, DIM).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+    torch.testing.assert_close(blocks, torch.eye(DIM).double().expand_as(blocks))
+
+
+def test_every_person_counts_alike() -> None:
+    """One person's errors are three times the other's: the scale is that of an even mixture, whoever moved longer."""
+    of = density()
+    torch.manual_seed(0)
+    some = prediction(11_000)
+    error = of.sample(some, 1)[0] - some.mu
+    error[:1_000] *= 3
+    weighed = PoseDensity.fit(some, some.mu + error, (torch.arange(11_000) >= 1_000).long())
+    again = torch.cat([torch.arange(1_000).repeat(10), torch.arange(1_000, 11_000)])
+    assert some.log_sigma is not None
+    each = Prediction(some.mu[again], some.log_sigma[again])
+    repeated = PoseDensity.fit(each, (some.mu + error)[again], torch.zeros(len(again)).long())
+    torch.testing.assert_close(weighed.deviation(some), repeated.deviation(some), rtol=0.05, atol=0)
+
+
+def test_axes_turn_with_the_viewing_ray() -> None:
+    """A pose at the border of the picture has its large deviation along its own ray, not along the camera's axis."""
+    of = density(focal=2.3)
+    of.scale[:] = torch.tensor([1.0, 1.0, 4.0])
+    keypoints = torch.zeros(2, JOINTS, 2, dtype=torch.float64)
+    keypoints[1, 0] = torch.tensor([0.9, -0.3])
+    turn = of.axes(keypoints)
+    assert turn is not None
+    ray = torch.tensor([0.9, -0.3, 2.3], dtype=torch.float64)
+    torch.testing.assert_close(turn[1] @ (ray / ray.norm()), torch.tensor([0.0, 0, 1]).double())
+    torch.testing.assert_close(turn[0], torch.eye(3).double())
+    torch.testing.assert_close(turn[1], rotation_to_ray(ray))
+    assert viewing_turn(torch.zeros(5, 17, 3), torch.tensor(2.0)).shape == (5, 3, 3)
+    some = prediction(2)
+    turned = Prediction(some.mu, some.log_sigma, turn)
+    x = some.mu + 0.1
+    plain = Prediction(some.mu @ turn.mT, some.log_sigma)
+    torch.testing.assert_close(of.log_prob_pose(turned, x), of.log_prob_pose(plain, x @ turn.mT))
+    torch.testing.assert_close(of.unstandardise(turned, of.standardise(turned, x)), x)
+    torch.manual_seed(0)
+    off = (of.sample(turned, 20_000) - some.mu).square().mean(0).sqrt()
+    torch.testing.assert_close(off, of.deviation(turned), rtol=0.06, atol=0)
+    assert density().axes(keypoints) is None
+
+
+def test_what_is_no_density_is_refused() -> None:
+    state = {name: x.clone() for name, x in density(focal=2.0).state_dict().items()}
+    again = PoseDensity.load(state, "here")
+    torch.testing.assert_close(again.lengths, density().lengths)
+    for name, x in [("scale", torch.ones(3, 3)), ("weights", torch.tensor(1.0)), ("widths", torch.ones(2))]:
+        with pytest.raises(InputError, match="here: expected scale"):
+            PoseDensity.load(state | {name: x}, "here")
+    with pytest.raises(InputError, match="here: expected scale"):
+        PoseDensity.load({"scale": torch.ones(4, 3)}, "here")
+    with pytest.raises(InputError, match="here: expected scale"):
+        PoseDensity.load(state | {"scale": state["scale"] * math.nan}, "here")
+    with pytest.raises(ValueError, match="with sigma"):
+        PoseDensity.fit(Prediction(torch.zeros(5, 4, 3)), torch.zeros(5, 4, 3), torch.zeros(5).long())

@@ -1,0 +1,82 @@
+"""`crossfit` as a person runs it: what stays, what becomes another, and what reads the new checkpoint."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lifting import Lifter, lifter
+from lifting.geometry.cameras import denormalise_screen
+from lifting.likelihood.pose_density import PoseDensity
+from tests.conftest import Shell, refused
+
+
+@pytest.fixture
+def trained(shell: Shell, small: list[str], tmp_path: Path) -> Path:
+    code, _, err = shell("train", "--output", tmp_path / "run", *small)
+    assert code == 0, err
+    return tmp_path / "run" / "last.pt"
+
+
+def test_the_density_changes_and_the_predictions_stay(shell: Shell, trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "crossfit"
+    code, out, err = shell("crossfit", "--checkpoint", trained, "--output", folder)
+    assert code == 0, err
+    assert str(folder / "last.pt") in out
+    for person, other in (("S1", "S5"), ("S5", "S1")):
+        _, config = lifter.load(folder / f"without_{person}" / "last.pt")
+        assert (config.data.train_subjects, config.data.test_subjects) == ((other,), (person,))
+    reports = {}
+    for name, checkpoint in (("before", trained), ("after", folder / "last.pt")):
+        file = tmp_path / f"{name}.json"
+        code, out, err = shell(
+            "evaluate", "--checkpoint", checkpoint, "--uncertainty", "--camera", "--hypotheses", 5, "--json", file
+        )
+        assert code == 0, err
+        reports[name] = json.loads(file.read_text())
+    before, after = reports["before"], reports["after"]
+    assert before["mpjpe_mm"] == after["mpjpe_mm"]
+    assert before["sigma_error_r"] == after["sigma_error_r"]
+    assert after["nll"] < before["nll"]  # two epochs leave much to fit
+    assert after["nll_pose"] < after["nll"]
+    assert "nll_pose" not in before
+    assert after["uncertainty"]["nll"] == pytest.approx(after["nll"], abs=1e-4)
+
+    runs = [(folder / f"without_{person}" / "last.pt") for person in ("S1", "S5")]
+    seen = [run.stat().st_mtime_ns for run in runs]
+    assert shell("crossfit", "--checkpoint", trained, "--output", folder)[0] == 0
+    assert [run.stat().st_mtime_ns for run in runs] == seen, "it trained again"
+
+
+def test_lift_has_the_deviations_of_the_density(shell: Shell, trained: Path, tmp_path: Path) -> None:
+    """From the checkpoint, from its export, and from ONNX: those of `PoseDensity.deviation` for the same keypoints."""
+    assert shell("crossfit", "--checkpoint", trained, "--output", tmp_path / "crossfit")[0] == 0
+    checkpoint, small_one, graph = tmp_path / "crossfit" / "last.pt", tmp_path / "small.pt", tmp_path / "small.onnx"
+    for output in (small_one, graph):
+        code, _, err = shell("export", "--checkpoint", checkpoint, "--output", output)
+        assert code == 0, err
+    objective, config = lifter.load(checkpoint)
+    assert isinstance(objective.likelihood, PoseDensity)
+    poses = lifter.load_test(config, objective)
+    free, _ = objective.free(lifter.evaluate(objective, poses, config)[1], poses.target)
+    expected = objective.likelihood.deviation(free)[:20].numpy()
+    width, height = poses.scene.views.size[poses.scene.camera[0]].tolist()
+    pixels = denormalise_screen(poses.keypoints[:20], (int(width), int(height))).numpy()
+    for path in (checkpoint, small_one, graph):
+        pose = Lifter.load(path).lift(pixels, (int(width), int(height)))
+        np.testing.assert_allclose(pose.deviation[:, 1:], expected, rtol=1e-3)
+        assert (pose.deviation[:, 0] == 0).all()
+
+
+def test_bad_input(shell: Shell, trained: Path, small: list[str], tmp_path: Path) -> None:
+    to = ("--output", tmp_path / "crossfit")
+    refused(shell("crossfit", "--checkpoint", tmp_path / "none.pt", *to), "none.pt")
+    shell("train", "--output", tmp_path / "l1", *small, "loss.name=l1", "train.epochs=1")
+    refused(shell("crossfit", "--checkpoint", tmp_path / "l1" / "last.pt", *to), "a lifter with a sigma", "l1")
+    shell("train", "--output", tmp_path / "one", *small, "data.train_subjects=[S1]", "train.epochs=1")
+    refused(shell("crossfit", "--checkpoint", tmp_path / "one" / "last.pt", *to), "two or more people", "S1")
+    content = torch.load(trained, weights_only=True)
+    torch.save({**content, "density": {"scale": torch.ones(2, 3)}}, tmp_path / "broken.pt")
+    refused(shell("evaluate", "--checkpoint", tmp_path / "broken.pt"), "broken.pt", "the density", "expected scale")
