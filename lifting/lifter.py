@@ -204,10 +204,17 @@ def draw(path: Path, objective: Objective, poses: PoseSet, prediction: Predictio
         taken = {int(poses.action[i]) for i in chosen}
         later = order[int(place * (len(order) - 1)) :] + order[::-1]
         chosen.append(next((i for i in later if int(poses.action[i]) not in taken), later[0]))
-    draw_poses(path, [_drawn(i, poses, prediction.mu, deviation) for i in chosen], poses.joint_set)
+    draw_poses(path, [drawn_pose(i, poses, prediction.mu, deviation) for i in chosen], poses.joint_set)
 
 
-def _drawn(row: int, poses: PoseSet, mu: Tensor, deviation: Tensor | None) -> "DrawnPose":
+def drawn_pose(row: int, poses: PoseSet, mu: Tensor, deviation: Tensor | None) -> "DrawnPose":
+    """A test pose as the figures take it.
+
+    Args:
+        row: which pose.
+        mu: (N, J, 3) the prediction.
+        deviation: (N, J, 3) metres, or None.
+    """
     from lifting.drawing.pose_figures import DrawnPose
 
     clip = next(clip for clip in poses.clips if clip.start <= row < clip.stop)

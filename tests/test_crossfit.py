@@ -40,8 +40,9 @@ def test_the_density_changes_and_the_predictions_stay(shell: Shell, trained: Pat
     assert before["mpjpe_mm"] == after["mpjpe_mm"]
     assert before["sigma_error_r"] == after["sigma_error_r"]
     assert after["nll"] < before["nll"]  # two epochs leave much to fit
-    assert after["nll_pose"] < after["nll"]
-    assert "nll_pose" not in before
+    assert after["uncertainty"]["nll_pose"] < after["nll"] + 0.05  # so few people may have little in common
+    assert "nll_pose" not in before["uncertainty"]
+    assert "NLL of whole poses" in out
     assert after["uncertainty"]["nll"] == pytest.approx(after["nll"], abs=1e-4)
 
     runs = [(folder / f"without_{person}" / "last.pt") for person in ("S1", "S5")]

@@ -24,7 +24,7 @@ HOUSE: list[dict[str, list[str]]] = [
             "joint_sets", "detections", "people", "checks", "array_formats",
             "json_people", "json_frames", "json_formats", "formats",
         ],
-        "likelihood": ["unit_densities", "coupling_step", "flow", "scale", "learned", "mixed", "build", "pose_density"],
+        "likelihood": ["unit_densities", "coupling_step", "flow", "scale", "learned", "mixed", "build", "radial_mixture", "pose_density"],
         "datasets": [
             "pose_checks", "store", "poses", "recordings", "pose_augment", "pose_batches",
             "image_set", "decode", "image_index", "augment", "image_batches",
@@ -41,7 +41,7 @@ HOUSE: list[dict[str, list[str]]] = [
             "h36m_poses", "annotations", "h36m_images", "mpii_images", "image_readers",
         ],
         "synthetic": ["motion", "action_scripts", "poses", "rendering", "body_shape", "scenery", "pictures"],
-        "drawing": ["pose_figures", "diagrams", "scene", "viewer", "brush", "stage", "moving_figures"],
+        "drawing": ["pose_figures", "hypothesis_figure", "diagrams", "scene", "viewer", "brush", "stage", "moving_figures"],
     },
     {"training": ["ranks", "objective", "engine", "evaluation"], "evaluate": [], "series": []},
     {"lifter": []},

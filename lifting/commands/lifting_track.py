@@ -81,6 +81,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         help="with --camera: of the keypoints (default: fitted to training poses)",
     )
     parser.add_argument("--hypotheses", type=int, metavar="N", help="draw N poses per input and report the best of N")
+    parser.add_argument("--draw-hypotheses", type=Path, metavar="FIGURE", help="a picture of poses that are drawn so")
 
 
 def _add_lift(parser: argparse.ArgumentParser) -> None:

@@ -34,10 +34,11 @@ def evaluate(options: argparse.Namespace) -> None:
         raise InputError(
             f"evaluate: --pixel-noise: expected pixels above 0 and below 1,000, got {options.pixel_noise:g}"
         )
-    if options.figure or options.diagrams:
+    figures = [path for path in (options.figure, options.diagrams, options.draw_hypotheses) if path]
+    if figures:
         from lifting.drawing.pose_figures import check_ending
 
-        for figure in filter(None, (options.figure, options.diagrams)):
+        for figure in figures:
             check_ending(figure)
     objective, config = lifter.load(options.checkpoint, options.overrides)
     poses = lifter.load_test(config, objective)
@@ -59,6 +60,8 @@ def evaluate(options: argparse.Namespace) -> None:
     if options.hypotheses:
         report["hypotheses"] = hypotheses.hypotheses_report(objective, poses, prediction, options.hypotheses)
         texts.append(hypotheses.format_hypotheses(report["hypotheses"]))
+    if options.draw_hypotheses:
+        hypotheses.draw(options.draw_hypotheses, objective, poses, prediction)
     if options.json:
         write_json(options.json, report)
     if options.save:

@@ -89,7 +89,7 @@ def draw_strip(path: str | Path, poses: Sequence[DrawnPose], joint_set: JointSet
     for column, pose in zip(panels.T, poses, strict=True):
         _check(pose, len(joint_set))
         column[0].set_title(_shortened(pose.title, _LONGEST_TITLE * 2 // 3), fontsize=10, color=TEXT)
-        _draw_input(column[0], pose, joint_set)
+        draw_input(column[0], pose, joint_set)
         column[0].set(xticks=[], yticks=[])
         _draw_prediction(column[1], pose, joint_set)
         column[1].set_title(_numbers(pose), fontsize=10, color=TEXT)
@@ -122,25 +122,25 @@ def _draw_key(figure: Figure, poses: Sequence[DrawnPose], with_truth: bool) -> N
 def _draw_row(row: Sequence[Axes], pose: DrawnPose, joint_set: JointSet) -> None:
     row[0].set_title(_shortened(pose.title), fontsize=11, color=TEXT)
     row[-1].set_title("prediction", fontsize=11, color=TEXT)
-    _draw_input(row[0], pose, joint_set)
+    draw_input(row[0], pose, joint_set)
     _draw_prediction(row[-1], pose, joint_set)
     if pose.target is not None:
         row[1].set_title("ground truth", fontsize=11, color=TEXT)
-        _draw_space(row[1], pose, pose.target, joint_set)
+        draw_space(row[1], pose, pose.target, joint_set)
         error = 1000 * np.linalg.norm(pose.mu - pose.target, axis=-1).mean()
         row[-1].set_title(f"prediction, MPJPE {error:.0f} mm", fontsize=11, color=TEXT)
 
 
 def _draw_prediction(axes: Axes, pose: DrawnPose, joint_set: JointSet) -> None:
-    _draw_space(axes, pose, pose.mu, joint_set)
+    draw_space(axes, pose, pose.mu, joint_set)
     if pose.sigma is not None:
-        _draw_sigma(axes, pose.mu, pose.sigma, _colours(joint_set))
+        _draw_sigma(axes, pose.mu, pose.sigma, colours(joint_set))
     if pose.target is not None:
-        truth = pose.target @ _view().T
-        _draw_skeleton(axes, truth, joint_set, [TRUTH] * len(joint_set), width=1.6, zorder=2)
+        truth = pose.target @ viewer_axes().T
+        draw_skeleton(axes, truth, joint_set, [TRUTH] * len(joint_set), width=1.6, zorder=2)
     for joint in np.flatnonzero(np.isnan(pose.keypoints).any(1)):
-        x, y = (pose.mu[joint] @ _view().T)[:2]
-        axes.plot(x, y, **_HOLLOW, markeredgecolor=_colours(joint_set)[joint], zorder=5)
+        x, y = (pose.mu[joint] @ viewer_axes().T)[:2]
+        axes.plot(x, y, **_HOLLOW, markeredgecolor=colours(joint_set)[joint], zorder=5)
 
 
 def _shortened(title: str, longest: int = _LONGEST_TITLE) -> str:
@@ -159,7 +159,7 @@ def _check(pose: DrawnPose, joints: int) -> None:
             raise ValueError(f"{pose.title}: {name}: expected finite numbers, got NaN or infinity")
 
 
-def _draw_input(axes: Axes, pose: DrawnPose, joint_set: JointSet) -> None:
+def draw_input(axes: Axes, pose: DrawnPose, joint_set: JointSet) -> None:
     """The part of the image around the person; outside the image it is white."""
     seen = pose.keypoints[np.isfinite(pose.keypoints).all(1)]
     low, high = (seen.min(0), seen.max(0)) if len(seen) else (np.zeros(2), np.array(pose.size))
@@ -173,13 +173,25 @@ def _draw_input(axes: Axes, pose: DrawnPose, joint_set: JointSet) -> None:
     axes.tick_params(labelsize=8, labelcolor=QUIET, color="#c8c8c8")
     axes.spines[:].set_color("#c8c8c8")
     axes.xaxis.set_major_formatter("{x:.0f} px")
-    _draw_skeleton(axes, pose.keypoints, joint_set, _colours(joint_set), width=2.4, zorder=3)
+    draw_skeleton(axes, pose.keypoints, joint_set, colours(joint_set), width=2.4, zorder=3)
 
 
-def _draw_space(axes: Axes, pose: DrawnPose, joints: np.ndarray, joint_set: JointSet) -> None:
-    """A skeleton and its shadow on a disc, which is at the height of the lowest joint of the truth (else of mu)."""
+def draw_space(axes: Axes, pose: DrawnPose, joints: np.ndarray, joint_set: JointSet) -> None:
+    """A skeleton and its shadow on the disc of `draw_stage`."""
+    floor, view = draw_stage(axes, pose), viewer_axes()
+    shadow = np.stack([joints[:, 0], np.full(len(joints), floor), joints[:, 2]], -1) @ view.T
+    axes.add_collection(LineCollection([shadow[[a, b], :2] for a, b in joint_set.bones], colors="#d2d2d2",
+                                       linewidths=2.6, capstyle="round", zorder=1))  # fmt: skip
+    draw_skeleton(axes, joints @ view.T, joint_set, colours(joint_set), width=2.4, zorder=3)
+
+
+def draw_stage(axes: Axes, pose: DrawnPose) -> float:
+    """A disc at the height of the lowest joint of the truth (else of mu), and the panel's limits; returns the height.
+
+    The height is along the camera's y axis, metres.
+    """
     known = pose.mu if pose.target is None else pose.target
-    view, floor = _view(), known[:, 1].max()
+    view, floor = viewer_axes(), known[:, 1].max()
     x, _, z = known.mean(0)
     turn = np.linspace(0, 2 * np.pi, 100)
     rim = np.stack([x + _STAGE * np.cos(turn), np.full(100, floor), z + _STAGE * np.sin(turn)], -1)
@@ -189,10 +201,6 @@ def _draw_space(axes: Axes, pose: DrawnPose, joints: np.ndarray, joint_set: Join
     grid = [[(x + t, floor, z - c), (x + t, floor, z + c)] for t, c in zip(ticks, chords, strict=True)]
     grid += [[(x - c, floor, z + t), (x + c, floor, z + t)] for t, c in zip(ticks, chords, strict=True)]
     axes.add_collection(LineCollection((np.array(grid) @ view.T)[..., :2], colors="white", linewidths=1, zorder=0))
-    shadow = np.stack([joints[:, 0], np.full(len(joints), floor), joints[:, 2]], -1) @ view.T
-    axes.add_collection(LineCollection([shadow[[a, b], :2] for a, b in joint_set.bones], colors="#d2d2d2",
-                                       linewidths=2.6, capstyle="round", zorder=1))  # fmt: skip
-    _draw_skeleton(axes, joints @ view.T, joint_set, _colours(joint_set), width=2.4, zorder=3)
     shown = (np.concatenate([rim, known, pose.mu]) @ view.T)[:, :2]
     low, high = shown.min(0), shown.max(0)
     middle = (low + high) / 2
@@ -200,9 +208,10 @@ def _draw_space(axes: Axes, pose: DrawnPose, joints: np.ndarray, joint_set: Join
     (left, bottom), (right, top) = middle - half, middle + half
     axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
     axes.set_axis_off()
+    return float(floor)
 
 
-def _draw_skeleton(axes: Axes, points: np.ndarray, joint_set: JointSet, colours: list[str], *, width: float,
+def draw_skeleton(axes: Axes, points: np.ndarray, joint_set: JointSet, colours: list[str], *, width: float,
                    zorder: float) -> None:  # fmt: skip
     """Draws the bones between (J, 2) points. If a third coordinate is given, nearness, near bones cover far ones."""
     bones = joint_set.bones
@@ -222,7 +231,7 @@ def _draw_sigma(axes: Axes, mu: np.ndarray, sigma: np.ndarray, colours: list[str
     If V projects the ellipsoid x' C^-1 x = 1 to a plane, its outline is y' (V C V')^-1 y = 1. The half-axes of the
     outline are the square roots of the eigenvalues of V C V', along its eigenvectors. Here C is diagonal.
     """
-    view = _view()[:2]
+    view = viewer_axes()[:2]
     squares, directions = np.linalg.eigh(np.einsum("ai,ji,bi->jab", view, (_SIGMAS * sigma) ** 2, view))
     diameters = 2 * np.sqrt(squares)
     angles = np.degrees(np.arctan2(directions[:, 1, 1], directions[:, 0, 1]))
@@ -232,7 +241,7 @@ def _draw_sigma(axes: Axes, mu: np.ndarray, sigma: np.ndarray, colours: list[str
     axes.add_collection(ellipses)  # clipped to the panel, so that large ones do not hide the title
 
 
-def _view() -> np.ndarray:
+def viewer_axes() -> np.ndarray:
     """(3, 3) rotation: camera axes, y down -> the viewer's right, up, and towards the viewer."""
     sin_a, cos_a, sin_e, cos_e = np.sin(_AZIMUTH), np.cos(_AZIMUTH), np.sin(_ELEVATION), np.cos(_ELEVATION)
     right = np.array([cos_a, 0, sin_a])
@@ -240,7 +249,7 @@ def _view() -> np.ndarray:
     return np.stack([right, up, np.cross(right, up)])
 
 
-def _colours(joint_set: JointSet) -> list[str]:
+def colours(joint_set: JointSet) -> list[str]:
     """A colour for each joint; a bone has the colour of its child joint."""
     sides = {**dict.fromkeys(joint_set.left, LEFT), **dict.fromkeys(joint_set.right, RIGHT)}
     return [sides.get(joint, MIDDLE) for joint in range(len(joint_set))]

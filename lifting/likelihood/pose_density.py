@@ -3,24 +3,17 @@
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from einops import rearrange
-from scipy.stats import chi
 from torch import Tensor
 
 from lifting.command import InputError
 from lifting.geometry.views import rotation_to_ray
+from lifting.likelihood.radial_mixture import fit_mixture, length_table, log_parts, with_length
 from lifting.likelihood.scale import Likelihood, check
 from lifting.prediction import Prediction
 
-_ROUNDS = 10  # of `PoseDensity.fit`: scales and mixture in turns
-_STEPS = 30  # of expectation and maximisation for the mixture, in each round
-_LENGTHS = 50_000  # deviations that the mixture is fitted to
-_START = (0.1, 0.4, 0.7, 0.95)  # quantiles of the lengths at which the components start
-_TABLE = 4096  # points of the map between lengths
 _KEPT = (0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)  # shares of a correlation, see `_common_correlation`
-_SHORTEST, _LONGEST = 1e-3, 30.0  # lengths that the map covers, over the smallest and the largest width
 
 
 class PoseDensity(Likelihood):
@@ -67,7 +60,7 @@ class PoseDensity(Likelihood):
         self.register_buffer("widths", widths)
         self.register_buffer("correlation", correlation)
         self.register_buffer("focal", focal)
-        table = _length_table(weights, widths, self.dim)
+        table = length_table(weights, widths, self.dim)
         self.register_buffer("lengths", table[0].to(scale), persistent=False)
         self.register_buffer("normal_lengths", table[1].to(scale), persistent=False)
 
@@ -90,22 +83,7 @@ class PoseDensity(Likelihood):
             raise ValueError("PoseDensity.fit: expected a prediction with sigma, got one without")
         z = (_turned(target - prediction.mu, prediction.turn) * torch.exp(-prediction.log_sigma)).double()
         share = (1 / torch.bincount(person).double())[person]
-        share = share / share.sum()
-        few = torch.linspace(0, len(z) - 1, min(len(z), max(1, _LENGTHS // z.shape[1])), device=z.device).long()
-        counts = share[few].repeat_interleave(z.shape[1])
-        counts = counts / counts.sum()
-        scale = torch.einsum("n,njd->jd", share, z.abs())
-        lengths = (z / scale).norm(dim=-1)
-        weights = lengths.new_full((len(_START),), 1 / len(_START))
-        widths = torch.quantile(lengths[few], lengths.new_tensor(_START)) / math.sqrt(z.shape[-1])
-        for _ in range(_ROUNDS):
-            rows = (z[few] / scale).norm(dim=-1).flatten()
-            for _ in range(_STEPS):
-                odds = counts[:, None] * _odds(rows, weights, widths, z.shape[-1])
-                weights = odds.sum(0)
-                widths = (torch.einsum("nk,n->k", odds, rows.square()) / (z.shape[-1] * weights)).sqrt()
-            precision = (_odds((z / scale).norm(dim=-1), weights, widths, z.shape[-1]) / widths.square()).sum(-1)
-            scale = torch.einsum("n,nj,njd->jd", share, precision, z.square()).sqrt()
+        scale, weights, widths = fit_mixture(z, share / share.sum())
         unrelated = torch.eye(z[0].numel(), dtype=z.dtype, device=z.device)
         g = rearrange(cls(scale, weights, widths, unrelated).to_normal(z / scale), "n j d -> n (j d)")
         people = [g[person == who] for who in range(int(person.max()) + 1)]
@@ -127,10 +105,11 @@ class PoseDensity(Likelihood):
                 "focal": (),
             }
             fits = all(tuple(x.shape) == shapes[name] and x.isfinite().all() for name, x in state.items())
-            if not fits:
+            positive = all((state[name] > 0).all() for name in ("scale", "weights", "widths"))
+            if not fits or not positive or torch.linalg.cholesky_ex(state["correlation"]).info:
                 raise KeyError
             return cls(**state)
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
             raise InputError(f"{where}: expected scale, weights, widths and correlation that fit, got others") from None
 
     def axes(self, keypoints: Tensor) -> Tensor | None:
@@ -164,7 +143,7 @@ class PoseDensity(Likelihood):
         return (variance if prediction.turn is None else variance @ prediction.turn.square()).sqrt()
 
     def log_unit(self, x_bar: Tensor) -> Tensor:
-        parts = _log_parts(x_bar.norm(dim=-1), self.weights, self.widths, self.dim)
+        parts = log_parts(x_bar.norm(dim=-1), self.weights, self.widths, self.dim)
         return torch.logsumexp(parts, -1) - self.dim / 2 * math.log(2 * math.pi)
 
     def draw_unit(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
@@ -173,11 +152,11 @@ class PoseDensity(Likelihood):
 
     def to_normal(self, x_bar: Tensor) -> Tensor:
         """g: unit deviations (..., D) -> standard normal ones, (..., D)."""
-        return _with_length(x_bar, self.lengths, self.normal_lengths)
+        return with_length(x_bar, self.lengths, self.normal_lengths)
 
     def from_normal(self, g: Tensor) -> Tensor:
         """The inverse of `to_normal`."""
-        return _with_length(g, self.normal_lengths, self.lengths)
+        return with_length(g, self.normal_lengths, self.lengths)
 
     def log_prob_pose(self, prediction: Prediction, x: Tensor) -> Tensor:
         """Log-density of whole poses at x (B, J, D), in nats: (B,)."""
@@ -205,35 +184,6 @@ def viewing_turn(keypoints: Tensor, focal: Tensor) -> Tensor:
 def _turned(x: Tensor, turn: Tensor | None) -> Tensor:
     """R x of every joint: x (..., B, J, D), R (B, D, D), or None for x as it is."""
     return x if turn is None else x @ turn.mT
-
-
-def _log_parts(lengths: Tensor, weights: Tensor, widths: Tensor, dim: int) -> Tensor:
-    """log w_k N(x; 0, s_k^2 I) of every component, up to the constant of the normal density: (...,) -> (..., K)."""
-    return weights.log() - dim * widths.log() - 0.5 * (lengths[..., None] / widths).square()
-
-
-def _odds(lengths: Tensor, weights: Tensor, widths: Tensor, dim: int) -> Tensor:
-    """The probability of each component given the lengths (...,): (..., K)."""
-    return torch.softmax(_log_parts(lengths, weights, widths, dim), -1)
-
-
-def _length_table(weights: Tensor, widths: Tensor, dim: int) -> Tensor:
-    """(2, M): lengths under U, rising, and the lengths of the same rank under N(0, I)."""
-    w, s = (x.double().cpu().numpy() for x in (weights, widths))
-    lengths = np.geomspace(_SHORTEST * s.min(), _LONGEST * s.max(), _TABLE)
-    below, above = ((w * f(lengths[:, None] / s, dim)).sum(1) for f in (chi.cdf, chi.sf))
-    normal = np.where(below < 0.5, chi.ppf(below, dim), chi.isf(above, dim))  # exact in both tails
-    return torch.from_numpy(np.stack([lengths, normal]))
-
-
-def _with_length(x: Tensor, here: Tensor, there: Tensor) -> Tensor:
-    """x (..., D) with its length mapped from one row of the table to the other; beyond the table in proportion."""
-    length = x.norm(dim=-1)
-    right = torch.searchsorted(here, length.contiguous()).clamp(1, len(here) - 1)
-    left = right - 1
-    part = ((length - here[left]) / (here[right] - here[left])).clamp(0, 1)
-    ratio = torch.lerp(there[left] / here[left], there[right] / here[right], part)
-    return x * ratio[..., None]
 
 
 def _common_correlation(people: Sequence[Tensor], dim: int) -> Tensor:

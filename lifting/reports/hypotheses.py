@@ -1,18 +1,23 @@
 """Several poses for each input, drawn from the density that a lifter predicts: the best of them, and their spread."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
+from lifting import lifter
 from lifting.datasets.poses import PoseSet
+from lifting.likelihood import Likelihood
+from lifting.likelihood.pose_density import PoseDensity
 from lifting.likelihood.unit_densities import fixed_draws
 from lifting.metrics.pose_errors import pearson
 from lifting.prediction import Prediction
 from lifting.training.objective import Objective
 
 _AT_ONCE = 2**22  # coordinates drawn at a time
+_PLACES = (0.5, 0.97)  # of the drawn poses among all, by sigma
 _BINS = 10  # of joints, by the spread of their hypotheses
 
 
@@ -20,8 +25,8 @@ _BINS = 10  # of joints, by the spread of their hypotheses
 def hypotheses_report(objective: Objective, poses: PoseSet, prediction: Prediction, n: int) -> dict[str, Any]:
     """Errors of n poses drawn from the learned density, and from a Gaussian of the same mean square in each coordinate.
 
-    Joints are drawn independently, as the likelihood has them. All numbers are means over the test poses, in
-    millimetres.
+    Joints are drawn independently, unless the density is one of whole poses (`PoseDensity`). All numbers are means over
+    the test poses, in millimetres.
 
     - ``min_mpjpe_mm``: the lowest MPJPE among the n. The truth chooses, so no user of a lifter sees this error.
     - ``min_joint_mm``: the same with each joint's nearest draw (J-Best).
@@ -67,6 +72,34 @@ def hypotheses_report(objective: Objective, poses: PoseSet, prediction: Predicti
     ]
     mpjpe = 1000 * share * float(error.mean())
     return {"n": n, "mpjpe_frame_mm": mpjpe, **sums, "spread_error_r": pearson(spread, error), "bins": bins}
+
+
+@torch.no_grad()
+def draw(path: Path, objective: Objective, poses: PoseSet, prediction: Prediction, n: int = 30) -> None:
+    """Draws n hypotheses for a pose of middling and one of large sigma.
+
+    From a density of whole poses also as many with joints drawn independently, which shows the difference.
+    """
+    from lifting.drawing.hypothesis_figure import DrawnHypotheses, draw_hypotheses
+
+    likelihood = objective.likelihood
+    doubt = prediction.mu.new_zeros(len(poses)) if prediction.sigma is None else prediction.sigma.mean((1, 2))
+    order, rows = doubt.argsort(), []
+    for place in _PLACES:
+        row = int(order[int(place * (len(order) - 1))])
+        one, _ = objective.free(prediction.rows(slice(row, row + 1)), poses.target[row : row + 1])
+        with fixed_draws(one.mu.device):
+            drawn = {"hypotheses": likelihood.sample(one, n)}
+            if isinstance(likelihood, PoseDensity):
+                alone = Likelihood.sample(likelihood, one, n)
+                drawn = {f"{n} whole poses": drawn["hypotheses"], f"{n}, each joint drawn alone": alone}
+        whole = {}
+        for name, joints in drawn.items():
+            around = prediction.mu[row].expand(n, -1, -1).clone()
+            around[:, objective.free_joints] = joints[:, 0]
+            whole[name] = around.cpu().numpy()
+        rows.append(DrawnHypotheses(lifter.drawn_pose(row, poses, prediction.mu, None), whole))
+    draw_hypotheses(path, rows, poses.joint_set)
 
 
 def format_hypotheses(report: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from lifting.config import Config
 from lifting.datasets.poses import PoseSet
 from lifting.datasets.store import PoseStore
 from lifting.likelihood import ConstantVariance, Likelihood
+from lifting.likelihood.pose_density import PoseDensity
 from lifting.metrics.calibration import Deviations, centrality, coverage, fit_scale, sparsify, tails
 from lifting.metrics.pose_errors import pearson
 from lifting.prediction import Prediction
@@ -82,6 +83,7 @@ def uncertainty_report(
     - ``tenths``: of all joints by predicted sigma, from the smallest; empty without a sigma. The mean sigma and error,
       and the coverage of the central intervals, which shows whether small sigmas promise too much.
     - ``tail``: see `calibration.tails`.
+    - ``nll_pose``: of a whole pose over its number of joints, from a density of whole poses.
 
     Raises:
         InputError: fewer than 100 poses.
@@ -92,6 +94,8 @@ def uncertainty_report(
     joints = [name for j, name in enumerate(poses.joint_set.joints) if j not in objective.known]
     found = deviations(likelihood, free, target)
     report = {**density_scores(likelihood, free, target, found, joints), "tail": tails(found), "ranking": {}}
+    if isinstance(likelihood, PoseDensity):
+        report["nll_pose"] = -float(likelihood.log_prob_pose(free, target).mean()) / target.shape[1]
     pairs = doubts(objective, poses, prediction)
     for what, (doubt, error) in pairs.items():
         curves, r = sparsify(doubt, error), pearson(doubt, error)
@@ -188,7 +192,11 @@ def _cells(coverage: Mapping[str, float]) -> str:
 
 
 def _ranking_and_tails(report: Mapping[str, Any]) -> list[str]:
-    lines = [
+    lines = []
+    if "nll_pose" in report:
+        gain = report["nll"] - report["nll_pose"]
+        lines.append(f"NLL of whole poses {report['nll_pose']:.3f} nats a joint, {gain:.3f} below independent joints")
+    lines += [
         f"AUSE by {what} {values['ause']:.3f} ({values['ause_by_chance']:.3f} by chance), "
         f"r(sigma, error) {values['sigma_error_r']:.3f}"
         for what, values in report["ranking"].items()

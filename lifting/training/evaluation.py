@@ -8,7 +8,6 @@ from torch import Tensor
 from lifting.datasets.poses import PoseSet
 from lifting.geometry.joint_maps import flip, mirror_joints
 from lifting.geometry.skeleton import JointSet
-from lifting.likelihood.pose_density import PoseDensity
 from lifting.metrics.bones import bone_report
 from lifting.metrics.pose_errors import joint_errors, pearson, pose_report
 from lifting.prediction import Prediction
@@ -51,8 +50,7 @@ def mean_of_mirrored(straight: Prediction, mirrored: Prediction, joint_set: Join
 def evaluate_poses(objective: Objective, poses: PoseSet, prediction: Prediction) -> dict[str, Any]:
     """The numbers of `pose_errors.pose_report` and `bones.bone_report`, ``nll``, and ``sigma_error_r`` given a sigma.
 
-    ``nll`` is the normalised negative log-likelihood per joint, in nats for positions in metres; ``nll_pose`` that of a
-    whole pose over its number of joints, from a density that has one. ``sigma_error_r`` is
+    ``nll`` is the normalised negative log-likelihood per joint, in nats for positions in metres. ``sigma_error_r`` is
     Pearson's r between a joint's mean sigma and its error. Both leave out the joints whose position is known.
     """
     errors = joint_errors(prediction.mu, poses.target)
@@ -60,10 +58,7 @@ def evaluate_poses(objective: Objective, poses: PoseSet, prediction: Prediction)
     frames = torch.tensor([clip.stop - clip.start for clip in poses.clips], device=prediction.mu.device)
     report |= bone_report(prediction.mu, poses.joint_set, torch.repeat_interleave(frames))
     free, target = objective.free(prediction, poses.target)
-    likelihood = objective.likelihood
-    report["nll"] = -float(likelihood.log_prob(free, target).mean())
-    if isinstance(likelihood, PoseDensity):
-        report["nll_pose"] = -float(likelihood.log_prob_pose(free, target).mean()) / target.shape[1]
+    report["nll"] = -float(objective.likelihood.log_prob(free, target).mean())
     if free.sigma is not None:
         report["sigma_error_r"] = pearson(free.sigma.mean(-1), (free.mu - target).norm(dim=-1))
     return report

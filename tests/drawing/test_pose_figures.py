@@ -87,13 +87,13 @@ def test_titles_are_not_cut_off(poses: list[DrawnPose], tmp_path: Path, monkeypa
 
 
 def test_left_and_right_differ() -> None:
-    colours = visualise._colours(H36M17)
+    colours = visualise.colours(H36M17)
     assert len({colours[joint] for joint in H36M17.left}) == len({colours[joint] for joint in H36M17.right}) == 1
     assert len({colours[joint] for joint in (0, H36M17.left[0], H36M17.right[0])}) == 3
 
 
 def test_the_view_is_a_rotation_with_the_person_upright() -> None:
-    view = visualise._view()
+    view = visualise.viewer_axes()
     np.testing.assert_allclose(view @ view.T, np.eye(3), atol=1e-12)
     assert np.linalg.det(view) == pytest.approx(1)
     up = view @ [0, -1, 0]  # the camera's y points down
@@ -101,7 +101,7 @@ def test_the_view_is_a_rotation_with_the_person_upright() -> None:
     assert up[0] == 0
     assert (view @ [0, 0, -1])[2] > 0  # what is nearer to the camera is nearer to the viewer
     axes = Figure().subplots()
-    visualise._draw_input(axes, person(), H36M17)
+    visualise.draw_input(axes, person(), H36M17)
     assert axes.yaxis_inverted()
     assert not axes.xaxis_inverted()
 
@@ -117,7 +117,7 @@ def test_the_ellipse_is_the_outline_of_the_ellipsoid() -> None:
     angles, widths, heights = (np.asarray(get()) for get in (drawn.get_angles, drawn.get_widths, drawn.get_heights))
     centres = np.asarray(drawn.get_offsets())
     for joint in range(17):
-        shell = (mu[joint] + visualise._SIGMAS * sigma[joint] * sphere) @ visualise._view()[:2].T
+        shell = (mu[joint] + visualise._SIGMAS * sigma[joint] * sphere) @ visualise.viewer_axes()[:2].T
         angle = np.radians(angles[joint])
         turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
         half = np.array([widths[joint], heights[joint]]) / 2

@@ -164,5 +164,7 @@ def test_what_is_no_density_is_refused() -> None:
         PoseDensity.load({"scale": torch.ones(4, 3)}, "here")
     with pytest.raises(InputError, match="here: expected scale"):
         PoseDensity.load(state | {"scale": state["scale"] * math.nan}, "here")
+    with pytest.raises(InputError, match="here: expected scale"):
+        PoseDensity.load(state | {"correlation": -state["correlation"]}, "here")
     with pytest.raises(ValueError, match="with sigma"):
         PoseDensity.fit(Prediction(torch.zeros(5, 4, 3)), torch.zeros(5, 4, 3), torch.zeros(5).long())
