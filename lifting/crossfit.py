@@ -8,6 +8,7 @@ sigma do not change, only the density around them.
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,7 +18,9 @@ from lifting import lifter
 from lifting.checkpoint import load_checkpoint, save_checkpoint
 from lifting.command import InputError
 from lifting.config import Config
+from lifting.likelihood import Likelihood
 from lifting.likelihood.pose_density import PoseDensity, viewing_turn
+from lifting.likelihood.unit_densities import fixed_draws
 from lifting.prediction import Prediction
 from lifting.training.evaluation import predict
 
@@ -47,12 +50,19 @@ def crossfit(checkpoint: Path, folder: Path) -> Path:
     for person, run in zip(people, runs, strict=True):
         log.info(f"training without {person}")
         lifter.train(_without(config, person), run)
-    save_checkpoint(folder / "last.pt", {**content, "density": fitted([run / "last.pt" for run in runs]).state_dict()})
+    density = fitted([run / "last.pt" for run in runs])
+    density.scale *= _usual_length(objective.likelihood)
+    save_checkpoint(folder / "last.pt", {**content, "density": density.state_dict()})
     return folder / "last.pt"
 
 
 def fitted(checkpoints: Sequence[Path]) -> PoseDensity:
-    """The density of the errors that lifters make on the people of their test, who count alike."""
+    """The density of the errors that lifters make on the people of their test, who count alike.
+
+    Sigma is measured in `_usual_length`, because in its own units it says nothing: a network may predict half the sigma
+    if its flow learns a density of twice the width. To use the density with a network, multiply its scale by that
+    network's.
+    """
     parts: list[tuple[Prediction, Tensor, Tensor]] = []
     focal = None
     for checkpoint in checkpoints:
@@ -64,9 +74,19 @@ def fitted(checkpoints: Sequence[Path]) -> PoseDensity:
             focal = (2 * views.focal[:, 0] / views.size[:, 0])[camera].mean() if focal is None else focal
             prediction = Prediction(prediction.mu, prediction.log_sigma, viewing_turn(poses.keypoints, focal))
         free, target = objective.free(prediction, poses.target)
+        assert free.log_sigma is not None
+        free = replace(free, log_sigma=free.log_sigma + _usual_length(objective.likelihood).log())
         parts.append((free, target, torch.full((len(target),), len(parts), device=target.device)))
     predictions, targets, person = zip(*parts, strict=True)
     return PoseDensity.fit(Prediction.cat(predictions), torch.cat(targets), torch.cat(person), focal).cpu()
+
+
+def _usual_length(likelihood: Likelihood) -> Tensor:
+    """The median length of a deviation for sigma = 1, ()."""
+    like = next(likelihood.parameters(), torch.zeros(()))
+    with fixed_draws(like.device):
+        length: Tensor = likelihood.draw_unit((2**15,), like).norm(dim=-1).median()
+    return length.cpu()
 
 
 def _without(config: Config, person: str) -> Config:

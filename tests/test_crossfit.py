@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.stats import chi
 
-from lifting import Lifter, lifter
+from lifting import Lifter, crossfit, lifter
 from lifting.geometry.cameras import denormalise_screen
+from lifting.likelihood import Likelihood
 from lifting.likelihood.pose_density import PoseDensity
 from tests.conftest import Shell, refused
 
@@ -69,6 +71,13 @@ def test_lift_has_the_deviations_of_the_density(shell: Shell, trained: Path, tmp
         pose = Lifter.load(path).lift(pixels, (int(width), int(height)))
         np.testing.assert_allclose(pose.deviation[:, 1:], expected, rtol=1e-3)
         assert (pose.deviation[:, 0] == 0).all()
+
+
+def test_sigma_is_measured_by_what_the_flow_makes_of_it() -> None:
+    """The median length of normal deviations in space; any width that a flow learns multiplies it."""
+    assert float(crossfit._usual_length(Likelihood(3, "gaussian"))) == pytest.approx(chi.median(3), rel=0.02)
+    mixed = PoseDensity(torch.ones(16, 3), torch.ones(1), torch.full((1,), 2.0), torch.eye(48))
+    assert float(crossfit._usual_length(mixed)) == pytest.approx(2 * chi.median(3), rel=0.02)
 
 
 def test_bad_input(shell: Shell, trained: Path, small: list[str], tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ HOUSE: list[dict[str, list[str]]] = [
             "joint_sets", "detections", "people", "checks", "array_formats",
             "json_people", "json_frames", "json_formats", "formats",
         ],
-        "likelihood": ["unit_densities", "coupling_step", "flow", "scale", "learned", "mixed", "build", "radial_mixture", "pose_density"],
+        "likelihood": ["unit_densities", "coupling_step", "flow", "scale", "shared_flow", "learned", "mixed", "build", "radial_mixture", "pose_density"],
         "datasets": [
             "pose_checks", "store", "poses", "recordings", "pose_augment", "pose_batches",
             "image_set", "decode", "image_index", "augment", "image_batches",

@@ -194,6 +194,9 @@ class LossConfig(_Section):
     flow_steers_mu: bool = Field(
         False, description="whether the gradient of rle's flow reaches mu, as it does in the paper"
     )
+    flow_share: float = Field(
+        1.0, gt=0, le=1, description="share of the joints whose log G a step of rle computes; see likelihood.RLE"
+    )
     flow: FlowConfig = FlowConfig()
 
 

@@ -36,7 +36,7 @@ def build_likelihood(config: LossConfig, dim: int = 3) -> Likelihood:
         return Likelihood(dim, name, beta)
     flow = build_flow(config.flow, dim)
     if name == "rle":
-        return RLE(dim, config.base, beta, flow, config.normalise, config.flow_steers_mu)
+        return RLE(dim, config.base, beta, flow, config.normalise, config.flow_steers_mu, config.flow_share)
     if name == "rle_reference":
         return ReferenceRLE(dim, flow)
     if name == "dle":
