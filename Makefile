@@ -3,12 +3,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test bench gpu tables weights lint lock
+.PHONY: help demo test faults fuzz bench gpu tables weights lint lock
 help:
 	@echo "make demo    trains, evaluates and draws on the embedded set (about four minutes on two cores)"
 	@echo "make test    runs the test suite"
 	@echo "make tables  runs the paper's tables by analogy, short, on the embedded set; TABLES='--data FILE --seeds 3' for all"
 	@echo "make weights CMU=cmu_bvh.zip  makes the released weights anew (about half an hour)"
+	@echo "make faults  hurts training runs in every way there is and prints what they survived (about twenty minutes)"
+	@echo "make fuzz    feeds 1,000 damaged files to every reader (about an hour); FUZZ='--only store --inputs 100' for some"
 	@echo "make bench   times the fast paths and writes bench.json"
 	@echo "make gpu     tests and times everything on a GPU, in ten minutes, and writes gpu.md; nothing without a GPU"
 	@echo "make lint    ruff and mypy"
@@ -24,6 +26,12 @@ test: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python -m tests.benchmarks
+
+faults: .venv/ready
+	$(BIN)/python -m tests.faults
+
+fuzz: .venv/ready
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 gpu: .venv/ready
 	$(BIN)/python -m tests.gpu

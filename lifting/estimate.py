@@ -21,7 +21,7 @@ from lifting.drawing.pose_figures import DrawnPose, draw_poses
 from lifting.geometry.crops import DEPTH, camera_points, crop_matrix, picture_points
 from lifting.geometry.skeleton import H36M18
 from lifting.reports.image_evaluation import deviation_of, predict_crops
-from lifting.sources.annotations import load_json
+from lifting.safe_json import read_json
 from lifting.synthetic.motion import RATIOS
 from lifting.training.objective import ImageObjective
 
@@ -83,7 +83,7 @@ def read_boxes(path: Path) -> dict[str, list[Box]]:
     Raises:
         InputError: the file has another layout, or a box without a positive width and height.
     """
-    content = load_json(path, "estimate: boxes")
+    content = read_json(path, "estimate: boxes")
     expected = '{"name.jpg": [[x, y, width, height], ...], ...}'
     if not isinstance(content, dict):
         raise InputError(f"estimate: {path}: expected {expected}, got a {type(content).__name__}")
@@ -91,7 +91,7 @@ def read_boxes(path: Path) -> dict[str, list[Box]]:
     for name, value in content.items():
         try:
             rows = np.atleast_2d(np.asarray(value, dtype=np.float64)) if value != [] else np.empty((0, 4))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             rows = np.empty((0, 0))
         if rows.ndim != 2 or rows.shape[1] != 4 or not np.isfinite(rows).all() or (rows[:, 2:] <= 0).any():
             raise InputError(

@@ -8,7 +8,7 @@ the file (default 1) says that frame i of the file is frame ``i * stride`` of th
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from einops import reduce
 from torch import Tensor
 
+from lifting import safe_hdf5
 from lifting.command import InputError, Parser, RunError, existing_file, run_command, whole_file, write_json
 from lifting.datasets.store import PoseStore
 from lifting.geometry.h36m import action_of
@@ -65,38 +66,38 @@ def read_predictions(path: str | Path) -> tuple[dict[Clip, np.ndarray], int]:
     Raises:
         InputError: the file is not HDF5, is empty, or holds anything but (T, J, 3) floats in the layout above.
     """
-    path = existing_file(path, "predictions")
-    try:
-        with h5py.File(path, "r") as file:
-            names: list[str] = []
-            file.visit(names.append)
-            found = [item for item in map(file.get, names) if isinstance(item, h5py.Dataset)]
-            if not found:
-                raise InputError(f"{path}: expected datasets /subject/sequence/camera, found none")
-            return {_clip(path, item): _poses(path, item) for item in found}, _stride(path, file)
-    except (OSError, RuntimeError, KeyError) as error:  # what h5py raises for a file that is broken or not HDF5
-        raise InputError(f"{path} is not a readable HDF5 file ({error})") from error
+    where = f"{existing_file(path, 'predictions')}: expected datasets /subject/sequence/camera"
+    with safe_hdf5.open_hdf5(Path(path), str(path)) as file:
+        found = {
+            (subject, sequence, camera): _poses(views, camera, where)
+            for subject, sequences in _groups(file, where)
+            for sequence, views in _groups(sequences, where)
+            for camera in safe_hdf5.names(views, where)
+        }
+        if not found:
+            raise InputError(f"{where}, found none")
+        return found, _stride(file, str(path))
 
 
-def _clip(path: Path, item: h5py.Dataset) -> Clip:
-    _, *parts = item.name.split("/")
-    if len(parts) != 3:
-        raise InputError(f"{path}: expected datasets /subject/sequence/camera, found {item.name}")
-    return parts[0], parts[1], parts[2]
+def _groups(parent: h5py.Group, where: str) -> Iterator[tuple[str, h5py.Group]]:
+    for name in safe_hdf5.names(parent, where):
+        group = safe_hdf5.group(parent, name, where)
+        assert group is not None
+        yield name, group
 
 
-def _poses(path: Path, item: h5py.Dataset) -> np.ndarray:
-    shape: tuple[int, ...] = item.shape or ()
-    if len(shape) != 3 or shape[-1] != 3 or item.dtype.kind != "f":
-        raise InputError(f"{path}: {item.name}: expected (T, J, 3) floats, got {shape} of {item.dtype}")
-    return np.asarray(item[()], dtype=np.float64)
+def _poses(views: h5py.Group, camera: str, where: str) -> np.ndarray:
+    found = safe_hdf5.dataset(views, camera, (-1, -1, 3), "f", where)
+    assert found is not None
+    return safe_hdf5.read(found, np.float64, where)
 
 
-def _stride(path: Path, file: h5py.File) -> int:
-    stride = np.asarray(file.attrs.get("stride", 1))
-    if stride.size != 1 or stride.dtype.kind not in "iu" or stride.item() < 1:
-        raise InputError(f"{path}: attribute stride: expected a whole number of 1 or more, got {stride.tolist()!r}")
-    return int(stride.item())
+def _stride(file: h5py.File, where: str) -> int:
+    stride = safe_hdf5.attribute(file, "stride", where)
+    stride = 1 if stride is None else stride
+    if not isinstance(stride, int) or stride < 1:
+        raise InputError(f"{where}: attribute stride: expected a whole number of 1 or more, got {stride!r}")
+    return stride
 
 
 def score_predictions(path: str | Path, data_path: str | Path, device: str = "cpu") -> dict[str, Any]:

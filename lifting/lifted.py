@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lifting.command import InputError, existing_file, whole_file
 from lifting.geometry.skeleton import H36M17
 from lifting.keypoints.detections import Keypoints
+from lifting.safe_json import read_json
 from lifting.safe_npz import npz_keys, read_npz
 
 FORMAT = "lifting-joints"
@@ -136,10 +137,13 @@ def read_lifted(path: str | Path) -> Lifted:
     """
     path = existing_file(path, "lifted joints")
     with path.open("rb") as file:
-        is_zip = file.read(2) == b"PK"
-    content = _read_npz(path) if is_zip else _read_json(path)
+        start = file.read(64).lstrip()
+    if not start.startswith((b"PK", b"{", b"[")):
+        raise InputError(f"{path}: expected an npz or a JSON file that `lift` wrote")
+    content = _read_npz(path) if start.startswith(b"PK") else _read_json(path)
     for name, expected in (("format", FORMAT), ("version", VERSION), ("units", UNITS)):
-        if (found := content.get(name)) != expected:
+        found = content.get(name)
+        if type(found) is not type(expected) or found != expected:
             raise InputError(f"{path}: expected {name} {expected!r}, as `lift` writes it, got {found!r:.40}")
     try:
         return Lifted(
@@ -152,7 +156,7 @@ def read_lifted(path: str | Path) -> Lifted:
         )
     except KeyError as error:
         raise InputError(f"{path}: expected an entry {error}, found none") from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path}: {error}") from error
 
 
@@ -174,8 +178,10 @@ def _keypoints(content: Mapping[str, Any]) -> Keypoints:
         raise ValueError(f"joint_set: expected {H36M17.name!r}, got {joint_set!r}")
     rate, sides = entries.get("frame_rate"), entries.get("size")
     size = None if sides is None else tuple(int(side) for side in sides)
-    if size is not None and len(size) != 2:
+    if size is not None and (len(size) != 2 or min(size) < 1):
         raise ValueError(f"size: expected width and height, got {size}")
+    if rate is not None and not 0 < float(rate) < float("inf"):
+        raise ValueError(f"frame_rate: expected a number above 0, got {rate}")
     return Keypoints(
         points=points,
         confidence=confidence,
@@ -192,8 +198,9 @@ def _keypoints(content: Mapping[str, Any]) -> Keypoints:
 def _numbers(content: Mapping[str, Any], name: str, dtype: type = np.float32) -> NDArray[Any]:
     """An entry as an array; None, which JSON has for NaN, becomes NaN."""
     try:
-        array: NDArray[Any] = np.asarray(content[name], dtype=dtype)
-    except (TypeError, ValueError) as error:
+        with np.errstate(over="ignore", invalid="ignore"):  # too large for the type: infinite, which is refused
+            array: NDArray[Any] = np.asarray(content[name], dtype=dtype)
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{name}: expected equal lists of numbers ({error})") from error
     if array.size or array.ndim > 2:
         return array
@@ -209,10 +216,7 @@ def _numbers(content: Mapping[str, Any], name: str, dtype: type = np.float32) ->
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise InputError(f"{path}: expected an npz or a JSON file that `lift` wrote ({error})") from error
+    content = read_json(path, "lifted joints")
     if not isinstance(content, dict) or not isinstance(content.get("keypoints", {}), dict):
         raise InputError(f"{path}: expected a JSON object with format {FORMAT!r}, got another layout")
     inner = content.pop("keypoints", {})

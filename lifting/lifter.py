@@ -8,7 +8,7 @@ import torch
 from einops import reduce
 from torch import Tensor
 
-from lifting.checkpoint import load_checkpoint, load_weights
+from lifting.checkpoint import built, load_checkpoint
 from lifting.command import InputError
 from lifting.config import Config, PoseAugmentConfig, read_trained
 from lifting.datasets.pose_batches import PoseBatches
@@ -121,9 +121,8 @@ def load(checkpoint: Path, overrides: list[str] | None = None) -> tuple[Objectiv
         overrides = ["data.test_path=null", *(overrides or [])]
     config = read_trained(Config, content["config"], overrides, f"checkpoint: {checkpoint}")
     device = ranks.start(config.train.device)
-    objective = build_objective(config, JOINT_SETS[content["joint_set"]])
-    load_weights(objective.network, content["network"], f"checkpoint: {checkpoint}: the network")
-    load_weights(objective.likelihood, content["likelihood"], f"checkpoint: {checkpoint}: the likelihood")
+    joint_set = JOINT_SETS[content["joint_set"]]
+    objective = built(lambda: build_objective(config, joint_set), content, f"checkpoint: {checkpoint}")
     if "density" in content:
         objective.likelihood = PoseDensity.load(content["density"], f"checkpoint: {checkpoint}: the density")
     return objective.to(device).eval(), config

@@ -15,7 +15,9 @@ import numpy as np
 
 from lifting.command import InputError, existing_file
 
-_LARGEST = 4 << 30  # bytes of one array, unpacked; the largest file of the field has a tenth of it
+# Bytes of one array, unpacked; a file with at least a twentieth of them may go beyond. The field's largest has 200 MB.
+_LARGEST, _PACKED = 1 << 29, 20
+_OBJECT = 64  # bytes of one object in a pickle, about
 _KINDS = "?biufSUO"
 
 
@@ -44,10 +46,11 @@ def read_npz(path: str | Path, key: str) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:
             info = archive.getinfo(f"{key}.npy")
-            if info.file_size > _LARGEST:
-                raise InputError(f"{path}: {key} claims {info.file_size >> 20} MiB, at most {_LARGEST >> 20} are read")
+            most = max(_LARGEST, _PACKED * info.compress_size)
+            if info.file_size > most:
+                raise InputError(f"{path}: {key} claims {info.file_size >> 20} MiB, at most {most >> 20} are read")
             with archive.open(info) as stream:
-                return _read_npy(stream)
+                return _read_npy(stream, most)
     except _RefusedError as error:
         raise InputError(f"{path}: {key} is refused: {error}") from error
     except (InputError, KeyboardInterrupt):
@@ -56,16 +59,46 @@ def read_npz(path: str | Path, key: str) -> Any:
         raise InputError(f"{path}: {key} cannot be read, the file is broken ({error!r})") from error
 
 
-def _read_npy(stream: IO[bytes]) -> Any:
+def read_npy(path: str | Path) -> np.ndarray:
+    """The array of an ``.npy`` file; InputError if it is broken or holds objects in place of numbers or texts."""
+    path = existing_file(path, "npy file")
+    try:
+        with path.open("rb") as stream:
+            value = _read_npy(stream, 0)
+    except Exception as error:  # as in read_npz
+        raise InputError(f"{path}: cannot be read, the file is broken or holds no plain array ({error})") from error
+    return np.asarray(value)
+
+
+def _read_npy(stream: IO[bytes], most: int) -> Any:
+    """The array in a stream. Of a pickle, ``most`` bytes may come: what is named several times counts every time."""
     version = np.lib.format.read_magic(stream)
     headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     shape, fortran, dtype = headers[version](stream)
     if dtype.hasobject:
+        if not most:
+            raise _RefusedError("its values are objects")
         value = _Unpickler(stream, encoding="latin1").load()
+        if (size := _size(value, {})) > most:
+            raise _RefusedError(f"its pickle unfolds to {size:.2g} bytes, at most {most >> 20} MiB are read")
         return value.item() if isinstance(value, np.ndarray) and value.shape == () else value
     array = np.empty(0).view(_Array)
     array.__setstate__((1, shape, _DType(dtype.str), fortran, stream.read()))
     return np.asarray(array)
+
+
+def _size(value: Any, known: dict[int, float]) -> float:
+    """Bytes of a value and of all that it names, as if nothing were shared."""
+    if id(value) not in known:
+        known[id(value)] = float("inf")  # for a value that holds itself
+        inner: Any = ()
+        if isinstance(value, dict):
+            inner = [*value, *value.values()]
+        elif isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.dtype.hasobject):
+            inner = value if isinstance(value, (list, tuple)) else value.ravel().tolist()
+        own = value.nbytes if isinstance(value, np.ndarray) else len(value) if isinstance(value, (str, bytes)) else 0
+        known[id(value)] = _OBJECT + own + sum(_size(one, known) for one in inner)
+    return known[id(value)]
 
 
 class _RefusedError(Exception):
@@ -101,6 +134,10 @@ class _Array(np.ndarray[Any, Any]):
         size = len(data) if dtype.hasobject else len(data) / dtype.itemsize
         if any(side < 0 for side in shape) or math.prod(shape) != size:
             raise _RefusedError(f"an array of shape {shape} with data for {size:g} values")
+        if dtype.kind == "U":
+            letters = np.frombuffer(data, np.dtype(np.uint32).newbyteorder(dtype.byteorder))
+            if ((letters > 0x10FFFF) | ((letters >= 0xD800) & (letters < 0xE000))).any():
+                raise _RefusedError("a text with letters that do not exist")
         super().__setstate__((1, shape, dtype, fortran, data))
 
 
@@ -131,6 +168,7 @@ class _Unpickler(_PythonUnpickler):  # type: ignore[misc]  # typeshed knows the 
     """Builds data and nothing else."""
 
     dispatch: ClassVar = dict(_PythonUnpickler.dispatch)
+    del dispatch[pickle.BYTEARRAY8[0]]  # takes memory for any size that a file names
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _KNOWN:

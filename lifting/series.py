@@ -21,11 +21,11 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lifting.command import InputError, Parser, RunError, run_command, whole_file, write_json
 from lifting.config import Config, RunConfig, SingleStageConfig, read_config
+from lifting.safe_yaml import read_yaml
 from lifting.shipped import configs
 
 log = logging.getLogger(__name__)
@@ -105,10 +105,8 @@ class Run:
 
 def load_series(path: Path) -> Series:
     try:
-        return Series.model_validate(yaml.safe_load(path.read_text()))
-    except OSError as error:
-        raise InputError(f"series: cannot read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValidationError) as error:
+        return Series.model_validate(read_yaml(path, "series"))
+    except ValidationError as error:
         raise InputError(f"series: {path}: expected configs, variants and overrides: {error}") from None
 
 

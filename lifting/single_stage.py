@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lifting.checkpoint import expect_joints, is_checkpoint, load_checkpoint, load_weights, save_checkpoint
+from lifting.checkpoint import built, expect_joints, is_checkpoint, load_checkpoint, save_checkpoint
 from lifting.command import InputError, write_json
 from lifting.config import SingleStageConfig, read_config, read_trained
 from lifting.datasets.decode import decode
@@ -110,9 +110,7 @@ def load(checkpoint: Path, overrides: list[str] | None = None) -> tuple[ImageObj
     config = read_trained(SingleStageConfig, content["config"], overrides, f"checkpoint: {checkpoint}")
     expect_joints(content, H36M18, f"checkpoint: {checkpoint}")
     device = ranks.start(config.train.device)
-    objective = build_objective(config)
-    load_weights(objective.network, content["network"], f"checkpoint: {checkpoint}: the network")
-    load_weights(objective.likelihood, content["likelihood"], f"checkpoint: {checkpoint}: the likelihood")
+    objective = built(lambda: build_objective(config), content, f"checkpoint: {checkpoint}")
     return objective.to(device).eval(), config
 
 

@@ -215,7 +215,10 @@ FILES: dict[str, tuple[Callable[[Path, Path], object], list[str]]] = {
     "empty": (lambda path, data: path.touch(), ["is empty"]),
     "text": (lambda path, data: path.write_text("S9,Walking,0.1"), ["not a readable HDF5"]),
     "cut short": (lambda path, data: path.write_bytes(data.read_bytes()[:4000]), ["not a readable HDF5"]),
-    "another layout": (lambda path, data: path.write_bytes(data.read_bytes()), ["/subject/sequence/camera", "/poses/"]),
+    "another layout": (
+        lambda path, data: path.write_bytes(data.read_bytes()),
+        ["/subject/sequence/camera", "cameras/"],
+    ),
     "no floats": (lambda path, data: dataset(path, np.zeros((11, 17, 3), int)), ["floats", "int64"]),
     "flat": (lambda path, data: dataset(path, np.zeros((11, 51))), ["expected (T, J, 3)", "(11, 51)"]),
     "stride": (lambda path, data: dataset(path, np.zeros((11, 17, 3)), stride="two"), ["stride", "'two'"]),

@@ -17,14 +17,18 @@ HOUSE: list[dict[str, list[str]]] = [
         "prediction": [],
         "shipped": [],
     },
-    {"config": ["sections", "reading"], "checkpoint": [], "safe_npz": [],
+    {"safe_yaml": [], "safe_npz": [], "safe_hdf5": [], "safe_json": []},
+    {"config": ["sections", "reading"], "checkpoint": [],
      "metrics": ["pose_errors", "calibration", "scores", "bones"]},
     {
         "keypoints": [
             "joint_sets", "detections", "people", "checks", "array_formats",
             "json_people", "json_frames", "json_formats", "formats",
         ],
-        "likelihood": ["unit_densities", "coupling_step", "flow", "scale", "shared_flow", "learned", "mixed", "build", "radial_mixture", "pose_density"],
+        "likelihood": [
+            "unit_densities", "coupling_step", "flow", "scale", "shared_flow", "learned", "mixed", "build",
+            "radial_mixture", "pose_density",
+        ],
         "datasets": [
             "pose_checks", "store", "poses", "recordings", "pose_augment", "pose_batches",
             "image_set", "decode", "image_index", "augment", "image_batches",
@@ -38,12 +42,16 @@ HOUSE: list[dict[str, list[str]]] = [
         ],
         "sources": [
             "bone_frames", "asf_amc", "bvh", "joint_places", "motion_files", "bvh_map", "recorded_motion",
-            "h36m_poses", "annotations", "h36m_images", "mpii_images", "image_readers",
+            "apart", "h36m_poses", "annotations", "h36m_images", "mpii_images", "image_readers",
         ],
         "synthetic": ["motion", "action_scripts", "poses", "rendering", "body_shape", "scenery", "pictures"],
-        "drawing": ["pose_figures", "hypothesis_figure", "diagrams", "scene", "viewer", "brush", "stage", "moving_figures"],
+        "drawing": [
+            "pose_figures", "hypothesis_figure", "diagrams", "scene", "viewer", "brush", "stage", "moving_figures",
+        ],
     },
-    {"training": ["ranks", "objective", "engine", "evaluation"], "evaluate": [], "series": []},
+    {"training": [
+        "allocator", "ranks", "stops", "run_folder", "norms", "objective", "health", "progress", "engine", "evaluation",
+    ], "evaluate": [], "series": []},
     {"lifter": []},
     {"reports": ["density_scores", "uncertainty", "hypotheses", "camera_evidence", "image_evaluation", "robustness"]},
     {"single_stage": [], "estimate": [], "crossfit": []},
@@ -110,7 +118,8 @@ def test_no_room_is_the_whole_house() -> None:
 
 def test_the_tests_mirror_the_rooms() -> None:
     folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and list(path.glob("test_*.py"))}
-    assert folders <= {room for room, files in SHELF.items() if files} | {"gpu"}  # the last: what `make gpu` runs
+    hurt = {"faults", "fuzz", "hostile"}  # what `make faults` and `make fuzz` run, and files made to do harm
+    assert folders <= {room for room, files in SHELF.items() if files} | {"gpu"} | hurt
 
 
 def test_print_is_for_command_lines() -> None:

@@ -164,7 +164,8 @@ def test_bad_input_is_one_line(shell: Shell, small: list[str], small_store: Path
     refused(shell("evaluate", "--checkpoint", truncated), "half.h5")
     for content, words in (
         (None, "no.yaml"),
-        (b"\x89HDF\r\n", "expected configs, variants and overrides"),
+        (b"\x89HDF\r\n", "is not YAML"),
+        (b"[1, 2]", "expected configs, variants and overrides"),
         (b"configs: []\nvariants: {a: []}", "configs"),
         (b"configs: [fc_rle]\nvariants: {}", "variants"),
         (b"configs: [fc_rle]\nvariants: {a: []}", "expected overrides under short for --short"),

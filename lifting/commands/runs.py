@@ -1,13 +1,14 @@
 """What the verb ``train`` of both tracks shares: the configuration and folder of a run, stop and resume."""
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from lifting.command import InputError
+from lifting.command import InputError, Terminated
 from lifting.config import Schema, read_config
 
 Report = TypeVar("Report")
@@ -18,7 +19,7 @@ def configured_run(schema: type[Schema], options: argparse.Namespace, default: P
 
     Raises:
         InputError: ``--resume`` does not name a run, or comes with ``--config`` or ``--output``; the folder of a new
-            run already holds one.
+            run already holds one, unless torchrun has restarted its processes.
     """
     if options.resume is not None:
         if options.config or options.output:
@@ -32,21 +33,23 @@ def configured_run(schema: type[Schema], options: argparse.Namespace, default: P
     folder = options.output
     if folder is None:
         folder = Path("checkpoints") / f"{config.model.name}_{config.loss.name}_{time.strftime('%Y%m%d-%H%M%S')}"
-    if (folder / "last.pt").exists():
+    # Where torchrun starts the processes again after one of them failed, they find the run that they began.
+    restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    if (folder / "last.pt").exists() and not restarted:
         hint = f"continue it with --resume {folder}, or choose another --output"
         raise InputError(f"train: {folder} already holds a run; {hint}")
     return config, folder
 
 
 def train_or_stop(train: Callable[[Schema, Path], Report], config: Schema, folder: Path) -> Report:
-    """Calls ``train`` and returns its report; on Ctrl-C, says how to resume the run."""
+    """Calls ``train`` and returns its report; on Ctrl-C and SIGTERM, says how to resume the run."""
     try:
         return train(config, folder)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated) as stop:
         if (folder / "last.pt").exists():
             hint = f"resume with: {_as_called()} train --resume {folder}"
-            raise KeyboardInterrupt(f"stopped; the last complete epoch is in {folder / 'last.pt'}; {hint}") from None
-        raise KeyboardInterrupt("stopped before the end of the first epoch; there is nothing to resume") from None
+            raise type(stop)(f"stopped; {folder / 'last.pt'} holds the run so far; {hint}") from None
+        raise type(stop)("stopped before the first step; there is nothing to resume") from None
 
 
 def _as_called() -> str:

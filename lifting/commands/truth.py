@@ -1,5 +1,6 @@
 """True 3D joints beside lifted ones: the file of ``lift --truth``, brought to the axes of the prediction."""
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 from lifting.command import InputError, existing_file
 from lifting.geometry.rays import ray_frame
 from lifting.lifted import Lifted
+from lifting.safe_npz import npz_keys, read_npy, read_npz
 
 _FAR = 50.0  # metres; nothing that a person is lifted from is farther away, so larger numbers are millimetres
 _NEAR = 0.1  # metres; nobody is that close to a camera, so a nearer pelvis is the origin of relative joints
@@ -49,15 +51,15 @@ def read_truth(path: Path, lifted: Lifted) -> NDArray[np.float64]:
 
 def _array(path: Path) -> NDArray[np.float64]:
     try:
-        with path.open("rb") as file:
-            content = np.load(file, allow_pickle=False)
-            if isinstance(content, np.lib.npyio.NpzFile):
-                names = content.files
-                content = content["joints" if "joints" in names or len(names) != 1 else names[0]]
+        if zipfile.is_zipfile(path):
+            names = npz_keys(path)
+            content = read_npz(path, "joints" if "joints" in names or len(names) != 1 else names[0])
+        else:
+            content = read_npy(path)
+        with np.errstate(over="ignore", invalid="ignore"):
             return np.asarray(content, dtype=np.float64)
-    except Exception as error:  # broken bytes make zlib and numpy raise nearly anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"lift: --truth: {path}: expected .npy, or .npz with joints ({reason})") from None
+    except (InputError, TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"lift: --truth: {path}: expected .npy, or .npz with joints ({error})") from None
 
 
 def error_line(lifted: Lifted, truth: NDArray[np.float64]) -> str:

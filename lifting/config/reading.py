@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from lifting.command import InputError
 from lifting.config.sections import MODELS, Config, RunConfig, SingleStageConfig
+from lifting.safe_yaml import parse_yaml, read_yaml
 
 Schema = TypeVar("Schema", Config, SingleStageConfig)
 
@@ -35,12 +36,7 @@ def read_config(
     """
     tree: dict[str, Any] = base or {}
     if file is not None:
-        try:
-            leaf = yaml.safe_load(file.read_text()) or {}
-        except OSError as error:
-            raise InputError(f"config: cannot read {file}: {error.strerror}") from None
-        except (yaml.YAMLError, UnicodeDecodeError):
-            raise InputError(f"config: {file} is not YAML") from None
+        leaf = read_yaml(file, "config") or {}
         if not isinstance(leaf, dict):
             raise InputError(f"config: {file}: expected a mapping such as 'loss: {{name: rle}}', got {leaf!r:.60}")
         expect_track(schema, leaf, f"config: {file}")
@@ -49,10 +45,7 @@ def read_config(
         key, equals, text = override.partition("=")
         if not equals:
             raise InputError(f"config: expected key.path=value, got {override!r}")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise InputError(f"config: {key}: {text!r} is not a YAML value") from None
+        value = parse_yaml(text, f"config: {key}: {text!r} is not a YAML value")
         for name in reversed(key.split(".")):
             value = {name: value}
         tree = _merged(tree, value)

@@ -101,8 +101,8 @@ INPUT: LifterInput = Field(
 
 class FCConfig(_Section):
     name: Literal["fc"] = "fc"
-    width: PositiveInt = 1024
-    blocks: int = Field(2, ge=0)
+    width: int = Field(1024, ge=1, le=65536)
+    blocks: int = Field(2, ge=0, le=1000)
     dropout: float = Field(0.25, ge=0, lt=1)
     sigma: Literal["coordinate", "joint"] = Field("joint", description="one sigma per coordinate, or one per joint")
     input: LifterInput = INPUT
@@ -110,7 +110,7 @@ class FCConfig(_Section):
 
 class SRNetConfig(_Section):
     name: Literal["srnet"] = "srnet"
-    width: int = Field(1024, ge=8, description="features of a hidden layer, over all groups")
+    width: int = Field(1024, ge=8, le=65536, description="features of a hidden layer, over all groups")
     groups: Literal[5, 3, 2] = 5
     layers: Literal[6, 8] = 6
     recombine: Literal["multiply", "add", "concat"] = Field("multiply", description="see srnet.GroupLayer")
@@ -149,7 +149,7 @@ class ImageDataConfig(_Section):
 
 class _ImageModelConfig(_Section):
     backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet50"
-    width: int = Field(64, ge=8, description="features of the first stage; torchvision's is 64")
+    width: int = Field(64, ge=8, le=4096, description="features of the first stage; torchvision's is 64")
     weights: str | None = Field(
         None, description="file of weights that initialise the backbone; see models.pretrained.load_backbone"
     )
@@ -177,9 +177,9 @@ def _named(default: str) -> Discriminator:
 
 class FlowConfig(_Section):
     kind: Literal["realnvp", "nsf", "maf"] = Field("realnvp", description="nsf and maf need the extra zuko")
-    couplings: PositiveInt = 6
-    layers: int = Field(3, ge=2)
-    width: PositiveInt = 64
+    couplings: int = Field(6, ge=1, le=100)
+    layers: int = Field(3, ge=2, le=100)
+    width: int = Field(64, ge=1, le=4096)
 
 
 class LossConfig(_Section):
@@ -223,6 +223,12 @@ class TrainConfig(_Section):
     )
     compile: bool = False
     device: str = Field("auto", description="auto: a GPU if there is one")
+    save_minutes: float = Field(
+        10.0, ge=0, description="minutes between two checkpoints in the middle of an epoch; 0: only after epochs"
+    )
+    on_nonfinite: Literal["stop", "skip"] = Field(
+        "stop", description="what to do about a step whose loss or gradient is not finite; skipped ones are counted"
+    )
 
 
 class ImageTrainConfig(TrainConfig):

@@ -1,4 +1,4 @@
-"""Decodes pictures in any file format to 8-bit RGB, and refuses broken ones."""
+"""Decodes pictures in any file format to 8-bit RGB, and refuses broken and gigantic ones."""
 
 import cv2
 import numpy as np
@@ -37,7 +37,8 @@ def decode(encoded: bytes, name: str, *, shrink: int = 1, upright: bool = False)
         (ceil(H / shrink), ceil(W / shrink), 3) RGB.
 
     Raises:
-        BrokenPictureError: the contents are not a picture, or not a whole one.
+        BrokenPictureError: the contents are not a picture, not a whole one, or one of more than 2^27 pixels
+            (``lifting/__init__.py`` says so to OpenCV).
     """
     if not encoded:
         raise BrokenPictureError(f"{name}: expected a picture, got an empty file")

@@ -4,6 +4,9 @@ The augmentation of a sample depends only on the epoch's seed and on the sample'
 same whichever process makes it, and a resumed run sees the same batches as an uninterrupted one.
 """
 
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
@@ -23,6 +26,7 @@ from lifting.datasets.image_set import ImageSet
 from lifting.geometry.skeleton import H36M18
 from lifting.prediction import Batch
 
+ABSURD = 1e5  # no label in pixels or metres is as large
 BROKEN_IN_A_ROW = 100  # so many in a row mean that a folder is missing
 
 Made = TypeVar("Made", bound=tuple[object, ...])
@@ -101,9 +105,9 @@ class ImageBatches:
     def __len__(self) -> int:
         return len(self.sets[0]) // self.each
 
-    def epoch(self, seed: int) -> Iterator[Batch]:
-        """One pass; ``seed`` fixes its order and its augmentations."""
-        self._order[:] = self._plan(seed)
+    def epoch(self, seed: int, start: int = 0) -> Iterator[Batch]:
+        """One pass, from batch ``start`` on; ``seed`` fixes its order and its augmentations."""
+        self._order[:] = self._plan(seed)[start:]
         for made in _read(self._loader):
             self.skipped.update(made.skipped)
             images, *labels = (part.to(self.device, non_blocking=True) for part in made[:4])
@@ -135,7 +139,7 @@ def crop_batches(
     box: NDArray[np.float32] | None = None,
     paint: Callable[[NDArray[np.uint8], int], None] | None = None,
 ) -> Iterator[Crops]:
-    """Crops of the rows rank, rank + world, ... in this order; the last batch may be smaller.
+    """Crops of the batches rank, rank + world, ... of the set, in its order; its last batch may be smaller.
 
     Args:
         size: S.
@@ -147,8 +151,8 @@ def crop_batches(
     """
     boxes = image_set.box if box is None else box
     check_boxes(image_set, boxes)
-    rows = np.arange(rank, len(image_set), world)
-    order = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    rows = np.arange(len(image_set))
+    order = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)][rank::world]
     for crops in _read(_loader(_TestCrops(image_set, boxes, size), order, workers)):
         if paint is not None:
             for crop, row in zip(crops.image.numpy(), crops.rows.tolist(), strict=True):
@@ -167,13 +171,14 @@ def check_boxes(image_set: ImageSet, boxes: NDArray[np.float32]) -> None:
 def check_labels(image_set: ImageSet) -> None:
     """Raises `InputError` as `check_boxes` does, and for the first label that is not finite."""
     check_boxes(image_set, image_set.box)
-    finite = np.isfinite(image_set.keypoints).all(-1)
+    finite = (np.abs(image_set.keypoints) < ABSURD).all(-1)  # which NaN is not
     if image_set.points is not None:
-        finite &= np.isfinite(image_set.points).all(-1)
+        finite &= (np.abs(image_set.points) < ABSURD).all(-1)
         finite &= np.isfinite(image_set.points[:, ROOT : ROOT + 1, 2])  # every depth is relative to it
     for row, joint in np.argwhere(image_set.labelled & ~finite)[:1]:
         name = H36M18.joints[joint]
-        raise InputError(f"{image_set.files[row]}: expected finite labels, got NaN or infinity for {name}")
+        got = f"NaN, infinity or more than {ABSURD:g} for {name}"
+        raise InputError(f"{image_set.files[row]}: expected finite labels, got {got}")
 
 
 class _TrainingCrops(Dataset["_Training | str"]):
@@ -259,3 +264,22 @@ def _as_it_is(batch: Made) -> Made:
 
 def _start_worker(_: int) -> None:
     cv2.setNumThreads(0)  # one thread per process; the DataLoader does the same for torch
+    _leave_stops_to_the_parent()
+
+
+def _leave_stops_to_the_parent() -> None:
+    """Ctrl-C and SIGTERM reach every process of a terminal or a batch job, but the parent still wants its batches.
+
+    It saves its state first. Then it ends this process itself, by a SIGTERM of its own.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):  # macOS and Windows
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def watch() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from lifting import safe_hdf5
 from lifting.command import InputError, existing_file, whole_file
 from lifting.datasets.decode import decode
 from lifting.datasets.image_set import ImageSet
@@ -43,6 +44,7 @@ SIDE = 320  # pixels; the longer side of a packed box is at most this
 MARGIN = 1.3 * (math.cos(math.pi / 6) + math.sin(math.pi / 6))  # holds the augmented crop: 1.3 boxes, turned by 30 deg
 QUALITY = 95  # of packed JPEGs
 
+_LARGEST_PICTURE = 1 << 30  # bytes
 _BLOCK = 256  # pictures that are encoded before their bytes are written
 _ROW = 1 << 10  # upper bound of the bytes of a row's labels
 _CHUNK = 1 << 22  # bytes; more than HDF5's cache holds, so that it reads one picture and not its whole chunk
@@ -83,7 +85,7 @@ def write_index(path: Path, image_set: ImageSet, *, source: str, checksum: str) 
     inside = os.path.commonpath([root, home]) == home
     image = io.BytesIO()  # in memory first, as in store.py
     with h5py.File(image, "w") as file:
-        file.attrs["root"] = os.path.relpath(root, home) if inside else root
+        file.attrs["root"] = safe_hdf5.fixed(os.path.relpath(root, home) if inside else root)
         _write(file, replace(image_set, files=np.array(names)), source, checksum)
     with whole_file(path) as temporary:
         temporary.write_bytes(image.getbuffer())
@@ -95,9 +97,10 @@ def _check_any(path: Path, image_set: ImageSet) -> None:
 
 
 def _write(file: h5py.File, image_set: ImageSet, source: str, checksum: str) -> None:
-    file.attrs.update(format=FORMAT, version=VERSION, joint_set=H36M18.name, source=source, checksum=checksum)
+    texts = {"format": FORMAT, "joint_set": H36M18.name, "source": source, "checksum": checksum}
+    file.attrs.update({name: safe_hdf5.fixed(text) for name, text in texts.items()}, version=VERSION)
     for name in _WORDS:
-        file.create_dataset(name, data=getattr(image_set, name).tolist(), dtype=h5py.string_dtype())
+        file[name] = np.char.encode(getattr(image_set, name), "utf-8")
     for name, (_, dtype) in (_NUMBERS if image_set.points is None else _NUMBERS | _DEEP).items():
         file.create_dataset(name, data=getattr(image_set, name).astype(dtype))
 
@@ -108,37 +111,57 @@ def read_index(path: Path) -> ImageSet:
     Raises:
         InputError: the file is absent, empty or broken, is not an index, or has another version.
     """
-    path = existing_file(path, "image index")
-    try:
-        with h5py.File(path, "r") as file:
-            return _read(file, path)
-    except OSError as error:
-        raise InputError(f"{path} is not a readable HDF5 file ({error})") from error
+    with safe_hdf5.open_hdf5(existing_file(path, "image index"), str(path)) as file:
+        return _read(file, path)
 
 
 def _read(file: h5py.File, path: Path) -> ImageSet:
+    where = str(path)
     for name, expected in {"format": FORMAT, "version": VERSION, "joint_set": H36M18.name}.items():
-        found = file.attrs.get(name)
-        if found != expected:
+        found = safe_hdf5.attribute(file, name, where)
+        if type(found) is not type(expected) or found != expected:
             raise InputError(f"{path}: expected an index of {name} {expected!r}, got {found!r}; prepare it again")
-    packed = "encoded" in file
-    numbers = _NUMBERS | _DEEP if _DEEP.keys() & file.keys() else _NUMBERS
-    missing = [name for name in (*_WORDS, *numbers, *(["offsets"] if packed else [])) if name not in file]
-    missing += [] if packed or "root" in file.attrs else ["root"]
+    there, root = safe_hdf5.names(file, where), safe_hdf5.attribute(file, "root", where)
+    packed = "encoded" in there
+    numbers = _NUMBERS | _DEEP if not _DEEP.keys().isdisjoint(there) else _NUMBERS
+    missing = [name for name in (*_WORDS, *numbers, *(["offsets"] if packed else [])) if name not in there]
+    missing += [] if packed or isinstance(root, str) else ["root"]
     if missing:
         raise InputError(f"{path}: broken index, {', '.join(missing)} missing")
-    count = len(file["files"])
-    shapes = dict.fromkeys(_WORDS, ()) | {name: shape for name, (shape, _) in numbers.items()}
-    for name, shape in shapes.items():
-        if file[name].shape != (count, *shape):
-            raise InputError(f"{path}: {name}: expected {(count, *shape)}, got {file[name].shape}")
-    words = {name: file[name].asstr()[()].tolist() for name in _WORDS}
+    arrays: dict[str, Any] = {name: _column(file, name, (), "T", np.str_, where) for name in _WORDS}
+    arrays |= {
+        name: _column(file, name, shape, "b" if dtype is np.bool_ else "fiu", dtype, where)
+        for name, (shape, dtype) in numbers.items()
+    }
     if not packed:
-        root = os.path.normpath(os.path.join(path.parent, file.attrs["root"]))
-        words["files"] = [os.path.join(root, name) for name in words["files"]]
-    arrays: dict[str, Any] = {name: np.array(found, dtype=np.str_) for name, found in words.items()}
-    arrays |= {name: np.asarray(file[name][()], dtype=dtype) for name, (_, dtype) in numbers.items()}
-    return ImageSet(**arrays, packed=path if packed else None)
+        root = os.path.normpath(os.path.join(path.parent, root))
+        arrays["files"] = np.array([os.path.join(root, name) for name in arrays["files"].tolist()], dtype=np.str_)
+    image_set = ImageSet(**arrays, packed=path if packed else None)
+    _check_numbers(image_set, where)
+    return image_set
+
+
+def _column(file: h5py.File, name: str, shape: tuple[int, ...], kinds: str, dtype: Any, where: str) -> Any:
+    """All of an array with a row for each picture."""
+    files = safe_hdf5.dataset(file, "files", (-1,), "T", where)
+    assert files is not None
+    found = safe_hdf5.dataset(file, name, (len(files), *shape), kinds, where)
+    assert found is not None
+    return safe_hdf5.read_texts(found, Path(where)) if kinds == "T" else safe_hdf5.read(found, dtype, where)
+
+
+def _check_numbers(images: ImageSet, where: str) -> None:
+    """InputError unless whatever has to be a number is finite, and boxes have a size."""
+    labelled = np.where(images.labelled[..., None], images.keypoints, 0)
+    deep = {"points": images.points, "focal": images.focal, "center": images.center}
+    for name, values in {"box": images.box, "keypoints": labelled, **deep}.items():
+        if values is not None and not np.isfinite(values).all():
+            row = int(np.argwhere(~np.isfinite(values))[0][0])
+            raise InputError(f"{where}: {name}[{row}]: expected finite numbers, got others")
+    empty = (images.box[:, 2:] <= 0).any(1)
+    if empty.any() or not len(images):
+        got = f"{images.box[empty][0].tolist()}" if empty.any() else "no pictures"
+        raise InputError(f"{where}: expected pictures with boxes of x, y, width and height above 0, got {got}")
 
 
 def read_encoded(image_set: ImageSet, row: int) -> bytes:
@@ -149,12 +172,21 @@ def read_encoded(image_set: ImageSet, row: int) -> bytes:
     """
     name = str(image_set.files[row])
     if image_set.packed is None:
+        path = Path(name)
         try:
-            return Path(name).read_bytes()
+            size = path.stat().st_size
+            if not path.is_file() or size > _LARGEST_PICTURE:
+                raise InputError(f"{name}: expected a picture, got {size:,} bytes or no file")
+            return path.read_bytes()
         except OSError as error:
             raise InputError(f"{name}: expected a readable picture ({error.strerror})") from error
+        except ValueError as error:
+            raise InputError(f"{name}: expected the name of a picture ({error})") from error
     encoded, offsets = _packed(image_set.packed, os.getpid())
-    at = int(name.rpartition("#")[2])
+    number = name.rpartition("#")[2]
+    at = int(number) if number.isdecimal() and number.isascii() else -1
+    if not 0 <= at < len(offsets) - 1 or not 0 <= offsets[at] <= offsets[at + 1] <= len(encoded):
+        raise InputError(f"{image_set.packed}: {name}: the index does not hold this picture")
     try:
         return bytes(encoded[offsets[at] : offsets[at + 1]])
     except OSError as error:
@@ -169,11 +201,13 @@ def _packed(path: Path, process: int) -> tuple[h5py.Dataset, NDArray[np.int64]]:
     the parent.
     """
     atexit.register(_packed.cache_clear)  # HDF5 would close the file object after Python has ended, and crash
-    try:
-        file = h5py.File(existing_file(path, "image index").open("rb"), "r")
-        return file["encoded"], file["offsets"][()]
-    except (OSError, KeyError) as error:
-        raise InputError(f"{path}: expected an index with packed pictures ({error})") from error
+    where = str(path)
+    file = safe_hdf5.open_hdf5(existing_file(path, "image index").open("rb"), where)
+    encoded = safe_hdf5.dataset(file, "encoded", (-1,), "u", where)
+    offsets = safe_hdf5.dataset(file, "offsets", (-1,), "iu", where)
+    if encoded is None or offsets is None or encoded.dtype != np.uint8:
+        raise InputError(f"{path}: expected an index with packed pictures")
+    return encoded, safe_hdf5.read(offsets, np.int64, where)
 
 
 def pack(

@@ -60,10 +60,10 @@ class PoseBatches:
     def __len__(self) -> int:
         return len(self.poses) // self.batch_size
 
-    def epoch(self, seed: int) -> Iterator[Batch]:
-        """One pass over the poses, in an order that ``seed`` determines."""
+    def epoch(self, seed: int, start: int = 0) -> Iterator[Batch]:
+        """One pass over the poses, in an order that ``seed`` determines, from batch ``start`` on."""
         order = torch.randperm(len(self.poses), generator=torch.Generator().manual_seed(seed))
-        for rows in torch.split(order.to(self.poses.target.device), self.batch_size)[: len(self)]:
+        for rows in torch.split(order.to(self.poses.target.device), self.batch_size)[start : len(self)]:
             yield self._batch(rows[self.rank :: self.world])
 
     def _batch(self, rows: Tensor) -> Batch:

@@ -1,6 +1,7 @@
 """Checks made before a store is written: shapes, units, left and right, cameras that see people.
 
-`check_recording` and the functions that it calls take any joint set and look at no more than `SAMPLE` frames.
+`check_recording` and the functions that it calls take any joint set. Apart from `check_reach`, they look at no more
+than `SAMPLE` frames.
 `check_person` takes any set with hips, knees, ankles and shoulders, in metres.
 """
 
@@ -16,6 +17,8 @@ from lifting.geometry.skeleton import H36M17, JointSet
 
 THIGH_RANGE = (0.2, 0.8)  # metres
 EXTENT_RANGE = (0.4, 4.0)  # metres, the diagonal of a pose's bounding box: from a crouching child to outstretched arms
+ABSURD = 1e9  # nothing that is measured in metres, millimetres or pixels is as large, and its square is a float32
+FARTHEST, FARTHEST_PIXEL = 100.0, 1e5  # metres and pixels from a joint to the others, in any frame at all
 SAMPLE = 200  # frames of a recording that are checked at most
 BENT = 0.1  # metres, how far both knees together are out of line in a frame that `check_bent_sides` counts
 ENOUGH_BENT, LEAST_LEFT = 100, 0.2  # such frames, and the share of them that must have the left side on the left
@@ -29,8 +32,8 @@ def check_array(values: np.ndarray, shape: tuple[int, ...], what: str) -> None:
         raise InputError(f"{what}: expected ({expected}{',' * (len(shape) == 1)}), got {values.shape}")
     if values.dtype.kind not in "fiu":
         raise InputError(f"{what}: expected numbers, got {values.dtype}")
-    if not np.isfinite(values).all():
-        where = np.argwhere(~np.isfinite(values))[0].tolist()
+    if not (usable := np.abs(values) < ABSURD).all():
+        where = np.argwhere(~usable)[0].tolist()
         raise InputError(f"{what}: expected finite values, got {values[tuple(where)]} at {where}")
 
 
@@ -62,6 +65,20 @@ def check_recording(
         for name, points in views.items():
             hint = "keypoints are in pixels, not normalised"
             check_pixels(sampled(points), cameras[name].size, f"{where}: keypoints {detector}, {name}", hint)
+            check_reach(points, FARTHEST_PIXEL, f"{where}: keypoints {detector}, {name}", "pixels")
+    check_reach(positions, FARTHEST, f"{where}: positions", "m")
+
+
+def check_reach(points: np.ndarray, farthest: float, where: str, unit: str) -> None:
+    """InputError if a joint of any frame, (T, J, D), is farther than this from the median joint: no noise, but poison.
+
+    A wild frame costs a training little. A single label that is millions off costs it all.
+    """
+    off = np.abs(points - np.median(points, axis=1, keepdims=True)).max(-1)
+    if (off > farthest).any():
+        frame, joint = np.argwhere(off > farthest)[0].tolist()
+        far = f"{off[frame, joint]:.3g} {unit} from the other joints"
+        raise InputError(f"{where}: expected joints of one person, got one {far} at [{frame}, {joint}]")
 
 
 def check_sees(positions: np.ndarray, camera: Camera, where: str) -> None:

@@ -15,14 +15,16 @@ import hashlib
 import io
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import h5py
 import numpy as np
 import torch
 
+from lifting import safe_hdf5
 from lifting.command import InputError, existing_file, whole_file
 from lifting.datasets.pose_checks import check_array, check_bent_sides, check_recording, left_of_body, sampled
 from lifting.geometry.cameras import Camera
@@ -81,8 +83,9 @@ def write_store(
     # In memory first: on a full disk, HDF5 crashes the whole process instead of raising an error.
     image = io.BytesIO()
     with h5py.File(image, "w") as file:
-        file.attrs.update(format=FORMAT, version=VERSION, joint_set=joint_set.name, units="m")
-        file.attrs.update(frame_rate=float(frame_rate), source=source, checksum=checksum)
+        texts = {"format": FORMAT, "joint_set": joint_set.name, "units": "m", "source": source, "checksum": checksum}
+        file.attrs.update({name: safe_hdf5.fixed(text) for name, text in texts.items()})
+        file.attrs.update(version=VERSION, frame_rate=float(frame_rate))
         for subject, named in cameras.items():
             group = file.create_group(f"cameras/{_name(subject)}", track_order=True)
             for name, camera in named.items():
@@ -103,9 +106,8 @@ def _write_camera(group: h5py.Group, camera: Camera) -> None:
     for name, shape in _CAMERA_SHAPES.items():
         value = np.asarray(getattr(camera, name), dtype=np.float64)
         check_array(value, shape, f"camera {group.name}: {name}")
-        if name == "R" and not (np.allclose(value @ value.T, np.eye(3), atol=1e-3) and np.linalg.det(value) > 0):
-            raise InputError(f"camera {group.name}: R: expected a rotation, got {value.tolist()}")
         group.attrs[name] = value
+    check_camera(np.asarray(camera.R, dtype=np.float64), np.asarray(camera.size), f"camera {group.name}")
     group.attrs["size"] = np.asarray(camera.size, dtype=np.int64)
     group.attrs["tangential_factor"] = float(camera.tangential_factor)
 
@@ -149,10 +151,8 @@ class PoseStore:
 
     def __init__(self, path: str | Path) -> None:
         self.path = existing_file(path, "pose store")
-        try:
-            self._file = h5py.File(self.path, "r")
-        except OSError as error:
-            raise InputError(f"{self.path} is not a readable HDF5 file ({error})") from error
+        self._where = str(self.path)
+        self._file = safe_hdf5.open_hdf5(self.path, self._where)
         try:
             self._read_header()
         except BaseException:
@@ -160,23 +160,27 @@ class PoseStore:
             raise
 
     def _read_header(self) -> None:
-        found = self._file.attrs.get("format")
-        if found != FORMAT:
+        found, version, joint_set, source, checksum = (
+            safe_hdf5.attribute(self._file, name, self._where)
+            for name in ("format", "version", "joint_set", "source", "checksum")
+        )
+        if not isinstance(found, str) or found != FORMAT:
             raise InputError(f"{self.path}: expected a file of format {FORMAT!r}, got {found!r}; see data/README.md")
-        version = self._file.attrs.get("version")
-        if version != VERSION:
+        if not isinstance(version, int) or version != VERSION:
             raise InputError(f"{self.path}: expected version {VERSION} of {FORMAT}, got {version}; prepare it again")
-        joint_set = self._file.attrs.get("joint_set")
-        if joint_set not in JOINT_SETS:
+        if not isinstance(joint_set, str) or joint_set not in JOINT_SETS:
             raise InputError(f"{self.path}: expected one of the joint sets {_listed(JOINT_SETS)}, got {joint_set!r}")
-        missing = {"frame_rate", "source", "checksum"} - set(self._file.attrs)
-        missing |= {"poses", "cameras"} - set(self._file)
+        groups = {name: safe_hdf5.group(self._file, name, self._where) for name in ("poses", "cameras")}
+        missing = {name for name, text in (("source", source), ("checksum", checksum)) if not isinstance(text, str)}
+        missing |= {name for name, group in groups.items() if group is None}
         if missing:
-            raise InputError(f"{self.path}: broken store, {_listed(missing)} missing")
+            raise InputError(f"{self.path}: broken store, {_listed(sorted(missing))} missing")
+        self._groups: dict[str, h5py.Group] = groups
         self.joint_set = JOINT_SETS[joint_set]
-        self.frame_rate = float(self._file.attrs["frame_rate"])
-        self.source = str(self._file.attrs["source"])
-        self.checksum = str(self._file.attrs["checksum"])
+        self.frame_rate = float(safe_hdf5.numbers(self._file, "frame_rate", (), self._where))
+        if not self.frame_rate > 0:
+            raise InputError(f"{self.path}: frame_rate: expected a number above 0, got {self.frame_rate}")
+        self.source, self.checksum = source, checksum
 
     def close(self) -> None:
         self._file.close()
@@ -192,16 +196,17 @@ class PoseStore:
     @property
     def subjects(self) -> list[str]:
         """Names in natural order: S1, S5, ..., S11."""
-        return sorted(self._file["poses"], key=_natural)
+        return self._names(self._groups["poses"])
 
     def sequences(self, subject: str) -> list[str]:
         """Names of one subject's sequences in natural order."""
-        return sorted(self._at("poses", subject, "subject"), key=_natural)
+        return self._names(self._group(self._groups["poses"], subject, "subject"))
 
     def cameras(self, subject: str) -> dict[str, Camera]:
         """One subject's cameras by name, in the order they were written, tensors in float64."""
-        group = self._at("cameras", subject, "subject with cameras")
-        return {name: self._camera(group[name]) for name in group}
+        group = self._group(self._groups["cameras"], subject, "subject with cameras")
+        names = safe_hdf5.names(group, self._where)
+        return {name: self._camera(self._group(group, name, "camera")) for name in names}
 
     def frames(self, subject: str, sequence: str) -> int:
         """T, without reading the frames."""
@@ -209,67 +214,71 @@ class PoseStore:
 
     def positions(self, subject: str, sequence: str) -> np.ndarray:
         """(T, J, 3) float32, world, metres."""
-        return self._array(self._positions(subject, sequence))
+        return safe_hdf5.read(self._positions(subject, sequence), np.float32, self._where)
 
     @property
     def detectors(self) -> list[str]:
         """Every detector with keypoints anywhere in the store, except ``gt``."""
-        found = {detector for s in self.subjects for q in self.sequences(s) for detector in self._keypoints(s, q)}
+        found = {name for s in self.subjects for q in self.sequences(s) for name in self._names(self._keypoints(s, q))}
         return sorted(found, key=_natural)
 
     def keypoints(self, subject: str, sequence: str, camera: str, detector: str) -> np.ndarray:
         """(T, J, 2) float32, pixels."""
         found = self._keypoints(subject, sequence)
-        if detector not in found:
+        if detector not in self._names(found):
             raise InputError(
                 f"{self.path}: {subject} {sequence} has no keypoints of detector {detector!r}; "
-                f"there are {_listed(found)}; {GROUND_TRUTH!r} is computed by projecting the positions"
+                f"there are {_listed(self._names(found))}; {GROUND_TRUTH!r} is computed by projecting the positions"
             )
         shape = (self.frames(subject, sequence), len(self.joint_set), 2)
-        return self._array(self._dataset(found[detector], camera, "camera", shape))
+        views = self._group(found, detector, "detector")
+        return safe_hdf5.read(self._dataset(views, camera, "camera", shape), np.float32, self._where)
 
     def _positions(self, subject: str, sequence: str) -> h5py.Dataset:
         group = self._sequence(subject, sequence)
         return self._dataset(group, "positions", "array", (-1, len(self.joint_set), 3))
 
     def _sequence(self, subject: str, sequence: str) -> h5py.Group:
-        return self._member(self._at("poses", subject, "subject"), sequence, "sequence")
+        return self._group(self._group(self._groups["poses"], subject, "subject"), sequence, "sequence")
 
-    def _keypoints(self, subject: str, sequence: str) -> h5py.Group | dict[str, h5py.Group]:
-        return self._sequence(subject, sequence).get("keypoints", {})
+    def _keypoints(self, subject: str, sequence: str) -> h5py.Group | None:
+        return safe_hdf5.group(self._sequence(subject, sequence), "keypoints", self._where)
 
-    def _at(self, group: str, name: str, what: str) -> h5py.Group:
-        return self._member(self._file[group], name, what)
+    def _names(self, group: h5py.Group | None) -> list[str]:
+        return [] if group is None else sorted(safe_hdf5.names(group, self._where), key=_natural)
 
-    def _member(self, group: h5py.Group, name: str, what: str) -> h5py.Group | h5py.Dataset:
-        try:
-            return group[_name(name)]
-        except (InputError, KeyError) as error:
-            there = sorted(group, key=_natural)
-            message = f"{self.path}: no {what} {name!r} in {group.name}; there are {_listed(there)}"
-            raise InputError(message) from error
+    def _group(self, parent: h5py.Group, name: str, what: str) -> h5py.Group:
+        found = safe_hdf5.group(parent, name, self._where) if _is_name(name) else None
+        return self._there(found, parent, name, what)
 
-    def _dataset(self, group: h5py.Group, name: str, what: str, shape: tuple[int, int, int]) -> h5py.Dataset:
+    def _dataset(self, parent: h5py.Group, name: str, what: str, shape: tuple[int, int, int]) -> h5py.Dataset:
         """A dataset of this shape; -1 stands for any length."""
-        dataset = self._member(group, name, what)
-        if dataset.shape[1:] != shape[1:] or shape[0] not in (-1, dataset.shape[0]):
-            expected = f"({'T' if shape[0] == -1 else shape[0]}, {shape[1]}, {shape[2]})"
-            raise InputError(f"{self.path}: {dataset.name}: expected {expected}, got {dataset.shape}")
-        return dataset
+        found = safe_hdf5.dataset(parent, name, shape, "f", self._where) if _is_name(name) else None
+        return self._there(found, parent, name, what)
 
-    def _array(self, dataset: h5py.Dataset) -> np.ndarray:
-        try:
-            return np.asarray(dataset[()], dtype=np.float32)
-        except OSError as error:
-            raise InputError(f"{self.path}: {dataset.name} cannot be read, the file is broken ({error})") from error
+    def _there(self, found: Any, parent: h5py.Group, name: str, what: str) -> Any:
+        if found is None:
+            there = _listed(self._names(parent))
+            raise InputError(f"{self.path}: no {what} {name!r} in {parent.name}; there are {there}")
+        return found
 
     def _camera(self, group: h5py.Group) -> Camera:
-        missing = {f.name for f in fields(Camera)} - set(group.attrs)
-        if missing:
-            raise InputError(f"{self.path}: broken store, camera {group.name} has no {_listed(missing)}")
-        width, height = (int(side) for side in group.attrs["size"])
-        tensors = {name: torch.tensor(group.attrs[name], dtype=torch.float64) for name in _CAMERA_SHAPES}
-        return Camera(size=(width, height), tangential_factor=float(group.attrs["tangential_factor"]), **tensors)
+        size, factor = (safe_hdf5.numbers(group, name, shape, self._where)
+                        for name, shape in (("size", (2,)), ("tangential_factor", ())))  # fmt: skip
+        tensors = {
+            name: torch.from_numpy(safe_hdf5.numbers(group, name, shape, self._where))
+            for name, shape in _CAMERA_SHAPES.items()
+        }
+        check_camera(tensors["R"].numpy(), size, f"{self.path}: {group.name}")
+        return Camera(size=(int(size[0]), int(size[1])), tangential_factor=float(factor), **tensors)
+
+
+def check_camera(R: np.ndarray, size: np.ndarray, where: str) -> None:
+    """InputError, beginning with ``where``, unless R is a rotation and (width, height) are those of a picture."""
+    if not (np.allclose(R @ R.T, np.eye(3), atol=1e-3) and np.linalg.det(R) > 0):
+        raise InputError(f"{where}: R: expected a rotation, got {R.tolist()}")
+    if not ((size >= 1) & (size <= 1_000_000)).all():
+        raise InputError(f"{where}: size: expected width and height in pixels, got {size.tolist()}")
 
 
 def checksum_of(files: Iterable[Path]) -> str:
@@ -284,9 +293,13 @@ def checksum_of(files: Iterable[Path]) -> str:
 
 def _name(name: str) -> str:
     """Returns the name if it can be one level of an HDF5 path; raises `InputError` otherwise."""
-    if not name or "/" in name or name == ".":
+    if not _is_name(name):
         raise InputError(f"a subject, sequence, detector or camera cannot be called {name!r}")
     return name
+
+
+def _is_name(name: str) -> bool:
+    return bool(name) and "/" not in name and name != "."
 
 
 def _natural(name: str) -> list[str | int]:

@@ -1,6 +1,5 @@
 """The intrinsics of a user's camera, from a focal length or from a file, and the rays of pixels."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lifting.command import InputError, existing_file
+from lifting.command import InputError
+from lifting.safe_json import read_json
 
 Array = NDArray[np.float64]
 
@@ -101,10 +101,7 @@ def read_intrinsics(path: Path, size: tuple[int, int] | None) -> Intrinsics:
         InputError: no file, no JSON, an unknown key, a value that cannot be, or a camera of another size.
     """
     where = f"camera file: {path}"
-    try:
-        content = json.loads(existing_file(path, "camera file").read_bytes())
-    except ValueError as error:
-        raise InputError(f"{where}: expected JSON ({error})") from error
+    content = read_json(path, "camera file")
     known = ("size", "focal", "center", "radial", "tangential")
     if not isinstance(content, dict) or "focal" not in content or not set(content) <= set(known):
         found = ", ".join(content) if isinstance(content, dict) else type(content).__name__
@@ -133,7 +130,7 @@ def _numbers(content: dict[str, Any], key: str, count: int, where: str) -> Any:
     """``count`` finite numbers under a key, as a tuple."""
     try:
         values = tuple(float(value) for value in content[key])
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         values = ()
     if len(values) != count or not np.isfinite(values).all():
         raise InputError(f"{where}: {key}: expected {count} numbers, got {content[key]!r:.60}")

@@ -22,7 +22,7 @@ from lifting.command import InputError, whole_file
 from lifting.keypoints.detections import Keypoints
 from lifting.keypoints.joint_sets import DETECTED
 from lifting.keypoints.people import Arranged, Found, Reading
-from lifting.safe_npz import npz_keys, read_npz
+from lifting.safe_npz import npz_keys, read_npy, read_npz
 
 _SCORES = ("scores", "keypoint_scores", "confidence")
 
@@ -53,10 +53,7 @@ def read_array_file(path: Path) -> Reading:
     with open(path, "rb") as stream:
         is_npy = stream.read(6) == b"\x93NUMPY"
     if is_npy:
-        try:
-            array = np.load(path, allow_pickle=False)
-        except (ValueError, OSError, EOFError, MemoryError) as error:
-            raise InputError(f"{path}: cannot be read, the file is broken or holds no plain array ({error})") from error
+        array = read_npy(path)
         return Reading(with_time(array, None, str(path)), f"an array of {array.shape}")
     keys = npz_keys(path)
     if "positions_2d" in keys:
@@ -109,7 +106,8 @@ def _own(path: Path, keys: list[str]) -> Reading:
     names = [_names(path, keys, name, count) for name, count in zip(("frames", "people"), arranged.values.shape[:2],
                                                                     strict=True)]  # fmt: skip
     arranged = Arranged(arranged.values, names[0] or arranged.frames, names[1] or arranged.people, "")
-    joint_set = str(extra["joint_set"].item()) if "joint_set" in extra else None
+    named = extra.get("joint_set")
+    joint_set = None if named is None else str(named.item() if named.size == 1 else named.tolist())
     if joint_set is not None and joint_set not in DETECTED:
         raise InputError(f"{where}: expected joint_set to be one of {', '.join(DETECTED)}, got {joint_set!r}")
     size = extra.get("size")
@@ -144,7 +142,8 @@ def _videopose(path: Path) -> Reading:
                  for action, arrays in actions.items() for array in arrays]  # fmt: skip
         layout = {"coco": "coco17", "h36m": "h36m17"}.get(str(metadata.get("layout_name", "")))
         sizes = metadata.get("video_metadata", {})
-    except AttributeError as error:
+        size = _size(sizes.get(named[0][1])) if len(named) == 1 else None
+    except (AttributeError, TypeError) as error:
         raise InputError(f"{path}: expected VideoPose3D's positions_2d[video][action], got something else") from error
     if len(named) != 1:
         some = "; ".join(name for name, _, _ in named[:3])
@@ -152,16 +151,15 @@ def _videopose(path: Path) -> Reading:
             f"{path}: expected the keypoints of one video, got {len(named)} clips ({some}, ...); write one "
             "of them with numpy.save"
         )
-    name, video, array = named[0]
-    return Reading(with_time(array, None, str(path)), f"VideoPose3D's keypoints of {name}", layout,
-                   _size(sizes.get(video)))  # fmt: skip
+    name, _, array = named[0]
+    return Reading(with_time(array, None, str(path)), f"VideoPose3D's keypoints of {name}", layout, size)
 
 
 def _detectron(path: Path) -> Reading:
     """What VideoPose3D's ``infer_video`` writes: ``keypoints[frame][class]`` is (people, 4, 17): x, y, logit, score."""
     found = Found()
     try:
-        for number, classes in enumerate(read_npz(path, "keypoints")):
+        for number, classes in enumerate(np.asarray(read_npz(path, "keypoints"))):
             frame = found.frame(str(number))
             for person in np.asarray(classes[1], dtype=np.float64).reshape(-1, 4, len(DETECTED["coco17"])):
                 found.add(frame, person[[0, 1, 3]].T, None)
@@ -176,5 +174,5 @@ def _size(metadata: Any) -> tuple[int, int] | None:
     """Width and height of VideoPose3D's {"w": ..., "h": ...}."""
     try:
         return round(float(metadata["w"])), round(float(metadata["h"]))
-    except (TypeError, KeyError, ValueError, OverflowError):
+    except (TypeError, KeyError, ValueError, OverflowError, IndexError):
         return None

@@ -57,13 +57,6 @@ def read_keypoints(
 
 
 def _read(path: Path) -> Reading:
-    try:
-        return _by_content(path)
-    except RecursionError as error:
-        raise InputError(f"{path}: expected a detector's JSON, got one that is nested too deeply") from error
-
-
-def _by_content(path: Path) -> Reading:
     if path.is_dir():
         if any(entry.suffix.lower() == ".json" for entry in path.iterdir()):
             return read_json_folder(path)

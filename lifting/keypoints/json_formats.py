@@ -17,7 +17,6 @@ rtmlib         {"keypoints": (P, J, 2), "scores": (P, J)} or a list of these; (T
 =============  =======================================================================================================
 """
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -31,19 +30,9 @@ from lifting.keypoints.joint_sets import DETECTED
 from lifting.keypoints.json_frames import add_frame, depth, frame_name, is_frame, kind_of, leaf_of
 from lifting.keypoints.json_people import is_person, numbers
 from lifting.keypoints.people import Found, Reading, follow
+from lifting.safe_json import read_json
 
-_LARGEST = 1 << 30  # bytes of one file
 _NO_BODY = "a detector's boxes without keypoints; use a pose model (Ultralytics: one whose name ends in -pose)"
-
-
-def load_json(path: Path) -> Any:
-    """The content of a JSON file; InputError if it is broken or larger than 1 GiB."""
-    if path.stat().st_size > _LARGEST:
-        raise InputError(f"{path}: expected at most 1 GiB of JSON, got {path.stat().st_size / _LARGEST:.1f} GiB")
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:  # broken JSON, broken UTF-8, numbers with thousands of digits
-        raise InputError(f"{path}: expected JSON, but {error}") from error
 
 
 def read_json_folder(folder: Path) -> Reading:
@@ -62,7 +51,7 @@ def read_json_folder(folder: Path) -> Reading:
         return read_json_file(folder / names[0])
     found, kinds = Found(), set()
     for name in names:
-        content = load_json(folder / name)
+        content = read_json(folder / name, "keypoints")
         kinds.add(kind_of(content))
         frame = found.frame(name.removesuffix(".json").removesuffix("_keypoints"))
         if not is_frame(content):
@@ -81,7 +70,7 @@ def read_json_file(path: Path) -> Reading:
     Raises:
         InputError: it is no JSON of a known layout; the message says what it seems to be.
     """
-    content, where = load_json(path), str(path)
+    content, where = read_json(path, "keypoints"), str(path)
     if isinstance(content, dict) and isinstance(content.get("annotations"), list) and "images" in content:
         return _coco(content, where)
     joint_set = None

@@ -30,6 +30,8 @@ def person_rows(entry: dict[str, Any], where: str) -> list[np.ndarray]:
     if body is None or body == []:
         return []
     points = numbers(body, where)
+    if not points.size:
+        return []
     if points.ndim == 1:
         width = _width(len(points), None if scores is None else len(scores), where)
         points = points.reshape(1, -1, width)

@@ -11,7 +11,6 @@ import math
 
 import numpy as np
 import torch
-from scipy.stats import chi
 from torch import Tensor
 
 _ROUNDS = 10  # of `fit_mixture`: scales and mixture in turns
@@ -63,10 +62,15 @@ def _odds(lengths: Tensor, weights: Tensor, widths: Tensor, dim: int) -> Tensor:
 
 def length_table(weights: Tensor, widths: Tensor, dim: int) -> Tensor:
     """(2, M): lengths under U, rising, and the lengths of the same rank under N(0, I)."""
+    from scipy.special import gammainc, gammaincc, gammainccinv, gammaincinv  # not needed to load most checkpoints
+
     w, s = (x.double().cpu().numpy() for x in (weights, widths))
     lengths = np.geomspace(_SHORTEST * s.min(), _LONGEST * s.max(), _TABLE)
-    below, above = ((w * f(lengths[:, None] / s, dim)).sum(1) for f in (chi.cdf, chi.sf))
-    normal = np.where(below < 0.5, chi.ppf(below, dim), chi.isf(above, dim))  # exact in both tails
+    # |x|^2 / 2 of a normal x is gamma-distributed with shape D / 2.
+    halves = np.square(lengths[:, None] / s) / 2
+    below, above = ((w * f(dim / 2, halves)).sum(1) for f in (gammainc, gammaincc))
+    inner = np.where(below < 0.5, gammaincinv(dim / 2, below), gammainccinv(dim / 2, above))  # exact in both tails
+    normal = np.sqrt(2 * inner)
     return torch.from_numpy(np.stack([lengths, normal]))
 
 

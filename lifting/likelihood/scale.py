@@ -32,6 +32,7 @@ class Likelihood(nn.Module):
     """
 
     has_sigma = True
+    pooled: Callable[[Tensor, Tensor | int], Tensor] | None = None  # of several processes: their mean from one's mean
 
     def __init__(self, dim: int = 3, base: str = "radial", beta: float = 1.0) -> None:
         super().__init__()
@@ -93,8 +94,15 @@ class Likelihood(nn.Module):
         if not self.beta:
             return mu
         share = torch.exp(self.beta * log_sigma.detach())
-        mean = _mean(share, visible).clamp(min=torch.finfo(share.dtype).tiny)  # 0 in a batch without labels
+        mean = self._mean(share, visible).clamp(min=torch.finfo(share.dtype).tiny)  # 0 in a batch without labels
         return mu.detach() + share / mean * (mu - mu.detach())
+
+    def _mean(self, x: Tensor, visible: Tensor | None) -> Tensor:
+        """`_mean`, over the batch of all processes that train together."""
+        mean = _mean(x, visible)
+        if self.pooled is None:
+            return mean
+        return self.pooled(mean, x.numel() if visible is None else visible.sum())
 
     def _log_unit(self, x_bar: Tensor, x_bar_still: Tensor) -> Tensor:
         """log U in the training loss, (...,), from x_bar (..., D) with and without (``x_bar_still``) gradient to mu."""
@@ -191,7 +199,7 @@ class ConstantVariance(Likelihood):
             distance = torch.linalg.vector_norm(error, dim=-1)
         if self.training:
             with torch.no_grad():
-                best = _mean(distance, visible) / self.dim
+                best = self._mean(distance, visible) / self.dim
                 best = (best.sqrt() if self.kind == "l2" else best).to(self.scale)
                 moved = torch.where(self.scale > 0, self.scale.lerp(best, 0.02), best)
                 self.scale.copy_(torch.where(best > 0, moved, self.scale))  # a batch without labels changes nothing

@@ -75,7 +75,7 @@ def predict(
             sigma.append(one.log_sigma)
 
     def whole(parts: list[Tensor]) -> Tensor:
-        return ranks.gather_rows(torch.cat(parts).to(device), len(images)).cpu()
+        return ranks.gather_rows(torch.cat(parts).to(device), len(images), BATCH).cpu()
 
     with_sigma = objective.likelihood.with_depth.has_sigma
     return Prediction(whole(mu), whole(sigma) if with_sigma else None), whole(matrices)

@@ -1,15 +1,17 @@
-"""What the readers of annotated pictures share: JSON with its mistakes named, and where the pictures lie."""
+"""What readers of annotated pictures share: columns of JSON, whose mistakes are named, and where the pictures lie."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
+from os.path import isfile  # which is False, and no OSError, for a name that cannot be
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lifting.command import InputError, existing_file
+from lifting.command import InputError
 from lifting.datasets.image_set import ImageSet
+
+ABSURD = 1e15  # larger than any id, length or pixel
 
 
 class Source(NamedTuple):
@@ -28,14 +30,6 @@ class Source(NamedTuple):
     files: list[Path]
 
 
-def load_json(path: Path, what: str = "annotations") -> Any:
-    """The content of a file; InputError where it is absent, which says ``what`` it was to be, or no JSON."""
-    try:
-        return json.loads(existing_file(path, what).read_bytes())
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON, or only a part of it ({error})") from error
-
-
 def column(entries: Sequence[Any], key: str, shape: tuple[int, ...], where: str) -> NDArray[np.float64]:
     """What each entry has under ``key``, as (N, *shape).
 
@@ -45,9 +39,9 @@ def column(entries: Sequence[Any], key: str, shape: tuple[int, ...], where: str)
     """
     try:
         values = np.array([entry[key] for entry in entries], dtype=np.float64)
-        if values.shape == (len(entries), *shape) and np.isfinite(values).all():
+        if values.shape == (len(entries), *shape) and (np.abs(values) < ABSURD).all():
             return values
-    except (KeyError, TypeError, ValueError, IndexError):
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError):
         pass
     row, problem = next((row, said) for row, entry in enumerate(entries) if (said := _problem(entry, key, shape)))
     expected = f"{key} of {' x '.join(map(str, shape))} numbers" if shape else f"a number for {key}"
@@ -59,11 +53,11 @@ def _problem(entry: Any, key: str, shape: tuple[int, ...]) -> str:
         return "none"
     try:
         value = np.asarray(entry[key], dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return repr(entry[key])[:40]
     if value.shape != shape:
         return " x ".join(map(str, value.shape)) or "one"
-    return "" if np.isfinite(value).all() else "some that are not finite"
+    return "" if (np.abs(value) < ABSURD).all() else "some that are not finite"
 
 
 def texts(entries: Sequence[Any], key: str, where: str) -> NDArray[np.str_]:
@@ -131,14 +125,14 @@ def in_folder(names: NDArray[np.str_], images: Path | None, beside: Path) -> NDA
         raise InputError(f"--images: expected a folder, found {found} at {images}")
     some = names[:: max(1, len(names) // 20)].tolist()
     places = [images] if images else [beside / "images", beside, beside.parent / "images", beside.parent]
-    folder = max(places, key=lambda place: sum((place / name).is_file() for name in some))
+    folder = max(places, key=lambda place: sum(isfile(place / name) for name in some))
     return np.array([str(folder / name) for name in names.tolist()])
 
 
 def check_pictures(images: ImageSet) -> None:
     """InputError unless every picture is a file; says how many are not, and which is the first."""
     files = dict.fromkeys(images.files.tolist())
-    missing = [file for file in files if not Path(file).is_file()]
+    missing = [file for file in files if not isfile(file)]
     if missing:
         raise InputError(f"{len(missing):,} of {len(files):,} pictures are missing, the first is {missing[0]}")
 

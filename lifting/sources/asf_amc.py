@@ -20,6 +20,7 @@ from lifting.command import InputError, existing_file
 from lifting.sources.bone_frames import BoneFrames
 
 INCH = 0.0254  # metres
+_FARTHEST = 1e9  # of degrees, units of a file and metres; what is farther would become infinite
 _CHANNELS = ("tx", "ty", "tz", "rx", "ry", "rz")
 
 
@@ -84,12 +85,14 @@ def read_asf(path: Path) -> Skeleton:
         for name in parents:
             block = unplaced.pop(name)
             direction = np.array(block["direction"].split(), dtype=float)
-            vector = direction / np.linalg.norm(direction) * float(block["length"]) * scale
+            norm, length = float(np.linalg.norm(direction)), float(block["length"]) * scale
             channels = tuple(block.get("dof", "").lower().split())
-            if parents[name] not in bones or vector.shape != (3,) or not np.isfinite(vector).all():
+            usable = direction.shape == (3,) and 0 < norm < _FARTHEST and abs(length) < _FARTHEST
+            if parents[name] not in bones or not usable:
                 raise InputError(f"{path}: bone {name!r} has no direction and length or hangs on a bone below it")
+            vector = direction / norm * length
             bones[name] = Bone(parents[name], vector, _frame(block["axis"], path), channels)
-    except (KeyError, ValueError, IndexError) as error:
+    except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
         raise InputError(f"{path} is no ASF skeleton, or a broken one ({error!r})") from error
     for name, bone in bones.items():
         if unknown := set(bone.channels) - set(_CHANNELS if name == "root" else _CHANNELS[3:]):
@@ -128,7 +131,10 @@ def _frame(axis: str, path: Path) -> Rotation:
     *angles, order = axis.split()
     if order.upper() != "XYZ":
         raise InputError(f"{path}: expected axis order XYZ, got {order!r}")
-    return Rotation.from_euler("xyz", np.array(angles, dtype=float), degrees=True)
+    values = np.array(angles, dtype=float)
+    if values.shape != (3,) or not (np.abs(values) < _FARTHEST).all():
+        raise InputError(f"{path}: expected three angles in degrees, got {' '.join(angles)!r:.60}")
+    return Rotation.from_euler("xyz", values, degrees=True)
 
 
 def read_amc(path: Path, skeleton: Skeleton, step: int = 1) -> dict[str, np.ndarray]:
@@ -153,6 +159,11 @@ def read_amc(path: Path, skeleton: Skeleton, step: int = 1) -> dict[str, np.ndar
                 raise InputError(f"{path}: frame {number}: {line[:40]!r} does not fit {skeleton.path.name}")
             values[name].append(numbers)
     try:
-        return {name: np.array(rows, dtype=float) for name, rows in values.items()}
+        found = {name: np.array(rows, dtype=float) for name, rows in values.items()}
     except ValueError as error:
         raise InputError(f"{path}: expected numbers ({error})") from error
+    for name, angles in found.items():
+        if not (usable := np.abs(angles) < _FARTHEST).all():
+            frame = int(np.argwhere(~usable)[0][0]) * step + 1
+            raise InputError(f"{path}: frame {frame}: {name}: expected finite numbers, got others")
+    return found

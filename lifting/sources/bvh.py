@@ -20,6 +20,7 @@ from lifting.command import InputError, existing_file
 from lifting.sources.bone_frames import BoneFrames
 
 END = ".end"  # what is added to a joint's name to name its end site
+FARTHEST = 1e9  # of degrees and of the file's units; what is farther would become infinite
 _TOKEN = re.compile(r"[{}]|[^\s{}]+")
 _CHANNEL = re.compile(r"([XYZ])(position|rotation)", re.IGNORECASE)
 _MOTION = re.compile(r"^\s*MOTION\s*$", re.MULTILINE | re.IGNORECASE)
@@ -199,7 +200,7 @@ class _Hierarchy:
             value = float(word)
         except ValueError:
             value = float("nan")
-        if not np.isfinite(value):
+        if not abs(value) < FARTHEST:
             raise self._broken(f"joint {name!r}: expected three numbers after OFFSET, got {word!r}")
         return value
 
@@ -227,7 +228,7 @@ def _motion(text: str, channels: int, where: str) -> tuple[np.ndarray, float]:
         values = np.array(words, dtype=np.float64).reshape(frames, channels)
     except ValueError as error:
         raise InputError(f"{where}: expected numbers in the motion ({error})") from error
-    if not np.isfinite(values).all():
-        frame, column = np.argwhere(~np.isfinite(values))[0]
+    if not (usable := np.abs(values) < FARTHEST).all():
+        frame, column = np.argwhere(~usable)[0]
         raise InputError(f"{where}: expected finite numbers, got {values[frame, column]} in frame {frame + 1}")
     return values, round(1 / seconds, 2)

@@ -22,10 +22,10 @@ from typing import Literal
 
 import numpy as np
 import pydantic
-import yaml
 
-from lifting.command import InputError, existing_file
+from lifting.command import InputError
 from lifting.geometry.skeleton import H36M17
+from lifting.safe_yaml import read_yaml
 from lifting.sources.bone_frames import BoneFrames
 from lifting.sources.bvh import Bvh
 from lifting.sources.joint_places import CHEST, Body
@@ -138,7 +138,7 @@ class BvhMap(_Strict):
 def read_map(path: Path) -> BvhMap:
     """Reads a map; InputError in one line if it is not YAML or says something that a map does not."""
     try:
-        content = yaml.safe_load(existing_file(path, "map").read_text(encoding="utf-8"))
+        content = read_yaml(path, "map")
         return BvhMap.model_validate(content)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
@@ -146,5 +146,5 @@ def read_map(path: Path) -> BvhMap:
         raise InputError(
             f"{path}: {where}{': ' * bool(where)}{first['msg'].removeprefix('Value error, ')}; see data/README.md"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError, re.error) as error:
-        raise InputError(f"{path}: expected a map in YAML ({' '.join(str(error).split())})") from error
+    except re.error as error:
+        raise InputError(f"{path}: subject: expected a regular expression ({error})") from error

@@ -21,7 +21,8 @@ from lifting.datasets.image_set import ImageSet
 from lifting.datasets.pose_checks import check_person
 from lifting.geometry import h36m
 from lifting.geometry.joint_maps import h36m17_to_h36m18
-from lifting.sources.annotations import Source, clipped, column, images_of, in_folder, lists, load_json, sizes, texts
+from lifting.safe_json import read_json
+from lifting.sources.annotations import Source, clipped, column, images_of, in_folder, lists, sizes, texts
 
 Numbers = NDArray[np.float64]
 
@@ -66,7 +67,7 @@ def read_posenet(paths: Sequence[Path], images: Path | None) -> Source:
 
 
 def _rle_frames(path: Path) -> _Frames:
-    pictures, labels = lists(load_json(path), path)
+    pictures, labels = lists(read_json(path, "annotations"), path)
     if len(pictures) != len(labels):
         raise InputError(f"{path}: expected an annotation for each image, got {len(labels)} for {len(pictures)}")
     names, where = texts(pictures, "file_name", f"{path}: images"), f"{path}: annotations"
@@ -95,13 +96,14 @@ def _posenet_frames(path: Path) -> _Frames:
     match = _DATA_FILE.search(path.name)
     if not match:
         raise InputError(f"{path}: expected a name like Human36M_subject9_data.json, which tells the subject")
-    all_pictures, labels = lists(load_json(path), path)
+    all_pictures, labels = lists(read_json(path, "annotations"), path)
     pictures, where = images_of(labels, all_pictures, path), f"{path}: image of annotations"
     keys = ("action_idx", "subaction_idx", "cam_idx", "frame_idx")
     numbers = np.stack([column(pictures, key, (), where) for key in keys], 1).astype(np.int64)
     camera_file, joint_file = _beside(path, "camera"), _beside(path, "joint_3d")
-    cameras = _looked_up(load_json(camera_file), numbers[:, [2]], "a camera", path, camera_file)
-    joints = _looked_up(load_json(joint_file), numbers[:, [0, 1, 3]], "joints of act, sub, frame", path, joint_file)
+    rigs, poses = (read_json(file, "annotations") for file in (camera_file, joint_file))
+    cameras = _looked_up(rigs, numbers[:, [2]], "a camera", path, camera_file)
+    joints = _looked_up(poses, numbers[:, [0, 1, 3]], "joints of act, sub, frame", path, joint_file)
     return _Frames(
         texts(pictures, "file_name", where),
         np.insert(numbers, 0, int(match[1]), axis=1),

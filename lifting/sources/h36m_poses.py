@@ -3,7 +3,7 @@
 import io
 import re
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,12 +14,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from lifting import safe_hdf5
 from lifting.command import InputError, existing_file
 from lifting.datasets.pose_checks import check_array, share_in_picture
 from lifting.geometry import h36m
 from lifting.geometry.cameras import Camera
 from lifting.geometry.skeleton import H36M17
 from lifting.safe_npz import npz_keys, read_npz
+from lifting.sources.apart import read_cdf
+from lifting.sources.motion_files import members, zip_member
 
 # Its video is broken; the usual files leave it out, and so every table of the field.
 LEFT_OUT = ("S11", "Directions")
@@ -63,13 +66,14 @@ def read_source(source: Path) -> Recordings:
     existing_file(source, "source")
     if not zipfile.is_zipfile(source):
         raise InputError(f"{source}: expected an npz or zip file or a folder; it is neither, or only a part of one")
-    with zipfile.ZipFile(source) as archive:
-        names = archive.namelist()
-        if "positions_3d.npy" in names:
-            return _read_videopose3d(source)
-        if any(_MARTINEZ.search(name) for name in names):
-            cameras = next((archive.read(name) for name in names if re.search(r"(^|/)cameras\.h5$", name)), None)
-            return _read_martinez({name: partial(archive.read, name) for name in names}, cameras, [source])
+    inside = {info.filename: info for info in members(source)}
+    names = list(inside)
+    if "positions_3d.npy" in names:
+        return _read_videopose3d(source)
+    if any(_MARTINEZ.search(name) for name in names):
+        contents = {name: partial(zip_member, source, info, f"{source}: {name}") for name, info in inside.items()}
+        cameras = next((contents[name]() for name in names if re.search(r"(^|/)cameras\.h5$", name)), None)
+        return _read_martinez(contents, cameras, [source])
     found = ", ".join(name.removesuffix(".npy") for name in names[:5])
     raise InputError(f"{source}: expected positions_3d or S*/{_MARTINEZ_FILES} within, found {found or 'nothing'}")
 
@@ -106,6 +110,8 @@ def _read_videopose3d(path: Path) -> Recordings:
             _renamed(name): _seventeen(values, f"{path}: {subject} {name}")
             for name, values in _dict(sequences, f"{path}: {subject}").items()
         }
+    if not positions or not all(positions.values()):
+        raise InputError(f"{path}: positions_3d: expected subjects with sequences, got none")
     recordings = Recordings("VideoPose3D", [path], positions, _cameras(positions, path))
     for beside in sorted(path.parent.glob("data_2d_h36m_*.npz")):
         if match := _2D_FILE.match(beside.name):
@@ -116,8 +122,12 @@ def _read_videopose3d(path: Path) -> Recordings:
 def _read_keypoints(path: Path, detector: str, recordings: Recordings) -> None:
     """Adds one file of keypoints: a list of arrays for each sequence, in the order of the cameras, frames to spare."""
     layout = _dict(read_npz(path, "metadata"), f"{path}: metadata") if "metadata" in npz_keys(path) else {}
-    sides = [sorted(side) for side in layout.get("keypoints_symmetry", (H36M17.left, H36M17.right))]
-    if layout.get("num_joints", 17) != 17 or sides != [sorted(H36M17.left), sorted(H36M17.right)]:
+    try:
+        sides = [set(map(int, side)) for side in layout.get("keypoints_symmetry", (H36M17.left, H36M17.right))]
+        joints = int(layout.get("num_joints", 17))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{path}: metadata: expected a number of joints and which are left and right") from error
+    if joints != 17 or sides != [set(H36M17.left), set(H36M17.right)]:
         recordings.notes.append(f"{path.name}: left out, its joints are not the 17 of Human3.6M")
         return
     found = _dict(read_npz(path, "positions_2d"), f"{path}: positions_2d")
@@ -144,18 +154,16 @@ def _read_keypoints(path: Path, detector: str, recordings: Recordings) -> None:
         recordings.notes.append(f"{path.name}: {', '.join(without)} left out, they have no 3D")
 
 
-def _read_martinez(contents: dict[str, Callable[[], bytes]], cameras: bytes | None, files: list[Path]) -> Recordings:
+def _read_martinez(contents: Mapping[str, Callable[[], bytes]], cameras: bytes | None, files: list[Path]) -> Recordings:
     """Files of ``3D_positions``, (96, T) millimetres, and ``cameras.h5`` if it is there."""
     positions: Nested = {}
     notes: list[str] = []
     for name, subject, sequence in tqdm(_named(contents, _MARTINEZ, notes), "reading", disable=None):
-        try:
-            with h5py.File(io.BytesIO(contents[name]())) as file:
-                values = file["3D_positions"][()] if "3D_positions" in file else None
-        except (OSError, zipfile.BadZipFile) as error:
-            raise InputError(f"{name} cannot be read, the file is broken ({error})") from error
-        if values is None:
-            raise InputError(f"{name}: no array '3D_positions'")
+        with safe_hdf5.open_hdf5(io.BytesIO(contents[name]()), name) as file:
+            found = safe_hdf5.dataset(file, "3D_positions", (96, -1), "fiu", name)
+            if found is None:
+                raise InputError(f"{name}: no array '3D_positions'")
+            values = safe_hdf5.read(found, np.float64, name)
         check_array(values, (96, -1), name)
         positions.setdefault(subject, {})[sequence] = _seventeen(values.T.reshape(-1, 32, 3) / 1000, name)
     table = _martinez_cameras(cameras, positions) if cameras else _cameras(positions, files[0])
@@ -166,47 +174,59 @@ def _martinez_cameras(content: bytes, positions: Nested) -> dict[str, dict[str, 
     """``subjectN/camera{1..4}``. The file holds each R or its transpose: the right reading is that which sees the
     person with all four cameras; in the wrong one two of them may do so as well, the others look away."""
     table = {}
-    try:
-        with h5py.File(io.BytesIO(content)) as file:
-            for subject, sequences in positions.items():
-                sample = np.concatenate([values[::50] for values in sequences.values()])
-                groups = [file[f"subject{subject[1:]}/camera{number}"] for number in (1, 2, 3, 4)]
-                rigs = [dict(_martinez_camera(group, transpose) for group in groups) for transpose in (True, False)]
-                seen = [min(share_in_picture(sample, camera) for camera in rig.values()) for rig in rigs]
-                if max(seen) < 0.5:
-                    raise InputError(f"cameras.h5: {subject} is not in the picture of every camera, however R is read")
-                table[subject] = rigs[int(np.argmax(seen))]
-    except (OSError, KeyError, TypeError, RuntimeError) as error:
-        raise InputError(f"cameras.h5: broken, or without a subject that has poses ({error})") from error
+    with safe_hdf5.open_hdf5(io.BytesIO(content), "cameras.h5") as file:
+        for subject, sequences in positions.items():
+            sample = np.concatenate([values[::50] for values in sequences.values()])
+            names = [f"subject{subject[1:]}/camera{number}" for number in (1, 2, 3, 4)]
+            groups = [safe_hdf5.group(file, name, "cameras.h5") for name in names]
+            if None in groups:
+                raise InputError(f"cameras.h5: without {names[groups.index(None)]}, of whom there are poses")
+            rigs = [dict(_martinez_camera(group, transpose) for group in groups) for transpose in (True, False)]
+            seen = [min(share_in_picture(sample, camera) for camera in rig.values()) for rig in rigs]
+            if max(seen) < 0.5:
+                raise InputError(f"cameras.h5: {subject} is not in the picture of every camera, however R is read")
+            table[subject] = rigs[int(np.argmax(seen))]
     return table
 
 
 def _martinez_camera(group: h5py.Group, transpose: bool) -> tuple[str, Camera]:
     """Name and camera from R, T (the centre, mm), f, c, k, p (listed p_y, p_x) and Name (letters as numbers)."""
-    name = "".join(map(chr, group["Name"][()].ravel()))
+    letters = _camera_values(group, "Name", 8)
+    name = "".join(chr(int(letter)) if 32 <= letter < 127 else "?" for letter in letters)
     sizes = {known: camera.size for known, camera in h36m.cameras("S1").items()}
     if name not in sizes:
         raise InputError(f"cameras.h5: {group.name}: expected one of {', '.join(sizes)}, got {name!r}")
-    value = {key: torch.tensor(group[key][()], dtype=torch.float64) for key in "RTfckp"}
-    T, f, c, k, p = (value[key].flatten() for key in "Tfckp")
-    R = value["R"].T if transpose else value["R"]
+    counts = {"R": 9, "T": 3, "f": 2, "c": 2, "k": 3, "p": 2}
+    value = {key: torch.from_numpy(_camera_values(group, key, count)) for key, count in counts.items()}
+    T, f, c, k, p = (value[key] for key in "Tfckp")
+    R = value["R"].reshape(3, 3)
+    R = R.T if transpose else R
     return name, Camera(sizes[name], f, c, k, p.flip(0), R, -R @ T / 1000)
+
+
+def _camera_values(group: h5py.Group, key: str, count: int) -> np.ndarray:
+    """So many numbers, in a row or in a column."""
+    found = safe_hdf5.dataset(group, key, None, "fiu", "cameras.h5")
+    if found is None:
+        raise InputError(f"cameras.h5: {group.name}: no {key}")
+    values = safe_hdf5.read(found, np.float64, "cameras.h5").ravel()
+    check_array(values, (count,), f"cameras.h5: {group.name}: {key}")
+    return values
 
 
 def _read_official(files: dict[str, Path]) -> Recordings:
     """Variable ``Pose`` of ``D3_Positions``, 96 columns, millimetres."""
     try:
-        import cdflib
+        import cdflib  # noqa: F401
     except ImportError as error:
         raise InputError("the official .cdf files need one more package: pip install cdflib") from error
     positions: Nested = {}
     notes: list[str] = []
-    for name, subject, sequence in tqdm(_named(files, _OFFICIAL, notes), "reading", disable=None):
-        try:
-            values = np.asarray(cdflib.CDF(files[name]).varget("Pose"))
-        except Exception as error:  # a broken file, or no such variable: cdflib raises whatever it stumbles over
-            raise InputError(f"{files[name]}: expected a CDF file with a variable Pose ({error!r})") from error
-        values = values.reshape(values.shape[-2:])  # one record: (1, T, 96)
+    named = _named(files, _OFFICIAL, notes)
+    contents = read_cdf([files[name] for name, _, _ in named], "Pose")
+    for (name, subject, sequence), values in zip(tqdm(named, "reading", disable=None), contents, strict=True):
+        if values.ndim == 3 and len(values) == 1:  # one record: (1, T, 96)
+            values = values[0]
         check_array(values, (-1, 96), name)
         positions.setdefault(subject, {})[sequence] = _seventeen(values.reshape(-1, 32, 3) / 1000, name)
     return Recordings("official", list(files.values()), positions, _cameras(positions, "the folder"), notes=notes)
@@ -232,7 +252,8 @@ def _seventeen(values: Any, where: str) -> np.ndarray:
     array = _array(values, where)
     joints = 17 if array.shape[1:2] == (17,) else 32
     check_array(array, (-1, joints, 3), where)
-    return (array if joints == 17 else array[:, list(h36m.KEEP_17_OF_32)]).astype(np.float32)
+    kept = array if joints == 17 else array[:, list(h36m.KEEP_17_OF_32)]
+    return kept.astype(np.float32)
 
 
 def _array(values: Any, where: str) -> np.ndarray:

@@ -4,10 +4,12 @@ A zip is never unpacked to disk, so the names in it cannot lead out of a folder;
 file in it are unpacked, whatever size the zip claims.
 """
 
+import lzma
 import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from lifting.command import InputError, existing_file
@@ -65,26 +67,34 @@ def _on_disk(path: Path) -> MotionFile:
 
 
 def _in_zip(source: Path, ending: str) -> list[MotionFile]:
-    with zipfile.ZipFile(source) as archive:
-        members = archive.infolist()
     found = []
-    for member in members:
+    for member in members(source):
         path = PurePosixPath(member.filename.replace("\\", "/"))
         if path.suffix.lower() == ending and path.name[0] != "." and len(path.parts) <= DEPTH:
             where = f"{member.filename} in {source}"
-            found.append(MotionFile(path.stem, path.parent.name, where, source, _reader(source, member, where)))
+            read = partial(zip_member, source, member, where)
+            found.append(MotionFile(path.stem, path.parent.name, where, source, read))
     return found
 
 
-def _reader(source: Path, member: zipfile.ZipInfo, where: str) -> Callable[[], bytes]:
-    def read() -> bytes:
-        try:
-            with zipfile.ZipFile(source) as archive, archive.open(member) as file:
-                content = file.read(LARGEST + 1)
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-            raise InputError(f"{where}: the zip is broken, encrypted or packed in a way not known ({error})") from error
-        if len(content) > LARGEST:
-            raise InputError(f"{where}: expected at most {LARGEST >> 20} MiB, it unpacks to more")
-        return content
+def members(source: Path) -> list[zipfile.ZipInfo]:
+    """What is in a zip; InputError if it is none."""
+    try:
+        with zipfile.ZipFile(source) as archive:
+            return archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:  # a date, a name or a version that cannot be
+        raise InputError(f"{source} is no zip file, or only a part of one ({error})") from error
 
-    return read
+
+def zip_member(source: Path, member: zipfile.ZipInfo, where: str) -> bytes:
+    """A file in a zip; InputError, beginning with ``where``, if it is broken or unpacks to more than `LARGEST`."""
+    try:
+        with zipfile.ZipFile(source) as archive, archive.open(member) as file:
+            content = file.read(LARGEST + 1)
+    # The last four are what the decompressors and a place outside of the file raise.
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error, lzma.LZMAError, ValueError, OSError,
+            EOFError) as error:  # fmt: skip
+        raise InputError(f"{where}: the zip is broken, encrypted or packed in a way not known ({error})") from error
+    if len(content) > LARGEST:
+        raise InputError(f"{where}: expected at most {LARGEST >> 20} MiB, it unpacks to more")
+    return content

@@ -14,14 +14,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.io import loadmat
 
 from lifting.command import InputError
 from lifting.datasets.image_set import ImageSet
 from lifting.geometry.joint_maps import mpii16_to_h36m18
 from lifting.geometry.skeleton import MPII16
+from lifting.safe_json import read_json
 from lifting.sources import annotations
-from lifting.sources.annotations import Source, column, kind_of, load_json, texts
+from lifting.sources.annotations import Source, column, kind_of, texts
+from lifting.sources.apart import read_mat
 
 Numbers = NDArray[np.float64]
 
@@ -50,7 +51,7 @@ def read_persons(paths: Sequence[Path], images: Path | None) -> Source:
     notes: list[str] = []
     parts, layouts = [], []
     for path in paths:
-        content = load_json(path)
+        content = read_json(path, "annotations")
         layout, read = ("HRNet", _hrnet_persons) if isinstance(content, list) else ("COCO-style", _coco_persons)
         parts.append(_kept(read(content, path, notes), path, notes))
         layouts.append(layout)
@@ -138,14 +139,9 @@ def _head_sizes(path: Path, joints: Numbers, labelled: NDArray[np.bool_], notes:
         notes.append(f"no {path.name} beside valid.json: sizes of heads are unknown, PCKh cannot be measured")
         return np.full(count, np.nan)
     shapes = {"headboxes_src": (2, 2, count), "pos_gt_src": (JOINTS, 2, count), "jnt_missing": (JOINTS, count)}
-    try:
-        content = loadmat(path)
-        boxes, truth, missing = (np.asarray(content[key], dtype=np.float64) for key in shapes)
-    except Exception as error:  # scipy raises whatever it stumbles over
-        raise InputError(f"{path}: expected a MATLAB file with {', '.join(shapes)} ({error!r})") from error
-    for (key, shape), found in zip(shapes.items(), (boxes, truth, missing), strict=True):
-        if found.shape != shape:
-            raise InputError(f"{path}: {key}: expected {shape} for the persons of valid.json, got {found.shape}")
+    boxes, truth, missing = read_mat(path, shapes).values()
+    if not all((np.abs(values) < annotations.ABSURD).all() for values in (boxes, truth, missing)):
+        raise InputError(f"{path}: expected finite numbers, got others")
     apart = np.linalg.norm(truth.transpose(2, 0, 1) - joints, axis=-1)[labelled & (missing.T == 0)]
     if not len(apart) or np.median(apart) > SAME:
         raise InputError(f"{path}: expected the joints of valid.json in its order, got others")

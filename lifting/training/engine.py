@@ -1,11 +1,11 @@
 """Training: one loop for every network, likelihood and data set of this package."""
 
-import json
 import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
@@ -15,27 +15,32 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from lifting.checkpoint import expect_joints, load_checkpoint, load_weights, save_checkpoint
-from lifting.command import RunError, whole_file
+from lifting.checkpoint import save_checkpoint
+from lifting.command import RunError, Terminated, whole_file
 from lifting.config import RunConfig, TrainConfig, dump_config
 from lifting.prediction import Batch
-from lifting.training import ranks
+from lifting.training import health, ranks
+from lifting.training.allocator import keep_freed_pages
+from lifting.training.norms import over_all_ranks
 from lifting.training.objective import AnyObjective
+from lifting.training.progress import Progress, resume, state_of
+from lifting.training.run_folder import alone_in, append_line, keep_lines, record_start
+from lifting.training.stops import Stops
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 log = logging.getLogger(__name__)
 
-CHECK_EVERY = 20  # steps between two checks of the loss, each of which waits for the device
+CHECK_EVERY = 20  # steps between two looks at the loss, each of which waits for the device or for the other ranks
 
 
 class Batches(Protocol):
-    """What `fit` trains on."""
+    """What `fit` trains on; an epoch begins with batch ``start``."""
 
     def __len__(self) -> int: ...
 
-    def epoch(self, seed: int) -> Iterator[Batch]: ...
+    def epoch(self, seed: int, start: int = 0) -> Iterator[Batch]: ...
 
 
 def fit(
@@ -48,87 +53,228 @@ def fit(
     """Trains up to ``train.epochs``, resuming from ``folder / "last.pt"`` if that file exists.
 
     Every epoch ends by writing a line of ``metrics.jsonl``, TensorBoard scalars, ``best.pt`` if the MPJPE of
-    ``evaluate`` is the lowest so far, and ``last.pt``. The randomness of an epoch depends only on seed, epoch and rank.
+    ``evaluate`` is the lowest so far, and ``last.pt``. Within an epoch, ``last.pt`` is written every
+    ``train.save_minutes``, and after the step in which Ctrl-C or SIGTERM comes. The randomness of an epoch depends only
+    on seed, epoch and rank, so a run that was stopped, however that happened, ends with the weights of one that was
+    not.
 
     Raises:
-        RunError: a loss or gradient is not finite; the checkpoints are those of the last complete epoch.
-        InputError: ``last.pt`` is of another model or joint set.
+        RunError: a loss or gradient, or what ``evaluate`` is to score, is not finite, or another rank failed;
+            ``last.pt`` is from before.
+        InputError: another process trains in ``folder``; ``last.pt`` does not fit, see `progress.resume`.
+        KeyboardInterrupt, Terminated: Ctrl-C or SIGTERM came; ``last.pt`` holds all that was done.
     """
-    train, device = config.train, next(objective.parameters()).device
-    optimizer = torch.optim.Adam(objective.parameters(), lr=train.lr, fused=device.type in ("cuda", "cpu"))
-    done, best = resume(objective, optimizer, folder)
+    keep_freed_pages()
     first_rank = ranks.rank() == 0
-    if first_rank:
-        _keep_lines(folder / "metrics.jsonl", done)
-        with whole_file(folder / "config.yaml") as file:
-            file.write_text(dump_config(config))
-    from torch.utils.tensorboard import SummaryWriter  # here, because only training needs it
+    with ranks.losses_in_one_line(), alone_in(folder) if first_rank else nullcontext(), Stops() as stops:
+        device = next(objective.parameters()).device
+        optimizer = torch.optim.Adam(objective.parameters(), lr=config.train.lr, fused=device.type in ("cuda", "cpu"))
+        progress = resume(objective, optimizer, folder, config, len(batches))
+        board = None
+        if first_rank:
+            keep_lines(folder / "metrics.jsonl", progress.epoch)
+            with whole_file(folder / "config.yaml") as file:
+                file.write_text(dump_config(config))
+            record_start(folder / "run.json", progress.epoch, progress.step, ranks.world(), device)
+            from torch.utils.tensorboard import SummaryWriter  # here, because only training needs it
 
-    board = SummaryWriter(str(folder), purge_step=done) if first_rank else None
-    model = _wrapped(objective, train.compile)
-    total = (train.epochs - done) * len(batches)
-    with tqdm(total=total, unit="step", disable=None if first_rank else True, leave=False) as bar:
-        for epoch in range(done, train.epochs):
-            ranks.seed_everything(config.seed, epoch)
-            started = time.perf_counter()
-            means = _epoch(model, objective, batches, optimizer, config, epoch, bar, report_start=epoch == done)
-            row = {"epoch": epoch + 1, **means}
-            take_statistics(objective, batches, config, epoch)
-            row["seconds"] = time.perf_counter() - started
-            row |= evaluate()
-            if first_rank:
-                best = min(best, row["mpjpe_mm"])
-                _report(row, train.epochs, folder / "metrics.jsonl", board)
-                state = _state(objective, optimizer, config, epoch + 1, best)
-                if row["mpjpe_mm"] == best:
-                    save_checkpoint(folder / "best.pt", state)
-                # Last, because resuming trusts last.pt: a run stopped before this line repeats the whole epoch.
-                save_checkpoint(folder / "last.pt", state)
-    if board is not None:
-        board.close()
+            board = SummaryWriter(str(folder), purge_step=progress.epoch)
+        total = (config.train.epochs - progress.epoch) * len(batches)
+        with tqdm(
+            total=total, initial=progress.step, unit="step", disable=None if first_rank else True, leave=False
+        ) as bar:
+            model = _wrapped(objective, config.train.compile)
+            run = _Run(objective, model, optimizer, batches, config, folder, progress, stops, bar, time.monotonic())
+            while run.progress.epoch < config.train.epochs:
+                run.train_epoch()
+                run.end_epoch(run.evaluated(evaluate), board)
+                stops.raise_noted()
+        if board is not None:
+            board.close()
 
 
-def _epoch(
-    model: nn.Module,
-    objective: AnyObjective,
-    batches: Batches,
-    optimizer: torch.optim.Optimizer,
-    config: RunConfig,
-    epoch: int,
-    bar: "tqdm[NoReturn]",
-    report_start: bool,
-) -> dict[str, float]:
-    """Trains for one epoch; returns the means of loss, gradient norm and sigma, and the last learning rate."""
-    train = config.train
-    objective.train()
-    seen: list[Tensor] = []
-    for index, batch in enumerate(batches.epoch(config.seed * 100_003 + epoch)):
-        step = epoch * len(batches) + index
-        lr = learning_rate(train, epoch, step)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        seen.append(training_step(model, batch, optimizer, train))
-        bar.update()
-        if report_start and index == 0:
-            _report_start(seen[0])
-        if len(seen) % CHECK_EVERY == 0 or index + 1 == len(batches):
-            _check_finite(seen, step)
-            bar.set_postfix(epoch=epoch + 1, loss=f"{seen[-1][0]:.3f}")
-    loss_mean, norm_mean, sigma_mean = torch.stack(seen).mean(0).tolist()
-    row = {"loss": loss_mean, "lr": lr, "gradient_norm": norm_mean, "sigma_median": sigma_mean}
-    return {name: value for name, value in row.items() if not math.isnan(value)}
+@dataclass
+class _Run:
+    """A call of `fit`.
+
+    Attributes:
+        saved: when ``last.pt`` was written or the call began, on the clock that nobody sets.
+        checked: steps of this epoch whose loss and gradient have been looked at.
+        steps: done in this call.
+    """
+
+    objective: AnyObjective
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    batches: Batches
+    config: RunConfig
+    folder: Path
+    progress: Progress
+    stops: Stops
+    bar: "tqdm[NoReturn]"
+    saved: float
+    checked: int = 0
+    steps: int = 0
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.objective.parameters()).device
+
+    def train_epoch(self) -> None:
+        """Trains to the end of the epoch, and keeps the state of the generators there."""
+        progress, train = self.progress, self.config.train
+        began = time.perf_counter() - progress.seconds
+        if not progress.step:
+            ranks.seed_everything(self.config.seed, progress.epoch)
+        elif progress.step == len(self.batches):
+            return  # stopped while it was evaluated
+        self.checked = progress.step
+        self.objective.train()
+        for batch in self.batches.epoch(_order(self.config, progress.epoch), progress.step):
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(train, progress.epoch, self._number(progress.step))
+            progress.steps.append(self._step(batch))
+            progress.step += 1
+            progress.seconds = time.perf_counter() - began
+            self.bar.update()
+            self.steps += 1
+            if self.steps == 1:
+                _report_start(progress.steps[-1])
+            self._after_step(batch)
+        progress.random = ranks.generators(self.device)
+
+    def _number(self, step: int) -> int:
+        """The number of a step of this epoch in the whole run."""
+        return self.progress.epoch * len(self.batches) + step
+
+    def _step(self, batch: Batch) -> Tensor:
+        """`training_step`; labels that the likelihood refuses count as a loss that is not finite."""
+        try:
+            return training_step(self.model, batch, self.optimizer, self.config.train)
+        except ValueError as error:
+            if self.config.train.on_nonfinite == "stop" or ranks.world() > 1:
+                raise RunError(self._stopped(f"{error} at step {self._number(self.progress.step)}")) from None
+            log.warning(f"step {self._number(self.progress.step)} was skipped: {error}")
+            return torch.full((3,), math.nan, device=self.device)
+
+    def _after_step(self, batch: Batch) -> None:
+        """Looks at the loss, and saves the state if it is time to or a signal came."""
+        step, minutes = self.progress.step, self.config.train.save_minutes
+        regular = step % CHECK_EVERY == 0 or step == len(self.batches)
+        if regular or self.device.type == "cpu":
+            self._check(batch)
+        if not (regular or ranks.world() == 1):
+            return
+        due = minutes > 0 and time.monotonic() - self.saved >= 60 * minutes
+        stop, save = ranks.largest([self.stops.noted, float(due)])  # ranks stop after the same step
+        if stop or save:
+            self._check(batch)
+            self.progress.random = ranks.generators(self.device)
+            self.save("last.pt")
+        if stop:
+            self.stops.noted = int(stop)
+            ranks.wait()
+            self.stops.raise_noted()
+
+    def _check(self, batch: Batch) -> None:
+        """Stops at, or counts, each step since the last check whose loss or gradient was not finite.
+
+        Raises:
+            RunError: it names the first, and, on a CPU, where every step is checked, the part that is not finite.
+        """
+        progress, first = self.progress, self.checked
+        if first == progress.step:
+            return
+        recent = torch.stack(progress.steps[first:])
+        self.checked = progress.step
+        if progress.step % CHECK_EVERY == 0 or progress.step == len(self.batches):
+            self.bar.set_postfix(epoch=progress.epoch + 1, loss=f"{recent[-1, 0]:.3f}")
+        for row in (~recent[:, :2].isfinite()).any(1).nonzero().flatten().tolist():
+            loss, norm, _ = recent[row].tolist()
+            what = f"loss {loss}, gradient norm {norm} at step {self._number(first + row)}"
+            if self.device.type == "cpu":
+                what += f", from {health.cause_of(self.objective, batch)}"
+            if self.config.train.on_nonfinite == "stop":
+                raise RunError(self._stopped(what))
+            progress.skipped += 1
+            health.mend_statistics(self.objective)
+            with tqdm.external_write_mode():
+                log.warning(f"step skipped: {what}")
+
+    def _stopped(self, why: str) -> str:
+        there = self.folder / "last.pt"
+        return f"training stopped: {why}; " + (f"{there} is from before" if there.exists() else "nothing was saved yet")
+
+    def evaluated(self, evaluate: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The epoch's line of ``metrics.jsonl``. No weight changes, so Ctrl-C and SIGTERM are obeyed at once."""
+        progress, config = self.progress, self.config
+        try:
+            with self.stops.at_once():
+                began = time.perf_counter()
+                take_statistics(self.objective, self.batches, config, progress.epoch)
+                row = self._means() | {"seconds": progress.seconds + time.perf_counter() - began}
+                return row | evaluate()
+        except (KeyboardInterrupt, Terminated):
+            self.save("last.pt")
+            raise
+        except ValueError as error:  # of `pose_errors.joint_errors`
+            raise RunError(self._stopped(f"the evaluation after epoch {progress.epoch + 1}: {error}")) from error
+
+    def _means(self) -> dict[str, float]:
+        progress, train = self.progress, self.config.train
+        steps = torch.stack(progress.steps)
+        good = steps[steps[:, :2].isfinite().all(1)] if progress.skipped else steps
+        loss, norm, sigma = good.mean(0).tolist()
+        lr = learning_rate(train, progress.epoch, self._number(len(self.batches) - 1))
+        row = {"epoch": progress.epoch + 1, "loss": loss, "lr": lr, "gradient_norm": norm, "sigma_median": sigma}
+        if warning := health.sigma_warning(sigma):
+            log.warning(f"epoch {progress.epoch + 1}: {warning}")
+        if train.on_nonfinite == "skip":
+            row["skipped_steps"] = progress.skipped
+        return {name: value for name, value in row.items() if not math.isnan(value)}
+
+    def end_epoch(self, row: dict[str, Any], board: "SummaryWriter | None") -> None:
+        """Reports and saves a complete epoch."""
+        best = min(self.progress.best_mpjpe_mm, row["mpjpe_mm"])
+        self.progress = Progress(self.progress.epoch + 1, best)
+        if ranks.rank() == 0:
+            _report(row, self.config.train.epochs, self.folder / "metrics.jsonl", board)
+        # last.pt last, because resuming trusts it: a run stopped before it was written repeats the end of the epoch.
+        self.save(*["best.pt"] * (row["mpjpe_mm"] == best), "last.pt")
+
+    def save(self, *names: str) -> None:
+        """Writes these checkpoints, of the state that `Progress` describes, on the first rank."""
+        if ranks.rank() == 0:
+            state = state_of(self.objective, self.optimizer, self.config, self.progress, len(self.batches))
+            for name in names:
+                save_checkpoint(self.folder / name, state)
+        self.saved = time.monotonic()
+
+
+def _order(config: RunConfig, epoch: int) -> int:
+    """The seed of an epoch's order."""
+    return config.seed * 100_003 + epoch
 
 
 def training_step(model: nn.Module, batch: Batch, optimizer: torch.optim.Optimizer, train: TrainConfig) -> Tensor:
-    """One optimiser step, which never waits for the device; returns (3,): loss, gradient norm, median sigma."""
+    """One optimiser step, which never waits for the device; returns (3,): loss, gradient norm, median sigma.
+
+    Loss and sigma are means over the ranks. If the loss or the norm is not finite, a fused
+    optimiser changes nothing.
+    """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     with autocast(parameters[0].device, train.precision):
         loss, sigma = model(batch)
     optimizer.zero_grad()
     loss.backward()
     norm = nn.utils.clip_grad_norm_(parameters, train.clip_norm)
+    found = torch.stack([loss.detach(), sigma])
+    ranks.average(found)
+    if optimizer.defaults.get("fused"):
+        # What torch's GradScaler sets to have a fused optimiser leave out a step, without asking the device.
+        optimizer.found_inf = (~(found[0] + norm).isfinite()).float()  # type: ignore[attr-defined]
     optimizer.step()
-    return torch.stack([loss.detach(), norm, sigma])
+    return torch.cat([found[:1], norm[None], found[1:]])
 
 
 def learning_rate(train: TrainConfig, epoch: int, step: int) -> float:
@@ -140,18 +286,6 @@ def learning_rate(train: TrainConfig, epoch: int, step: int) -> float:
     return train.lr * train.lr_decay**falls * min(1.0, (step + 1) / max(1, train.warmup_steps))
 
 
-def _check_finite(seen: list[Tensor], step: int) -> None:
-    """Raises `RunError` if a loss or gradient norm since the last check is not finite, and names the first."""
-    recent = torch.stack(seen[-CHECK_EVERY:])[:, :2]
-    bad = (~recent.isfinite()).any(1).nonzero().flatten().tolist()
-    if bad:
-        loss, norm = recent[bad[0]].tolist()
-        raise RunError(
-            f"training stopped: loss {loss}, gradient norm {norm} at step {step - len(recent) + 1 + bad[0]}; "
-            "last.pt and best.pt are those of the last complete epoch"
-        )
-
-
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
     """Matrix products inside are in bfloat16 if ``precision`` is bf16, or auto on a device that has units for it."""
     wanted = precision == "bf16" or (precision == "auto" and ranks.has_bf16_units(device))
@@ -161,6 +295,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
 def _wrapped(objective: AnyObjective, compiled: bool) -> nn.Module:
     model: nn.Module = objective
     if ranks.world() > 1:
+        over_all_ranks(objective)
         model = DistributedDataParallel(model)
     if compiled:
         model.compile()
@@ -184,7 +319,7 @@ def take_statistics(objective: AnyObjective, batches: Batches, config: RunConfig
     objective.train()
     device = next(objective.parameters()).device
     with autocast(device, config.train.precision):
-        for batch in islice(batches.epoch(config.seed * 100_003 + epoch), config.train.bn_batches):
+        for batch in islice(batches.epoch(_order(config, epoch)), config.train.bn_batches):
             objective.outputs(batch.input)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
@@ -193,52 +328,8 @@ def take_statistics(objective: AnyObjective, batches: Batches, config: RunConfig
                 ranks.average(statistic)
 
 
-def _state(
-    objective: AnyObjective,
-    optimizer: torch.optim.Optimizer,
-    config: RunConfig,
-    epoch: int,
-    best: float,
-) -> dict[str, Any]:
-    return {
-        "config": config.model_dump(mode="json"),
-        "joint_set": objective.joint_set.name,
-        "network": objective.network.state_dict(),
-        "likelihood": objective.likelihood.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "epoch": epoch,
-        "best_mpjpe_mm": best,
-    }
-
-
-def resume(objective: AnyObjective, optimizer: torch.optim.Optimizer, folder: Path) -> tuple[int, float]:
-    """Loads ``last.pt`` of a run, if any; returns the epochs done and the best MPJPE, (0, inf) for a new run.
-
-    Raises:
-        InputError: ``last.pt`` cannot be read, or is of another model or joint set.
-    """
-    path = folder / "last.pt"
-    if not path.exists():
-        return 0, math.inf
-    state = load_checkpoint(path)
-    expect_joints(state, objective.joint_set, f"checkpoint: {path}")
-    load_weights(objective.network, state["network"], f"checkpoint: {path}: the network")
-    load_weights(objective.likelihood, state["likelihood"], f"checkpoint: {path}: the likelihood")
-    optimizer.load_state_dict(state["optimizer"])
-    return state["epoch"], state["best_mpjpe_mm"]
-
-
-def _keep_lines(path: Path, lines: int) -> None:
-    """Drops the lines that a stopped run wrote after its last checkpoint."""
-    if path.exists():
-        kept = path.read_text().splitlines(keepends=True)[:lines]
-        with whole_file(path) as file:
-            file.write_text("".join(kept))
-
-
 def _report(row: dict[str, Any], epochs: int, metrics: Path, board: "SummaryWriter | None") -> None:
-    with metrics.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    append_line(metrics, row)
     for name, value in row.items():
         if board is not None and isinstance(value, (int, float)) and name != "epoch":
             board.add_scalar(name, value, row["epoch"])

@@ -23,7 +23,8 @@ def predict(objective: Objective, poses: PoseSet, *, flip_test: bool, batch_size
     """
     objective.eval()
     parts: list[Prediction] = []
-    for keypoints in torch.split(poses.keypoints[ranks.rank() :: ranks.world()], batch_size):
+    mine = torch.split(poses.keypoints, batch_size)[ranks.rank() :: ranks.world()]
+    for keypoints in mine or (poses.keypoints[:0],):
         one = objective.predict(keypoints)
         if flip_test:
             one = mean_of_mirrored(one, objective.predict(flip(keypoints, poses.joint_set)), poses.joint_set)
@@ -32,9 +33,9 @@ def predict(objective: Objective, poses: PoseSet, *, flip_test: bool, batch_size
     found, total = Prediction.cat(parts), len(poses)
 
     def gathered(rows: Tensor | None) -> Tensor | None:
-        return None if rows is None else ranks.gather_rows(rows, total)
+        return None if rows is None else ranks.gather_rows(rows, total, batch_size)
 
-    return Prediction(ranks.gather_rows(found.mu, total), gathered(found.log_sigma), gathered(found.turn))
+    return Prediction(ranks.gather_rows(found.mu, total, batch_size), gathered(found.log_sigma), gathered(found.turn))
 
 
 def mean_of_mirrored(straight: Prediction, mirrored: Prediction, joint_set: JointSet) -> Prediction:

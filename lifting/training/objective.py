@@ -1,6 +1,7 @@
 """The training objective of each track: a network and its likelihood as one module."""
 
 import math
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -36,17 +37,19 @@ class Objective(nn.Module):
         joints = getattr(network, "joints", len(joint_set))
         if joints != len(joint_set):
             raise ValueError(f"joint_set: expected {joints} joints, as the network has, got {len(joint_set)}")
-        self.network, self.likelihood, self.joint_set = network, likelihood, joint_set
+        self.network, self.likelihood, self.joint_set = network, pooling(likelihood), joint_set
         self.known: tuple[int, ...] = getattr(network, "known", ())
         # Buffers, because indexing with a Python list copies it to the device in every step, and waits for the copy.
         is_known = torch.tensor([j in self.known for j in range(len(joint_set))])
         self.register_buffer("is_known", is_known[:, None], persistent=False)
-        self.register_buffer("free_joints", (~is_known).nonzero()[:, 0], persistent=False)
+        free = [j for j in range(len(joint_set)) if j not in self.known]
+        self.register_buffer("free_joints", torch.tensor(free, dtype=torch.int64), persistent=False)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss, a mean over poses and joints, and the median sigma (NaN without a sigma)."""
         prediction, target = self.free(self.outputs(batch.input), batch.target)
-        losses: Tensor = self.likelihood(prediction, target)
+        with ranks.shared_draws(target.device):
+            losses: Tensor = self.likelihood(prediction, target)
         return _mean(losses, torch.ones_like(losses)), _median_sigma(prediction)
 
     def outputs(self, keypoints: Tensor) -> Prediction:
@@ -84,13 +87,15 @@ class ImageObjective(nn.Module):
 
     def __init__(self, network: nn.Module, likelihood: Mixed, heatmap: float = 0.0) -> None:
         super().__init__()
-        self.network, self.likelihood, self.heatmap = network, likelihood, heatmap
+        self.network, self.likelihood, self.heatmap = network, pooling(likelihood), heatmap
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss, a mean over labelled joints, and the median sigma (NaN without a sigma)."""
         assert batch.weight is not None and batch.has_depth is not None
         prediction, heatmaps = self.outputs(batch.input)
-        loss = _mean(self.likelihood(prediction, batch.target, batch.has_depth, batch.weight), batch.weight)
+        with ranks.shared_draws(batch.target.device):
+            losses = self.likelihood(prediction, batch.target, batch.has_depth, batch.weight)
+        loss = _mean(losses, batch.weight)
         if heatmaps is not None:
             loss = loss + self.heatmap * _mean(*heatmap_losses(heatmaps, batch.target, batch.weight))
         return loss, _median_sigma(prediction)
@@ -115,6 +120,15 @@ class ImageObjective(nn.Module):
 
 
 AnyObjective = Objective | ImageObjective
+Scoring = TypeVar("Scoring", Likelihood, Mixed)
+
+
+def pooling(likelihood: Scoring) -> Scoring:
+    """The same likelihood, whose means over a batch are now those over the parts of all ranks."""
+    for part in likelihood.modules():
+        if isinstance(part, Likelihood):
+            part.pooled = ranks.pooled
+    return likelihood
 
 
 def _mean(losses: Tensor, weight: Tensor) -> Tensor:

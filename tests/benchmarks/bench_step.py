@@ -28,8 +28,8 @@ LIKELIHOODS: dict[str, Callable[[], Likelihood]] = {
     "RLE": RLE,
     "RLE at flow_share 0.25": lambda: RLE(flow_share=0.25),
 }
-# Peers' ratios on a two-core CPU: FC with L1, with the best RLE, with it in bfloat16; the authors' SRNet with L1. Our own
-# goal for flow_share.
+# Peers' ratios on a two-core CPU: FC with L1, with the best RLE, with it in bfloat16; the authors' SRNet with L1.
+# For flow_share, our own goal.
 CASES: list[tuple[str, str, str, float | None]] = [
     ("FC", "L1", "fp32", 2.06),
     ("FC", "sigma without a flow", "fp32", None),

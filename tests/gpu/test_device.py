@@ -20,9 +20,9 @@ from lifting.metrics.pose_errors import joint_errors
 from lifting.models.fc import Dropout
 from lifting.models.regressor import Regressor
 from lifting.prediction import Batch, Prediction
-from lifting.training import engine
 from lifting.training.engine import training_step
 from lifting.training.evaluation import evaluate_poses, predict
+from lifting.training.progress import Progress, resume, state_of
 from tests.gpu.conftest import DEVICES
 from tests.gpu.setting import NETWORKS, Setting, made
 
@@ -294,11 +294,11 @@ def test_a_checkpoint_goes_from_device_to_device(
         optimizer = torch.optim.Adam(objective.parameters(), fused=True)
         training_step(objective, next(batches.epoch(0)), optimizer, config.train)
         path = tmp_path / str(source) / "last.pt"
-        save_checkpoint(path, engine._state(objective, optimizer, config, 1, 50.0))
+        save_checkpoint(path, state_of(objective, optimizer, config, Progress(1, 50.0), len(batches)))
         close(outputs(name, path, goal).mu, outputs(name, path, source).mu, 2e-3)
         objective, batches, config = made(replace(setting, device=str(goal)), name)
         optimizer = torch.optim.Adam(objective.parameters(), fused=True)
-        assert engine.resume(objective, optimizer, path.parent) == (1, 50.0)
+        assert resume(objective, optimizer, path.parent, config, len(batches)) == Progress(1, 50.0)
         training_step(objective, next(batches.epoch(0)), optimizer, config.train)
         assert all(state["exp_avg"].device == goal for state in optimizer.state.values())
 

@@ -100,7 +100,7 @@ def test_a_camera_file_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("focal: 3", "expected JSON"),
+        ("focal: 3", "is not JSON"),
         ('{"center": [1, 2]}', "expected an object with focal"),
         ('{"focal": 5, "distorsion": [1]}', "got focal, distorsion"),
         ('{"focal": -5, "center": [1, 2]}', "focal: expected pixels above 0"),

@@ -87,8 +87,8 @@ def test_broken_and_hostile_json_is_one_line(tmp_path: Path, text: str) -> None:
 
 def test_json_that_is_no_utf8_or_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.json").write_bytes(b'{"people": "\xff\xfe"}')
-    refused(tmp_path / "a.json", "expected JSON")
-    monkeypatch.setattr("lifting.keypoints.json_formats._LARGEST", 1000)
+    refused(tmp_path / "a.json", "is not JSON")
+    monkeypatch.setattr("lifting.safe_json._LARGEST", 1000)
     refused(save(tmp_path / "b.json", results(people("coco17"))), "at most")
 
 
@@ -265,7 +265,7 @@ def test_broken_numpy_files(tmp_path: Path) -> None:
     (tmp_path / "a.npz").write_bytes(whole[: len(whole) // 2])
     refused(tmp_path / "a.npz")
     refused(npy(tmp_path, np.array([["a"]])), "real numbers")
-    refused(npy(tmp_path, np.ones((3, 17, 2)) * 1j), "real numbers")
+    refused(npy(tmp_path, np.ones((3, 17, 2)) * 1j), "no plain array")
     header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (900000000000, 17, 2), }".ljust(117) + b"\n"
     path.write_bytes(b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header)
     refused(path, "broken")

@@ -313,9 +313,9 @@ def test_the_map_of_accad(tmp_path: Path, convert: Callable[..., PoseStore]) -> 
         ("up: y", "up: x", "up: Input should be 'y' or 'z'"),
         ("  spine:", "  spline:", "expected Human3.6M's 17: missing spine; unknown spline"),
         ("subject: performer", "subject: '^x'", "a name or an expression with a group; got"),
-        ("subject: performer", "subject: '('", "expected a map in YAML"),
+        ("subject: performer", "subject: '('", "expected a regular expression"),
         ("left_knee: LeftKnee", "left_knee: {at: LeftKnee, offset: [1, 2]}", "joints.left_knee.offset"),
-        ("left_knee: LeftKnee", "left_knee: [", "expected a map in YAML"),
+        ("left_knee: LeftKnee", "left_knee: [", "is not YAML"),
     ],
 )
 def test_broken_maps_are_refused(tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -507,7 +507,7 @@ def test_wrong_mpii_files(tmp_path: Path, change: Change, words: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"headboxes_src": np.zeros((2, 2, 3))}, r"headboxes_src: expected \(2, 2, 4\) for the persons of valid"),
+        ({"headboxes_src": np.zeros((2, 2, 3))}, r"headboxes_src: expected \(2, 2, 4\), got"),
         ({"pos_gt_src": np.stack([p["joints"] for p in persons()[::-1]], -1)}, "joints of valid.json in its order"),
     ],
 )

@@ -69,7 +69,8 @@ def stop_after(epochs: int, config: Config, folder: Path) -> None:
 
 def test_a_run_learns_and_leaves_its_files(small: list[str], tmp_path: Path) -> None:
     lifter.train(load_config(overrides=[*small, "train.epochs=12", "train.warmup_steps=5", "train.lr=1e-2"]), tmp_path)
-    assert {p.name.split(".")[0] for p in tmp_path.iterdir()} == {"config", "last", "best", "metrics", "events"}
+    names = {p.name.split(".")[0] for p in tmp_path.iterdir()}
+    assert names == {"", "config", "last", "best", "metrics", "events", "run"}
     lines = rows(tmp_path)
     assert [line["epoch"] for line in lines] == list(range(1, 13))
     config = load_config(tmp_path / "config.yaml")
@@ -104,7 +105,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(small:
     steps = len(load_split(load_config(overrides=small).data, small[0].split("=")[1], train=True)) // 64
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(objective.Objective, "forward", poisoned)
-        with pytest.raises(RunError, match=f"loss nan, gradient norm nan at step {steps + 4};"):
+        with pytest.raises(RunError, match=f"loss nan, gradient norm nan at step {steps + 4}, from the "):
             lifter.train(load_config(overrides=small), tmp_path)
     assert (tmp_path / "last.pt").read_bytes() == before
 

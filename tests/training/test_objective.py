@@ -172,7 +172,7 @@ class FixedBatches:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def epoch(self, seed: int) -> Iterator[Batch]:
+    def epoch(self, seed: int, start: int = 0) -> Iterator[Batch]:
         yield from self.batches
 
 

@@ -1,0 +1,70 @@
+"""Runs the worker, and goes on behind an input that killed it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+MEANING: dict[int, str] = {
+    signal.SIGPROF: "it hangs: more than 10 s of processor time",
+    signal.SIGALRM: "it hangs without computing",
+}
+
+
+class Outcome(NamedTuple):
+    """What came of one input: ``kind`` is "accepted", "refused" or "failed"."""
+
+    reader: str
+    number: int
+    kind: str
+    message: str
+
+
+def fuzz(names: Sequence[str], seed: int, first: int, count: int) -> list[Outcome]:
+    """Feeds inputs ``first`` to ``first + count - 1`` to each of these readers."""
+    found: list[Outcome] = []
+    following = dict.fromkeys(names, first)
+    while following:
+        before, begun, died = len(found), None, ""
+        for reader, number, kind, message in _work(following, seed, first + count):
+            if kind == "begun":
+                begun = reader, number
+            elif kind == "died":
+                died = message
+            else:
+                found.append(Outcome(reader, number, kind, message))
+                begun = None
+        if begun is not None:
+            found.append(Outcome(*begun, "failed", died))
+        elif died or len(found) == before:
+            raise RuntimeError(f"the worker does not run: {died}")
+        following |= {outcome.reader: outcome.number + 1 for outcome in found[before:]}
+        following = {name: number for name, number in following.items() if number < first + count}
+    return found
+
+
+def _work(following: dict[str, int], seed: int, stop: int) -> Iterator[tuple[str, int, str, str]]:
+    """The worker's lines; one of kind "died" follows if a signal or an error ended it."""
+    first = [f"{name}@{number}" for name, number in following.items()]
+    command = [sys.executable, "-m", "tests.fuzz.worker", str(seed), str(stop), *first]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "0", "OPENCV_LOG_LEVEL": "SILENT"}
+    # Into a file: a full pipe that nobody reads would stop the worker.
+    with (
+        tempfile.TemporaryFile("w+", errors="replace") as said,
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=said, text=True, env=environment) as process,
+    ):
+        assert process.stdout
+        for line in process.stdout:
+            yield tuple(json.loads(line))
+        code = process.wait()
+        if code:
+            said.seek(0)
+            last = said.read().strip().splitlines()[-1:]
+            how = signal.Signals(-code) if code < 0 else code
+            yield "", 0, "died", MEANING.get(how, f"the process ends with {how!r}: {''.join(last)}")
