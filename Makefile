@@ -19,10 +19,11 @@ help:
 demo: .venv/ready
 	$(BIN)/python run_lifting.py demo
 
-# A process for each core, of one thread each: torch's threads would wait for each other. A file's tests share fixtures.
+# Processes of one thread each, because torch's threads would wait for each other; one more than there are cores, because
+# many tests wait for a process of their own. A file's tests share fixtures.
 test: .venv/ready
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || echo "no chromium here: the tests of the viewer's page are skipped"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile
 
 bench: .venv/ready
 	$(BIN)/python -m tests.benchmarks

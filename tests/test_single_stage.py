@@ -1,9 +1,6 @@
 """The single-stage track, mostly from the command line: trained on a few rendered people, evaluated, studied, used."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,23 +106,6 @@ def test_train_evaluates_and_draws_and_one_plus_one_epochs_equal_two(
             assert torch.equal(weight, one[part][name]), name
     lines = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
-
-
-def test_ranks_train_together_and_evaluate_as_one(small: list[str], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += [str(ROOT / "run_single_stage.py"), "train", "--output", str(tmp_path), *small, "train.epochs=1"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    report = json.loads((tmp_path / "report.json").read_text())
-    objective, config = single_stage.load(tmp_path / "last.pt")
-    again = single_stage.evaluate_all(
-        objective, single_stage.test_set(config), single_stage.flat_test_set(config), config
-    )[0]
-    for name in ("mpjpe_mm", "nll", "sigma_error_r"):
-        assert report[name] == pytest.approx(again[name], rel=1e-4)
-    assert report["flat"]["pckh_auc"] == pytest.approx(again["flat"]["pckh_auc"], abs=0.1)
-    assert done.stdout.count("mean training pose") == 1
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -142,20 +139,6 @@ def test_the_report_agrees_with_its_parts(small: list[str], small_store: Path) -
     assert report["sigma_error_r"] == pytest.approx(pearson(prediction.sigma.mean(-1)[:, 1:], errors[:, 1:]), abs=1e-5)
     assert report["nll"] == pytest.approx(-objective.likelihood.log_prob(
         *objective.free(prediction, poses.target)).mean().item(), rel=1e-5)  # fmt: skip
-
-
-def test_ranks_see_the_same_poses_and_evaluate_alike(small: list[str], tmp_path: Path) -> None:
-    """Two processes under torchrun train together and write one run, which one process scores the same."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += [str(ROOT / "run_lifting.py"), "train", "--output", str(tmp_path / "run"), *small]
-    done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    objective, config = lifter.load(tmp_path / "run" / "last.pt")
-    report, _ = lifter.evaluate(objective, lifter.load_test(config, objective), config)
-    assert rows(tmp_path / "run")[-1]["mpjpe_mm"] == pytest.approx(report["mpjpe_mm"], rel=1e-4)
-    assert len(rows(tmp_path / "run")) == 2
 
 
 def test_learning_rate_decays_every_epoch_or_at_steps() -> None:
