@@ -1,4 +1,7 @@
-"""Training survives (`make faults` does more of the same): whatever ends its process, `last.pt` loads, and the resumed run ends with the same bits."""
+"""Training survives: whatever ends its process, `last.pt` loads, and the resumed run ends with the same bits.
+
+`make faults` does more of the same.
+"""
 
 import random
 import signal

@@ -15,7 +15,7 @@ from tests.fuzz.damage import KINDS
 from tests.fuzz.readers import readers
 from tests.fuzz.run import fuzz
 
-INPUTS = 20  # for each reader; the valid one first
+INPUTS = 11  # for each reader; the valid one first
 READERS = {reader.name: reader for reader in readers()}
 
 CAUGHT = """import numpy, lifting.command
