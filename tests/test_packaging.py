@@ -9,11 +9,12 @@ from shutil import copytree, ignore_patterns
 
 import numpy as np
 import pytest
-import tomllib
 
 from lifting import shipped
 from lifting.inference.export import export_lifter
 from tests.inference.conftest import OVERRIDES, write_checkpoint
+
+tomllib = pytest.importorskip("tomllib")  # Python 3.11 and later
 
 ROOT = Path(__file__).parents[1]
 SETUP = tomllib.loads((ROOT / "pyproject.toml").read_text())

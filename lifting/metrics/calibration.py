@@ -97,6 +97,11 @@ def fit_scale(held_out: Sequence[Deviations]) -> float:
     return 2**high
 
 
+def _area(y: np.ndarray, x: np.ndarray) -> float:
+    """The integral of y over x by the trapezoidal rule; numpy has it under one name before 2.0 and another since."""
+    return float(torch.trapezoid(torch.from_numpy(y), torch.from_numpy(x)))
+
+
 @dataclass(frozen=True)
 class Sparsification:
     """Mean error of the remaining samples when those of the largest doubt are removed (Ilg et al., ECCV 2018).
@@ -115,11 +120,11 @@ class Sparsification:
 
     @property
     def ause(self) -> float:
-        return float(np.trapezoid(self.by_doubt - self.by_error, self.removed))
+        return _area(self.by_doubt - self.by_error, self.removed)
 
     @property
     def chance(self) -> float:
-        return float(np.trapezoid(1 - self.by_error, self.removed))
+        return _area(1 - self.by_error, self.removed)
 
 
 def sparsify(doubt: Tensor, error: Tensor, steps: int = 100) -> Sparsification:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tomllib
 
 from lifting.commands.options import VERSION
+
+tomllib = pytest.importorskip("tomllib")  # Python 3.11 and later
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ["run_lifting.py", "run_single_stage.py"]
