@@ -124,7 +124,8 @@ def load(checkpoint: Path, overrides: list[str] | None = None) -> tuple[Objectiv
     joint_set = JOINT_SETS[content["joint_set"]]
     objective = built(lambda: build_objective(config, joint_set), content, f"checkpoint: {checkpoint}")
     if "density" in content:
-        objective.likelihood = PoseDensity.load(content["density"], f"checkpoint: {checkpoint}: the density")
+        where = f"checkpoint: {checkpoint}: the density"
+        objective.likelihood = PoseDensity.load(content["density"], len(objective.free_joints), where).float()
     return objective.to(device).eval(), config
 
 

@@ -90,3 +90,9 @@ def test_bad_input(shell: Shell, trained: Path, small: list[str], tmp_path: Path
     content = torch.load(trained, weights_only=True)
     torch.save({**content, "density": {"scale": torch.ones(2, 3)}}, tmp_path / "broken.pt")
     refused(shell("evaluate", "--checkpoint", tmp_path / "broken.pt"), "broken.pt", "the density", "expected scale")
+    few = PoseDensity(torch.ones(4, 3), torch.ones(1), torch.ones(1), torch.eye(12)).state_dict()
+    torch.save({**content, "density": few}, tmp_path / "few.pt")
+    refused(shell("evaluate", "--checkpoint", tmp_path / "few.pt"), "few.pt", "the density", "for 16 joints")
+    exact = PoseDensity(torch.ones(16, 3), torch.ones(1), torch.ones(1), torch.eye(48)).double().state_dict()
+    torch.save({**content, "density": exact}, tmp_path / "exact.pt")
+    assert shell("evaluate", "--checkpoint", tmp_path / "exact.pt", "--hypotheses", 2)[0] == 0

@@ -6,7 +6,7 @@ What only some of them need, above all matplotlib, is imported where it is used.
 import argparse
 
 from lifting import lifter
-from lifting.command import InputError, write_json
+from lifting.command import InputError, Terminated, write_json
 from lifting.commands.runs import configured_run, train_or_stop
 from lifting.config import Config, load_config
 from lifting.crossfit import crossfit as fit_density
@@ -76,8 +76,8 @@ def evaluate(options: argparse.Namespace) -> None:
 def crossfit(options: argparse.Namespace) -> None:
     try:
         print(f"wrote {fit_density(options.checkpoint, options.output)}")
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"stopped; the same command goes on from what is in {options.output}") from None
+    except (KeyboardInterrupt, Terminated) as stop:
+        raise type(stop)(f"stopped; the same command goes on from what is in {options.output}") from None
 
 
 def density(options: argparse.Namespace) -> None:

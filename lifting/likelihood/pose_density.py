@@ -92,10 +92,14 @@ class PoseDensity(Likelihood):
         return cls(scale, weights, widths, correlation, focal)
 
     @classmethod
-    def load(cls, state: dict[str, Tensor], where: str) -> "PoseDensity":
-        """The density with this ``state_dict``; raises an `InputError` that begins with ``where`` if it is not one."""
+    def load(cls, state: dict[str, Tensor], joints: int, where: str) -> "PoseDensity":
+        """The density with this ``state_dict``.
+
+        Raises:
+            InputError: beginning with ``where``: it is no density of so many joints.
+        """
         try:
-            joints, dim = state["scale"].shape
+            dim = state["scale"].shape[-1]
             (components,) = state["weights"].shape
             shapes = {
                 "scale": (joints, dim),
@@ -105,17 +109,18 @@ class PoseDensity(Likelihood):
                 "focal": (),
             }
             fits = all(tuple(x.shape) == shapes[name] and x.isfinite().all() for name, x in state.items())
-            positive = all((state[name] > 0).all() for name in ("scale", "weights", "widths"))
+            positive = all((x > 0).all() for name, x in state.items() if name != "correlation")
             if not fits or not positive or torch.linalg.cholesky_ex(state["correlation"]).info:
                 raise KeyError
             return cls(**state)
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
-            raise InputError(f"{where}: expected scale, weights, widths and correlation that fit, got others") from None
+            expected = f"scale, weights, widths and correlation for {joints} joints"
+            raise InputError(f"{where}: expected {expected}, got others") from None
 
     def axes(self, keypoints: Tensor) -> Tensor | None:
         """The rotation (B, 3, 3) from the camera frame to the viewing ray of the root, which is joint 0.
 
-        Without intrinsics: all cameras count as the mean of those that the density was fitted with.
+        Without intrinsics: all cameras count as one with ``focal``.
 
         Args:
             keypoints: (B, J, 2 or more), normalised screen coordinates.

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 import yaml
 
-from lifting import single_stage
-from lifting.checkpoint import save_checkpoint
+from lifting import lifter, single_stage
+from lifting.checkpoint import load_checkpoint, save_checkpoint
 from lifting.commands.truth import read_truth
 from lifting.config import Config, SingleStageConfig, load_config, read_config
 from lifting.datasets.decode import decode
@@ -30,8 +30,10 @@ from lifting.inference.intrinsics import read_intrinsics
 from lifting.inference.lifter import Lifter
 from lifting.keypoints.formats import read_keypoints
 from lifting.lifted import Lifted, read_lifted
+from lifting.likelihood.pose_density import PoseDensity
 from lifting.models.pretrained import load_backbone
 from lifting.models.reference_weights import load_reference
+from lifting.prediction import Prediction
 from lifting.shipped import configs, released
 from lifting.sources.asf_amc import read_amc, read_asf
 from lifting.sources.bvh import read_bvh
@@ -370,6 +372,23 @@ def _lifter(path: Path) -> None:
     assert pose.joints.shape == pose.sigma.shape == (2, 17, 3) and pose.joints.dtype == np.float32
 
 
+def _make_crossfit(folder: Path) -> Path:
+    path = write_checkpoint(folder / "last.pt", OVERRIDES["screen"])
+    weights = torch.tensor([0.4, 0.6])
+    density = PoseDensity(torch.ones(16, 3), weights, 2 * weights, torch.eye(48), torch.tensor(2.3))
+    save_checkpoint(path, {**load_checkpoint(path), "density": density.state_dict()})
+    return path
+
+
+def _crossfit(path: Path) -> None:
+    _lifter(path)
+    likelihood = lifter.load(path)[0].likelihood
+    zero = torch.zeros(2, 16, 3)
+    if isinstance(likelihood, PoseDensity):  # not if the damage took its name
+        assert likelihood.log_prob_pose(Prediction(zero, zero), zero).shape == (2,)
+        assert likelihood.sample(Prediction(zero, zero), 5).shape == (5, 2, 16, 3)
+
+
 def _make_image_checkpoint(folder: Path) -> Path:
     config = read_config(SingleStageConfig, overrides=["model.backbone=resnet18", "model.width=8",
                                                        "loss.flow.width=8", "data.size=32"])  # fmt: skip
@@ -466,6 +485,7 @@ def readers() -> list[Reader]:
         Reader("image config", _make_text("run.yaml", yaml.safe_dump(images_run)),
                partial(_config, SingleStageConfig)),
         Reader("checkpoint", lambda folder: write_checkpoint(folder / "last.pt", OVERRIDES["screen"]), _lifter),
+        Reader("crossfit checkpoint", _make_crossfit, _crossfit),
         Reader("image checkpoint", _make_image_checkpoint, _image_checkpoint),
         Reader("reference", _make_reference, _reference),
         Reader("backbone", _make_reference, _backbone),

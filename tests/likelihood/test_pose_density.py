@@ -155,16 +155,18 @@ def test_axes_turn_with_the_viewing_ray() -> None:
 
 def test_what_is_no_density_is_refused() -> None:
     state = {name: x.clone() for name, x in density(focal=2.0).state_dict().items()}
-    again = PoseDensity.load(state, "here")
+    again = PoseDensity.load(state, JOINTS, "here")
     torch.testing.assert_close(again.lengths, density().lengths)
     for name, x in [("scale", torch.ones(3, 3)), ("weights", torch.tensor(1.0)), ("widths", torch.ones(2))]:
         with pytest.raises(InputError, match="here: expected scale"):
-            PoseDensity.load(state | {name: x}, "here")
+            PoseDensity.load(state | {name: x}, JOINTS, "here")
     with pytest.raises(InputError, match="here: expected scale"):
-        PoseDensity.load({"scale": torch.ones(4, 3)}, "here")
+        PoseDensity.load({"scale": torch.ones(4, 3)}, JOINTS, "here")
     with pytest.raises(InputError, match="here: expected scale"):
-        PoseDensity.load(state | {"scale": state["scale"] * math.nan}, "here")
+        PoseDensity.load(state | {"scale": state["scale"] * math.nan}, JOINTS, "here")
     with pytest.raises(InputError, match="here: expected scale"):
-        PoseDensity.load(state | {"correlation": -state["correlation"]}, "here")
+        PoseDensity.load(state | {"correlation": -state["correlation"]}, JOINTS, "here")
+    with pytest.raises(InputError, match=r"here: expected scale.* for 5 joints"):
+        PoseDensity.load(state, JOINTS + 1, "here")
     with pytest.raises(ValueError, match="with sigma"):
         PoseDensity.fit(Prediction(torch.zeros(5, 4, 3)), torch.zeros(5, 4, 3), torch.zeros(5).long())
