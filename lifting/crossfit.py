@@ -37,10 +37,12 @@ def crossfit(checkpoint: Path, folder: Path) -> Path:
         folder: one run for each training person, and the new checkpoint.
 
     Raises:
-        InputError: the lifter has no sigma, or was trained on one person.
+        InputError: the lifter has no sigma, was trained on one person, or has such a density already.
     """
     content = load_checkpoint(checkpoint)
     objective, config = lifter.load(checkpoint)
+    if "density" in content:
+        raise InputError(f"crossfit: {checkpoint}: expected a lifter as it was trained, got one with a density already")
     people = config.data.train_subjects
     if not objective.likelihood.has_sigma:
         raise InputError(f"crossfit: {checkpoint}: expected a lifter with a sigma, got loss.name {config.loss.name}")
@@ -91,12 +93,5 @@ def _usual_length(likelihood: Likelihood) -> Tensor:
 
 def _without(config: Config, person: str) -> Config:
     """The training without this person, tested on him."""
-    data = config.data
-    return lifter.with_data(
-        config,
-        train_subjects=tuple(other for other in data.train_subjects if other != person),
-        test_subjects=(person,),
-        test_path=None,
-        test_actions=data.train_actions,
-        test_cameras=data.train_cameras,
-    )
+    others = tuple(other for other in config.data.train_subjects if other != person)
+    return lifter.tested_on_training_file(config, (person,), train_subjects=others)

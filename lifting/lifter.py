@@ -61,6 +61,13 @@ def with_data(config: Config, **changes: Any) -> Config:
     return config.model_copy(update={"data": config.data.model_copy(update=changes)})
 
 
+def tested_on_training_file(config: Config, subjects: tuple[str, ...], **changes: Any) -> Config:
+    """The configuration, tested on these subjects of the training's file, its actions and its cameras."""
+    data = config.data
+    places = {"test_path": None, "test_actions": data.train_actions, "test_cameras": data.train_cameras}
+    return with_data(config, test_subjects=subjects, **places, **changes)
+
+
 def load_poses(config: Config, *, train: bool) -> PoseSet:
     """`poses.load_split` of a configuration's data for its model."""
     return load_split(config.data, data_paths(config, train=train), train=train, model_input=config.model.input)

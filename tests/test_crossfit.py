@@ -47,6 +47,8 @@ def test_the_density_changes_and_the_predictions_stay(shell: Shell, trained: Pat
     assert "NLL of whole poses" in out
     assert after["uncertainty"]["nll"] == pytest.approx(after["nll"], abs=1e-4)
 
+    again = shell("crossfit", "--checkpoint", folder / "last.pt", "--output", tmp_path / "again")
+    refused(again, "last.pt", "with a density already")
     runs = [(folder / f"without_{person}" / "last.pt") for person in ("S1", "S5")]
     seen = [run.stat().st_mtime_ns for run in runs]
     assert shell("crossfit", "--checkpoint", trained, "--output", folder)[0] == 0

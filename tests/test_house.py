@@ -50,7 +50,8 @@ HOUSE: list[dict[str, list[str]]] = [
         ],
     },
     {"training": [
-        "allocator", "ranks", "stops", "run_folder", "norms", "objective", "health", "progress", "engine", "evaluation",
+        "allocator", "ranks", "stops", "run_folder", "norms", "objective", "steps", "health", "progress", "engine",
+        "evaluation",
     ], "evaluate": [], "series": []},
     {"lifter": []},
     {"reports": ["density_scores", "uncertainty", "hypotheses", "camera_evidence", "image_evaluation", "robustness"]},

@@ -6,6 +6,7 @@ import sys
 import zipfile
 from pathlib import Path
 from shutil import copytree, ignore_patterns
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +15,15 @@ from lifting import shipped
 from lifting.inference.export import export_lifter
 from tests.inference.conftest import OVERRIDES, write_checkpoint
 
-tomllib = pytest.importorskip("tomllib")  # Python 3.11 and later
-
 ROOT = Path(__file__).parents[1]
-SETUP = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def setup() -> dict[str, Any]:
+    """What pyproject.toml says."""
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11 and later
+    content: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    return content
+
 
 # As `sitecustomize`, this makes an environment without the packages of the extra torch.
 WITHOUT_TORCH = """
@@ -69,8 +75,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_folder_with_code_is_packed() -> None:
     folders = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "lifting").rglob("*.py")}
-    data = set(SETUP["tool"]["setuptools"]["package-data"])
-    assert set(SETUP["tool"]["setuptools"]["packages"]) == folders | data
+    data = set(setup()["tool"]["setuptools"]["package-data"])
+    assert set(setup()["tool"]["setuptools"]["packages"]) == folders | data
     assert {path.name for path in (ROOT / "configs").iterdir()} == {
         name.removeprefix("lifting.configs.") for name in data if name.startswith("lifting.configs.")
     }
@@ -99,7 +105,7 @@ def test_files_that_come_along_are_found(installed: Path, tmp_path: Path) -> Non
 
 
 def test_the_commands_exist() -> None:
-    scripts = SETUP["project"]["scripts"]
+    scripts = setup()["project"]["scripts"]
     assert scripts.keys() == {"run-lifting", "run-single-stage"}
     for name, place in scripts.items():
         module, function = place.split(":")

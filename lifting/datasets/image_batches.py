@@ -22,7 +22,7 @@ from lifting.command import InputError
 from lifting.config import SingleStageConfig
 from lifting.datasets.augment import ROOT, crop_of, labels_of, training_crop
 from lifting.datasets.decode import BrokenPictureError
-from lifting.datasets.image_set import ImageSet
+from lifting.datasets.image_set import ImageSet, check_boxes
 from lifting.geometry.skeleton import H36M18
 from lifting.prediction import Batch
 
@@ -158,14 +158,6 @@ def crop_batches(
             for crop, row in zip(crops.image.numpy(), crops.rows.tolist(), strict=True):
                 paint(crop, row)
         yield crops._replace(image=rearrange(crops.image, "b h w c -> b c h w"))
-
-
-def check_boxes(image_set: ImageSet, boxes: NDArray[np.float32]) -> None:
-    """Raises `InputError` for the first box that is empty or not finite."""
-    bad = ~(np.isfinite(boxes).all(1) & (boxes[:, 2:] > 0).all(1))
-    for row in np.flatnonzero(bad)[:1]:
-        _, _, width, height = boxes[row].tolist()
-        raise InputError(f"{image_set.files[row]}: expected a box of a size above zero, got {width:g} x {height:g}")
 
 
 def check_labels(image_set: ImageSet) -> None:

@@ -34,7 +34,7 @@ from tqdm import tqdm
 from lifting import safe_hdf5
 from lifting.command import InputError, existing_file, whole_file
 from lifting.datasets.decode import decode
-from lifting.datasets.image_set import ImageSet
+from lifting.datasets.image_set import ImageSet, check_boxes
 from lifting.geometry.skeleton import H36M18
 
 FORMAT = "lifting-images"
@@ -128,9 +128,12 @@ def _read(file: h5py.File, path: Path) -> ImageSet:
     missing += [] if packed or isinstance(root, str) else ["root"]
     if missing:
         raise InputError(f"{path}: broken index, {', '.join(missing)} missing")
-    arrays: dict[str, Any] = {name: _column(file, name, (), "T", np.str_, where) for name in _WORDS}
+    files = safe_hdf5.dataset(file, "files", (-1,), "T", where)
+    assert files is not None
+    count = len(files)
+    arrays: dict[str, Any] = {name: _column(file, name, (count,), "T", np.str_, where) for name in _WORDS}
     arrays |= {
-        name: _column(file, name, shape, "b" if dtype is np.bool_ else "fiu", dtype, where)
+        name: _column(file, name, (count, *shape), "b" if dtype is np.bool_ else "fiu", dtype, where)
         for name, (shape, dtype) in numbers.items()
     }
     if not packed:
@@ -143,25 +146,21 @@ def _read(file: h5py.File, path: Path) -> ImageSet:
 
 def _column(file: h5py.File, name: str, shape: tuple[int, ...], kinds: str, dtype: Any, where: str) -> Any:
     """All of an array with a row for each picture."""
-    files = safe_hdf5.dataset(file, "files", (-1,), "T", where)
-    assert files is not None
-    found = safe_hdf5.dataset(file, name, (len(files), *shape), kinds, where)
+    found = safe_hdf5.dataset(file, name, shape, kinds, where)
     assert found is not None
     return safe_hdf5.read_texts(found, Path(where)) if kinds == "T" else safe_hdf5.read(found, dtype, where)
 
 
 def _check_numbers(images: ImageSet, where: str) -> None:
-    """InputError unless whatever has to be a number is finite, and boxes have a size."""
+    """InputError unless there are pictures, and whatever has to be a number is finite, and boxes have a size."""
+    _check_any(Path(where), images)
+    check_boxes(images, images.box)
     labelled = np.where(images.labelled[..., None], images.keypoints, 0)
     deep = {"points": images.points, "focal": images.focal, "center": images.center}
-    for name, values in {"box": images.box, "keypoints": labelled, **deep}.items():
+    for name, values in {"keypoints": labelled, **deep}.items():
         if values is not None and not np.isfinite(values).all():
             row = int(np.argwhere(~np.isfinite(values))[0][0])
             raise InputError(f"{where}: {name}[{row}]: expected finite numbers, got others")
-    empty = (images.box[:, 2:] <= 0).any(1)
-    if empty.any() or not len(images):
-        got = f"{images.box[empty][0].tolist()}" if empty.any() else "no pictures"
-        raise InputError(f"{where}: expected pictures with boxes of x, y, width and height above 0, got {got}")
 
 
 def read_encoded(image_set: ImageSet, row: int) -> bytes:

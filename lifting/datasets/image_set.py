@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lifting.command import InputError
+
 
 @dataclass(frozen=True)
 class ImageSet:
@@ -45,6 +47,14 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.files)
+
+
+def check_boxes(image_set: ImageSet, boxes: NDArray[np.float32]) -> None:
+    """Raises `InputError` for the first box that is empty or not finite."""
+    bad = ~(np.isfinite(boxes).all(1) & (boxes[:, 2:] > 0).all(1))
+    for row in np.flatnonzero(bad)[:1]:
+        _, _, width, height = boxes[row].tolist()
+        raise InputError(f"{image_set.files[row]}: expected a box of a size above zero, got {width:g} x {height:g}")
 
 
 def select(images: ImageSet, rows: NDArray[np.int64] | NDArray[np.bool_]) -> ImageSet:

@@ -52,11 +52,12 @@ class PixelLifter(nn.Module):
         self.network = FoldedSRNet(network) if isinstance(network, SRNet) else network
         self.channels = int(network.channels)  # type: ignore[arg-type]
         self.flip_test = flip_test
-        unit, self.focal = unit_deviation(objective.likelihood.cpu()), None
+        unit, focal = unit_deviation(objective.likelihood.cpu()), None
         if isinstance(objective.likelihood, PoseDensity):  # a row for each joint that is not known
             unit = unit.new_zeros(len(H36M17), 3).index_copy(0, objective.free_joints.cpu(), unit)
-            self.focal = objective.likelihood.focal
+            focal = objective.likelihood.focal
         self.register_buffer("unit", unit, persistent=False)
+        self.register_buffer("focal", focal, persistent=False)
         self.register_buffer("is_known", objective.is_known.cpu(), persistent=False)
         self.register_buffer("mirror", torch.tensor(H36M17.mirror), persistent=False)
         self.register_buffer("turned", torch.tensor([-1.0, 1.0, 1.0]), persistent=False)

@@ -115,14 +115,7 @@ def camera_report(
 def training_sight(objective: Objective, config: Config) -> Sight:
     """Some of the training poses, with the noise and the missing joints of the test."""
     data = config.data
-    alone = lifter.with_data(
-        config,
-        test_path=None,
-        test_subjects=data.train_subjects,
-        test_actions=data.train_actions,
-        test_cameras=data.train_cameras,
-        test_stride=THINNING * data.stride,
-    )
+    alone = lifter.tested_on_training_file(config, data.train_subjects, test_stride=THINNING * data.stride)
     poses = lifter.load_poses(alone, train=False).to(next(objective.parameters()).device)
     return Sight.of(objective, poses, predict(objective, poses, flip_test=config.train.flip))
 
@@ -130,9 +123,7 @@ def training_sight(objective: Objective, config: Config) -> Sight:
 def joint_deviations(objective: Objective, prediction: Prediction) -> Tensor:
     """(N, J, 3) standard deviations, metres, in the axes of the prediction; 0 for joints that are known."""
     free, _ = objective.free(prediction, prediction.mu)
-    found = torch.zeros_like(prediction.mu)
-    found[:, objective.free_joints] = objective.likelihood.deviation(free)
-    return found
+    return torch.zeros_like(prediction.mu).index_copy(1, objective.free_joints, objective.likelihood.deviation(free))
 
 
 def _seen(poses: PoseSet) -> tuple[Tensor, Tensor]:

@@ -93,11 +93,11 @@ def draw(path: Path, objective: Objective, poses: PoseSet, prediction: Predictio
             if isinstance(likelihood, PoseDensity):
                 alone = Likelihood.sample(likelihood, one, n)
                 drawn = {f"{n} whole poses": drawn["hypotheses"], f"{n}, each joint drawn alone": alone}
-        whole = {}
-        for name, joints in drawn.items():
-            around = prediction.mu[row].expand(n, -1, -1).clone()
-            around[:, objective.free_joints] = joints[:, 0]
-            whole[name] = around.cpu().numpy()
+        known = prediction.mu[row].expand(n, -1, -1)
+        whole = {
+            name: known.index_copy(1, objective.free_joints, joints[:, 0]).cpu().numpy()
+            for name, joints in drawn.items()
+        }
         rows.append(DrawnHypotheses(lifter.drawn_pose(row, poses, prediction.mu, None), whole))
     draw_hypotheses(path, rows, poses.joint_set)
 

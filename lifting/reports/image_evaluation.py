@@ -25,9 +25,9 @@ from lifting.metrics.bones import bone_report
 from lifting.metrics.pose_errors import joint_errors, pckh_report, pearson, pose_report
 from lifting.prediction import Prediction
 from lifting.training import ranks
-from lifting.training.engine import autocast
 from lifting.training.evaluation import mean_of_mirrored
 from lifting.training.objective import ImageObjective
+from lifting.training.steps import autocast
 
 BATCH = 64  # pictures at a time
 

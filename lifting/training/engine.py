@@ -3,12 +3,11 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +16,15 @@ from tqdm import tqdm
 
 from lifting.checkpoint import save_checkpoint
 from lifting.command import RunError, Terminated, whole_file
-from lifting.config import RunConfig, TrainConfig, dump_config
+from lifting.config import RunConfig, dump_config
 from lifting.prediction import Batch
-from lifting.training import health, ranks
+from lifting.training import health, ranks, steps
 from lifting.training.allocator import keep_freed_pages
 from lifting.training.norms import over_all_ranks
 from lifting.training.objective import AnyObjective
 from lifting.training.progress import Progress, resume, state_of
 from lifting.training.run_folder import alone_in, append_line, keep_lines, record_start
+from lifting.training.steps import Batches
 from lifting.training.stops import Stops
 
 if TYPE_CHECKING:
@@ -33,14 +33,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHECK_EVERY = 20  # steps between two looks at the loss, each of which waits for the device or for the other ranks
-
-
-class Batches(Protocol):
-    """What `fit` trains on; an epoch begins with batch ``start``."""
-
-    def __len__(self) -> int: ...
-
-    def epoch(self, seed: int, start: int = 0) -> Iterator[Batch]: ...
 
 
 def fit(
@@ -130,9 +122,9 @@ class _Run:
             return  # stopped while it was evaluated
         self.checked = progress.step
         self.objective.train()
-        for batch in self.batches.epoch(_order(self.config, progress.epoch), progress.step):
+        for batch in self.batches.epoch(steps.order_seed(self.config, progress.epoch), progress.step):
             for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(train, progress.epoch, self._number(progress.step))
+                group["lr"] = steps.learning_rate(train, progress.epoch, self._number(progress.step))
             progress.steps.append(self._step(batch))
             progress.step += 1
             progress.seconds = time.perf_counter() - began
@@ -148,9 +140,9 @@ class _Run:
         return self.progress.epoch * len(self.batches) + step
 
     def _step(self, batch: Batch) -> Tensor:
-        """`training_step`; labels that the likelihood refuses count as a loss that is not finite."""
+        """`steps.training_step`; labels that the likelihood refuses count as a loss that is not finite."""
         try:
-            return training_step(self.model, batch, self.optimizer, self.config.train)
+            return steps.training_step(self.model, batch, self.optimizer, self.config.train)
         except ValueError as error:
             if self.config.train.on_nonfinite == "stop" or ranks.world() > 1:
                 raise RunError(self._stopped(f"{error} at step {self._number(self.progress.step)}")) from None
@@ -211,7 +203,7 @@ class _Run:
         try:
             with self.stops.at_once():
                 began = time.perf_counter()
-                take_statistics(self.objective, self.batches, config, progress.epoch)
+                steps.take_statistics(self.objective, self.batches, config, progress.epoch)
                 row = self._means() | {"seconds": progress.seconds + time.perf_counter() - began}
                 return row | evaluate()
         except (KeyboardInterrupt, Terminated):
@@ -222,10 +214,10 @@ class _Run:
 
     def _means(self) -> dict[str, float]:
         progress, train = self.progress, self.config.train
-        steps = torch.stack(progress.steps)
-        good = steps[steps[:, :2].isfinite().all(1)] if progress.skipped else steps
+        taken = torch.stack(progress.steps)
+        good = taken[taken[:, :2].isfinite().all(1)] if progress.skipped else taken
         loss, norm, sigma = good.mean(0).tolist()
-        lr = learning_rate(train, progress.epoch, self._number(len(self.batches) - 1))
+        lr = steps.learning_rate(train, progress.epoch, self._number(len(self.batches) - 1))
         row = {"epoch": progress.epoch + 1, "loss": loss, "lr": lr, "gradient_norm": norm, "sigma_median": sigma}
         if warning := health.sigma_warning(sigma):
             log.warning(f"epoch {progress.epoch + 1}: {warning}")
@@ -251,47 +243,6 @@ class _Run:
         self.saved = time.monotonic()
 
 
-def _order(config: RunConfig, epoch: int) -> int:
-    """The seed of an epoch's order."""
-    return config.seed * 100_003 + epoch
-
-
-def training_step(model: nn.Module, batch: Batch, optimizer: torch.optim.Optimizer, train: TrainConfig) -> Tensor:
-    """One optimiser step, which never waits for the device; returns (3,): loss, gradient norm, median sigma.
-
-    Loss and sigma are means over the ranks. If the loss or the norm is not finite, a fused
-    optimiser changes nothing.
-    """
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    with autocast(parameters[0].device, train.precision):
-        loss, sigma = model(batch)
-    optimizer.zero_grad()
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(parameters, train.clip_norm)
-    found = torch.stack([loss.detach(), sigma])
-    ranks.average(found)
-    if optimizer.defaults.get("fused"):
-        # What torch's GradScaler sets to have a fused optimiser leave out a step, without asking the device.
-        optimizer.found_inf = (~(found[0] + norm).isfinite()).float()  # type: ignore[attr-defined]
-    optimizer.step()
-    return torch.cat([found[:1], norm[None], found[1:]])
-
-
-def learning_rate(train: TrainConfig, epoch: int, step: int) -> float:
-    """The learning rate of a step: a linear warm-up, then a decay after every epoch or at each of ``lr_steps``.
-
-    Epochs and steps are counted from zero.
-    """
-    falls = sum(epoch >= at for at in train.lr_steps) if train.lr_steps else epoch
-    return train.lr * train.lr_decay**falls * min(1.0, (step + 1) / max(1, train.warmup_steps))
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """Matrix products inside are in bfloat16 if ``precision`` is bf16, or auto on a device that has units for it."""
-    wanted = precision == "bf16" or (precision == "auto" and ranks.has_bf16_units(device))
-    return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
-
-
 def _wrapped(objective: AnyObjective, compiled: bool) -> nn.Module:
     model: nn.Module = objective
     if ranks.world() > 1:
@@ -300,32 +251,6 @@ def _wrapped(objective: AnyObjective, compiled: bool) -> nn.Module:
     if compiled:
         model.compile()
     return model
-
-
-@torch.no_grad()
-def take_statistics(objective: AnyObjective, batches: Batches, config: RunConfig, epoch: int) -> None:
-    """Recomputes batch norm's statistics for the current weights, as plain means over a few training batches.
-
-    Running means lag behind weights that still move, and the decaying momentum that lifters of this family use makes
-    them lag more. For a lifter with 1024 features, this lag alone costs 4 % of the error (RESULTS.md).
-    """
-    if not config.train.bn_batches:
-        return
-    norms = [m for m in objective.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a cumulative mean
-    objective.train()
-    device = next(objective.parameters()).device
-    with autocast(device, config.train.precision):
-        for batch in islice(batches.epoch(_order(config, epoch)), config.train.bn_batches):
-            objective.outputs(batch.input)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        for statistic in (norm.running_mean, norm.running_var):
-            if statistic is not None:
-                ranks.average(statistic)
 
 
 def _report(row: dict[str, Any], epochs: int, metrics: Path, board: "SummaryWriter | None") -> None:

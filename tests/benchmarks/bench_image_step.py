@@ -9,7 +9,7 @@ from torch import Tensor
 from lifting.config import SingleStageConfig, read_config
 from lifting.prediction import Batch
 from lifting.single_stage import build_objective
-from lifting.training.engine import autocast, training_step
+from lifting.training.steps import autocast, training_step
 from tests.benchmarks.bench_step import times
 
 BATCH, SIZE = 32, 256

@@ -17,8 +17,8 @@ from lifting.likelihood import RLE, ConstantVariance, Likelihood
 from lifting.models.fc import Dropout, FCBaseline
 from lifting.models.srnet import SRNet
 from lifting.prediction import Batch
-from lifting.training.engine import training_step
 from lifting.training.objective import Objective
+from lifting.training.steps import training_step
 
 BATCH = 1024
 NETWORKS: dict[str, Callable[..., nn.Module]] = {"FC": FCBaseline, "SRNet": SRNet}

@@ -12,8 +12,6 @@ import pytest
 
 from lifting.commands.options import VERSION
 
-tomllib = pytest.importorskip("tomllib")  # Python 3.11 and later
-
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ["run_lifting.py", "run_single_stage.py"]
 CONSOLE = {"run-lifting": "lifting_track", "run-single-stage": "single_stage_track"}
@@ -32,6 +30,7 @@ def imported(done: subprocess.CompletedProcess[str]) -> set[str]:
 
 
 def test_the_version_is_that_of_the_package() -> None:
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11 and later
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == VERSION
 
 

@@ -14,9 +14,11 @@ from torch import Tensor
 
 import lifting.checkpoint
 import lifting.training.engine
+import lifting.training.steps
 
 checkpoint: Any = lifting.checkpoint  # whose functions are replaced
 engine: Any = lifting.training.engine
+steps: Any = lifting.training.steps
 
 _CLONE_NEWNS = 0x20000  # of Linux's sched.h; the others of its mount.h
 _MS_RDONLY, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 1, 0x20, 0x1000, 0x4000, 0x40000
@@ -145,13 +147,13 @@ def rank_killed_in_step(step: int) -> None:
 
 def signalled_in_evaluation(number: int) -> None:
     """The signal comes while batch norm's statistics are taken after the first epoch."""
-    take = engine.take_statistics
+    take = steps.take_statistics
 
     def hurt(*arguments: Any) -> None:
         take(*arguments)
         os.kill(os.getpid(), number)
 
-    engine.take_statistics = hurt
+    steps.take_statistics = hurt
 
 
 def _children() -> list[int]:
@@ -160,7 +162,7 @@ def _children() -> list[int]:
 
 def _in_step(step: int, act: Callable[[], object]) -> None:
     """Calls ``act`` within the ``step``-th training step, before its loss is computed."""
-    train, count = engine.training_step, 0
+    train, count = steps.training_step, 0
 
     def hurt(*arguments: Any) -> Tensor:
         nonlocal count
@@ -170,4 +172,4 @@ def _in_step(step: int, act: Callable[[], object]) -> None:
         made: Tensor = train(*arguments)
         return made
 
-    engine.training_step = hurt
+    steps.training_step = hurt

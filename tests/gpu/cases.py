@@ -19,7 +19,7 @@ from torch import nn
 
 from lifting.prediction import Batch
 from lifting.training import ranks
-from lifting.training.engine import training_step
+from lifting.training.steps import training_step
 from tests.gpu.setting import NETWORKS, ROOT, Row, Setting, made, sets
 
 WARM, STEPS = 3, 5  # steps of a training before it is watched, and while it is

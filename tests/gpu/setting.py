@@ -18,8 +18,8 @@ from lifting.datasets.poses import load_split
 from lifting.datasets.store import write_store
 from lifting.geometry import h36m
 from lifting.synthetic.poses import sequences
-from lifting.training.engine import Batches
 from lifting.training.objective import AnyObjective
+from lifting.training.steps import Batches
 from tests.datasets.test_image_batches import image_set
 
 ROOT = Path(__file__).parents[2]

@@ -20,9 +20,9 @@ from lifting.metrics.pose_errors import joint_errors
 from lifting.models.fc import Dropout
 from lifting.models.regressor import Regressor
 from lifting.prediction import Batch, Prediction
-from lifting.training.engine import training_step
 from lifting.training.evaluation import evaluate_poses, predict
 from lifting.training.progress import Progress, resume, state_of
+from lifting.training.steps import training_step
 from tests.gpu.conftest import DEVICES
 from tests.gpu.setting import NETWORKS, Setting, made
 

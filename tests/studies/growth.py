@@ -32,8 +32,8 @@ from lifting.geometry.skeleton import JointSet
 from lifting.models.fc import FCBaseline
 from lifting.prediction import Batch
 from lifting.synthetic.poses import synthetic_store
-from lifting.training.engine import training_step
 from lifting.training.objective import Objective
+from lifting.training.steps import training_step
 from tests.benchmarks.bench_feeding import feeding, loaded, memory_mb
 from tests.benchmarks.bench_step import BATCH, LIKELIHOODS
 

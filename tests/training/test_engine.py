@@ -16,7 +16,7 @@ from lifting.geometry.skeleton import H36M17
 from lifting.metrics.pose_errors import joint_errors, pearson
 from lifting.prediction import Prediction
 from lifting.training import evaluation, objective, ranks
-from lifting.training.engine import learning_rate
+from lifting.training.steps import learning_rate
 
 ROOT = Path(__file__).parents[2]
 

@@ -23,9 +23,9 @@ from lifting.models.fc import FCBaseline
 from lifting.models.regressor import Regressor
 from lifting.prediction import Batch
 from lifting.synthetic.poses import sequences
-from lifting.training import engine, health
-from lifting.training.engine import training_step
+from lifting.training import health, steps
 from lifting.training.objective import AnyObjective, ImageObjective, Objective
+from lifting.training.steps import training_step
 
 
 def pose_batch() -> Batch:
@@ -115,7 +115,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 def test_steps_are_skipped_and_counted(
     small: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "training_step", poisoned({3, 4, 20}))
+    monkeypatch.setattr(steps, "training_step", poisoned({3, 4, 20}))
     config = load_config(overrides=[*small, "train.on_nonfinite=skip", "train.bn_batches=0"])
     lifter.train(config, tmp_path)
     assert [line["skipped_steps"] for line in lines(tmp_path)] == [3, 0]
@@ -131,7 +131,7 @@ def test_a_stopped_run_goes_on_from_the_last_good_state(
     config = load_config(overrides=[*small, "train.save_minutes=1e-9"])
     lifter.train(config, tmp_path / "straight")
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "training_step", poisoned({7}))
+        patch.setattr(steps, "training_step", poisoned({7}))
         with pytest.raises(RunError, match=r"at step 7, from the input; .*last\.pt is from before"):
             lifter.train(config, tmp_path / "run")
     assert load_checkpoint(tmp_path / "run" / "last.pt")["unfinished"]["step"] == 7

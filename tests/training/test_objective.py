@@ -22,8 +22,8 @@ from lifting.models.regressor import Regressor
 from lifting.models.srnet import SRNet
 from lifting.prediction import Batch
 from lifting.training import ranks
-from lifting.training.engine import take_statistics, training_step
 from lifting.training.objective import AnyObjective, ImageObjective, Objective
+from lifting.training.steps import take_statistics, training_step
 
 
 def poses(n: int = 8) -> PoseSet:
