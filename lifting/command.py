@@ -81,7 +81,14 @@ def one_line(text: str) -> str:
 
 
 # What the extras of pyproject.toml install, by the name under which it is imported.
-EXTRAS = {"torch": "torch", "tensorboard": "torch", "onnxruntime": "onnx", "onnx": "export", "onnxscript": "export"}
+EXTRAS = {
+    "torch": "torch",
+    "tensorboard": "torch",
+    "onnxruntime": "onnx",
+    "onnx": "export",
+    "onnxscript": "export",
+    "pycocotools": "coco",
+}
 
 
 @contextmanager

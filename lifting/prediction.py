@@ -17,32 +17,42 @@ class Prediction:
             is known exactly (the root); None if the network predicts no scale.
         turn: (B, 3, 3) the rotation R that takes the axes of mu to those in which errors are independent, for a density
             that asks for one (`PoseDensity.axes`); None if they are the same.
+        peak: (B, J) height of each joint's heatmap, in [0, 1]; None from a network without heatmaps.
     """
 
     mu: Tensor
     log_sigma: Tensor | None = None
     turn: Tensor | None = None
+    peak: Tensor | None = None
 
     @property
     def sigma(self) -> Tensor | None:
         """(B, J, D) scale of the error, in [0, 1]."""
         return None if self.log_sigma is None else self.log_sigma.exp()
 
+    @property
+    def confidence(self) -> Tensor:
+        """(B, J) in [0, 1], of each joint: 1 minus the mean sigma (Eq. 9); the heatmap's peak; 1 without either."""
+        if self.sigma is not None:
+            return 1 - self.sigma.mean(-1)
+        return torch.ones_like(self.mu[..., 0]) if self.peak is None else self.peak
+
     @staticmethod
     def cat(parts: Sequence["Prediction"]) -> "Prediction":
-        """The predictions of several parts one behind the other; all have sigma and turn, or none has."""
+        """The predictions of several parts one behind the other; all have sigma, turn and peak, or none has."""
 
         def whole(column: list[Tensor | None]) -> Tensor | None:
             some = [x for x in column if x is not None]
             return torch.cat(some) if some else None
 
         mu = torch.cat([part.mu for part in parts])
-        return Prediction(mu, whole([part.log_sigma for part in parts]), whole([part.turn for part in parts]))
+        optional = ([getattr(part, name) for part in parts] for name in ("log_sigma", "turn", "peak"))
+        return Prediction(mu, *map(whole, optional))
 
     def rows(self, part: slice) -> "Prediction":
         """The predictions of some samples."""
-        log_sigma = None if self.log_sigma is None else self.log_sigma[part]
-        return Prediction(self.mu[part], log_sigma, None if self.turn is None else self.turn[part])
+        optional = (None if x is None else x[part] for x in (self.log_sigma, self.turn, self.peak))
+        return Prediction(self.mu[part], *optional)
 
 
 @dataclass(frozen=True)
@@ -50,8 +60,8 @@ class Batch:
     """The samples of one training step.
 
     Attributes:
-        input: the network's input: (B, J, 2) keypoints, or (B, 3, S, S) uint8 RGB images.
-        target: (B, J, D).
+        input: the network's input: (B, J, 2) keypoints, or (B, 3, H, W) uint8 RGB images.
+        target: (B, J, D); of images always (B, J, 3).
         weight: (B, J) in [0, 1], zero where there is no label; None if every joint has one.
         has_depth: (B, J) bool, whether the last coordinate of the target is a label; None if it always is.
     """

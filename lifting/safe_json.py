@@ -20,14 +20,18 @@ def read_json(path: Path, what: str) -> Any:
     size = existing_file(path, what).stat().st_size
     if size > _LARGEST:
         raise InputError(f"{path}: expected at most 1 GiB of JSON, got {size / _LARGEST:.1f} GiB")
-    too_deep = f"{path}: expected at most {_DEEPEST} levels of JSON, it is nested too deeply"
+    return parse_json(path.read_bytes(), str(path))
+
+
+def parse_json(text: bytes, where: str) -> Any:
+    """The content of a text; raises `InputError` as `read_json` does."""
+    too_deep = f"{where}: expected at most {_DEEPEST} levels of JSON, it is nested too deeply"
     try:
-        text = path.read_bytes()
         content = json.loads(text)
         if b"\\ud" in text or b"\\uD" in text:  # halves of letters, which nobody could print or write
             json.dumps(content, ensure_ascii=False).encode()
     except ValueError as error:  # broken JSON, broken UTF-8, numbers with thousands of digits
-        raise InputError(f"{path} is not JSON, or only a part of it ({error})") from error
+        raise InputError(f"{where} is not JSON, or only a part of it ({error})") from error
     except RecursionError:
         raise InputError(too_deep) from None
     if _is_deep(content):

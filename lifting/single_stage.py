@@ -1,7 +1,6 @@
 """The single-stage track: train, load, evaluate and draw a network; convert weights; count costs."""
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +9,23 @@ import torch
 from torch import Tensor
 
 from lifting.checkpoint import built, expect_joints, is_checkpoint, load_checkpoint, save_checkpoint
+from lifting.chosen_pictures import (
+    flat_test_set,
+    index_of,
+    load_index,
+    refuse_trained_on,
+    test_set,
+    trained_on,
+    training_sets,
+)
 from lifting.command import InputError, write_json
 from lifting.config import SingleStageConfig, read_config, read_trained
-from lifting.datasets.decode import decode
 from lifting.datasets.image_batches import ImageBatches
-from lifting.datasets.image_index import read_encoded, read_index, write_index
-from lifting.datasets.image_set import ImageSet, recordings_of, select
-from lifting.datasets.recordings import refuse_shared, warn_of_shared
-from lifting.datasets.store import checksum_of
-from lifting.geometry.skeleton import H36M18
-from lifting.likelihood import Mixed, build_likelihood
+from lifting.datasets.image_index import read_truth
+from lifting.datasets.image_set import ImageSet, select
+from lifting.datasets.recordings import warn_of_shared
+from lifting.geometry.skeleton import H36M18, JOINT_SETS, JointSet
+from lifting.likelihood import Likelihood, Mixed, build_likelihood
 from lifting.likelihood.flow import RealNVP
 from lifting.models import build_image_model
 from lifting.models.cost import image_model_cost
@@ -27,9 +33,8 @@ from lifting.models.reference_weights import load_reference, save_reference
 from lifting.models.regressor import Regressor
 from lifting.prediction import Prediction
 from lifting.reports.image_evaluation import deep_report, draw, flat_report, mean_pose_error, predict
+from lifting.reports.keypoint_evaluation import draw_keypoints, keypoint_report
 from lifting.shipped import configs
-from lifting.sources.image_readers import read_h36m_images, read_mpii, wrong_s9
-from lifting.synthetic.pictures import rendered_folder
 from lifting.training import ranks
 from lifting.training.engine import fit
 from lifting.training.objective import ImageObjective
@@ -39,18 +44,38 @@ log = logging.getLogger(__name__)
 CONFIGS = configs("single_stage")
 
 
-def build_objective(config: SingleStageConfig, *, start: bool = False) -> ImageObjective:
-    """A new network and its likelihoods, as configured; with ``start``, the backbone starts from ``model.weights``."""
-    likelihood = Mixed(build_likelihood(config.loss, 3), build_likelihood(config.loss, 2))
+def build_objective(config: SingleStageConfig, joint_set: JointSet = H36M18, *, start: bool = False) -> ImageObjective:
+    """A new network and its likelihood, as configured; with ``start``, the backbone starts from ``model.weights``.
+
+    Raises:
+        InputError: a 3D network of other joints than Human3.6M's 18; a model and a loss that do not belong together.
+    """
+    loss, dims, by_heatmaps = config.loss, config.model.dims, config.loss.name == "heatmap"
+    if dims == 3 and joint_set != H36M18:
+        raise InputError(f"data.path: expected the joints {H36M18.name} for a 3D network, got {joint_set.name}")
+    if by_heatmaps != (config.model.name == "simplepose"):
+        raise InputError(
+            f"config: expected loss.name heatmap with model.name simplepose, and with no other model, got "
+            f"{loss.name} with {config.model.name}"
+        )
+    if dims == 3 and not isinstance(config.data.size, int):
+        raise InputError(f"config: data.size: expected one side for a 3D network, got {list(config.data.size)}")
+    likelihood: Mixed | Likelihood | None = None
+    with_sigma = False
+    if not by_heatmaps:
+        first = build_likelihood(loss, dims)
+        with_sigma = first.has_sigma
+        likelihood = first if dims == 2 else Mixed(first, build_likelihood(loss, 2))
     network = build_image_model(
         config.model if start else config.model.model_copy(update={"weights": None}),
-        joints=len(H36M18),
-        with_sigma=likelihood.with_depth.has_sigma,
-        heatmaps=config.loss.heatmap > 0,
+        joints=len(joint_set),
+        with_sigma=with_sigma,
+        heatmaps=loss.heatmap > 0,
     )
     if config.train.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return ImageObjective(network, likelihood, config.loss.heatmap)
+    heatmap = (loss.heatmap or 1.0) if by_heatmaps else loss.heatmap
+    return ImageObjective(network, likelihood, heatmap, joint_set)
 
 
 def train(config: SingleStageConfig, folder: Path) -> dict[str, Any] | None:
@@ -69,15 +94,14 @@ def train(config: SingleStageConfig, folder: Path) -> dict[str, Any] | None:
         with ranks.first_rank_first():
             deep, flat = training_sets(config)
             test, flat_test = test_set(config), flat_test_set(config)
-        for shared, path in trained_on(config, test, flat_test):
-            refuse_shared(shared, path)
-        objective = build_objective(config, start=not (folder / "last.pt").exists()).to(device)
+        refuse_trained_on(config, test, flat_test)
+        objective = build_objective(config, deep.joint_set, start=not (folder / "last.pt").exists()).to(device)
         batches = ImageBatches(deep, flat, config, device, rank=ranks.rank(), world=ranks.world())
         if ranks.rank() == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            log.info(
-                f"{len(deep):,} training pictures with 3D labels, {len(flat) if flat else 0:,} with only 2D labels"
-            )
+            depth = ["3D labels", "only 2D labels"]
+            others = "" if flat is None else f", {len(flat):,} others with only 2D labels"
+            log.info(f"{len(deep):,} training pictures with {depth[config.model.dims == 2]}{others}")
             log.info(f"{len(test):,} test pictures")
             weights = sum(p.numel() for p in objective.parameters())
             log.info(f"{weights:,} parameters on {device}; writing to {folder}")
@@ -92,7 +116,7 @@ def train(config: SingleStageConfig, folder: Path) -> dict[str, Any] | None:
         report, prediction, matrix = evaluate_all(objective, test, flat_test, config)
         if ranks.rank() == 0:
             write_json(folder / "report.json", report)
-            draw(folder / "poses.png", objective, test, prediction, matrix, config)
+            draw_some(folder / "poses.png", objective, test, prediction, matrix, config)
             return report
         return None
     finally:
@@ -108,147 +132,65 @@ def load(checkpoint: Path, overrides: list[str] | None = None) -> tuple[ImageObj
     """
     content = load_checkpoint(checkpoint)
     config = read_trained(SingleStageConfig, content["config"], overrides, f"checkpoint: {checkpoint}")
-    expect_joints(content, H36M18, f"checkpoint: {checkpoint}")
+    joint_set = JOINT_SETS[content["joint_set"]]
+    if config.model.dims == 3:
+        expect_joints(content, H36M18, f"checkpoint: {checkpoint}")
     device = ranks.start(config.train.device)
-    objective = built(lambda: build_objective(config), content, f"checkpoint: {checkpoint}")
+    objective = built(lambda: build_objective(config, joint_set), content, f"checkpoint: {checkpoint}")
     return objective.to(device).eval(), config
-
-
-def training_sets(config: SingleStageConfig) -> tuple[ImageSet, ImageSet | None]:
-    """The configured training pictures with 3D labels, and those with only 2D labels."""
-    data = config.data
-    deep = deep_pictures(config, data.train_parts, data.stride)
-    if data.flat_path is None:
-        return deep, None
-    if data.flat_path == "rendered" != data.path:
-        raise InputError(f"data.flat_path: expected an index of MPII or null for {data.path}, got the rendered set")
-    return deep, chosen(load_index(data.flat_path, flat=True), data.flat_train_parts, data.flat_path)
-
-
-def test_set(config: SingleStageConfig) -> ImageSet:
-    """The configured test pictures with 3D labels.
-
-    Raises:
-        InputError: a picture cannot be read. If ``data.on_broken`` is skip, it is left out with a warning instead.
-    """
-    images = deep_pictures(config, config.data.test_parts, config.data.test_stride)
-    return readable(images, skip=config.data.on_broken == "skip")
-
-
-def deep_pictures(config: SingleStageConfig, parts: tuple[str, ...], stride: int) -> ImageSet:
-    """Every ``stride``-th picture from these parts of the set with 3D labels.
-
-    Raises:
-        InputError: the set does not have one of the parts, or has no 3D labels.
-    """
-    path = config.data.path
-    images = chosen(load_index(path), parts, path)
-    if images.points is None:
-        raise InputError(f"data.path: {path}: expected pictures with 3D labels, got only 2D labels")
-    if config.data.drop_wrong_s9:
-        images = select(images, ~wrong_s9(images))
-    return select(images, np.arange(0, len(images), stride))
-
-
-def flat_test_set(config: SingleStageConfig) -> ImageSet | None:
-    """The configured test pictures with 2D labels and a known head size, or None if there are none."""
-    data = config.data
-    if data.flat_path is None:
-        return None
-    images = load_index(data.flat_path, flat=True)
-    images = select(images, np.isin(images.part, data.flat_test_parts) & np.isfinite(images.head_size))
-    if not len(images):
-        log.info(f"no PCKh: no picture of {', '.join(data.flat_test_parts)} in {data.flat_path} has a known head size")
-        return None
-    return readable(images, skip=data.on_broken == "skip")
-
-
-def readable(images: ImageSet, *, skip: bool) -> ImageSet:
-    """The pictures that can be read.
-
-    Every epoch ends with an evaluation of the test pictures, so they are checked before hours of training, not after.
-
-    Raises:
-        InputError: a picture cannot be read; with ``skip``, only if none can.
-    """
-
-    def problem(row: int) -> str:
-        name = str(images.files[row])
-        try:
-            decode(read_encoded(images, row), name, shrink=8)
-        except InputError as error:
-            return str(error)
-        return ""
-
-    with ThreadPoolExecutor() as pool:
-        problems = list(pool.map(problem, range(len(images))))
-    good = np.array([not text for text in problems], dtype=np.bool_)
-    if good.all():
-        return images
-    first = next(filter(None, problems))
-    if not skip or not good.any():
-        raise InputError(first)
-    log.warning(f"{(~good).sum():,} of {len(images):,} test pictures cannot be read and are left out: {first}, ...")
-    return select(images, good)
-
-
-def trained_on(config: SingleStageConfig, test: ImageSet, flat: ImageSet | None) -> list[tuple[list[str], str]]:
-    """For each test set, its recordings whose names are also among the training recordings, and its path."""
-    data = config.data
-    sets = [(test, data.train_parts, data.path)]
-    if flat is not None and data.flat_path is not None:
-        sets.append((flat, data.flat_train_parts, data.flat_path))
-    return [(recordings_of(images, parts), path) for images, parts, path in sets]
-
-
-def load_index(path: str, *, flat: bool = False) -> ImageSet:
-    """Reads an index file, or that of the embedded rendered set, which is made on first use."""
-    if path != "rendered":
-        return read_index(Path(path))
-    folder = rendered_folder()
-    index = folder / ("mpii.h5" if flat else "h36m.h5")
-    if not index.exists():
-        read = read_mpii(folder / "mpii") if flat else read_h36m_images(folder / "h36m")
-        write_index(index, read.images, source=read.layout, checksum=checksum_of(read.files))
-    return read_index(index)
-
-
-def chosen(images: ImageSet, parts: tuple[str, ...], path: str) -> ImageSet:
-    """The pictures of these parts.
-
-    Raises:
-        InputError: there is no such part.
-    """
-    there = np.unique(images.part)
-    for part in parts:
-        if part not in there:
-            raise InputError(f"{path}: expected parts from {', '.join(there)}, got {part!r}")
-    return select(images, np.isin(images.part, parts))
 
 
 def evaluate(
     objective: ImageObjective, images: ImageSet, config: SingleStageConfig
 ) -> tuple[dict[str, Any], Prediction, Tensor]:
-    """The `deep_report` of pictures with 3D labels, and the predictions and crop matrices that `predict` returns."""
+    """The report of these pictures, and the predictions and crop matrices that `predict` returns.
+
+    The report is `deep_report` in 3D, `keypoint_report` in 2D.
+
+    Raises:
+        InputError: the pictures have other joints than the network.
+    """
+    if images.joint_set != objective.joint_set:
+        raise InputError(
+            f"data.path: {config.data.path}: expected the joints {objective.joint_set.name}, which the network has, "
+            f"got {images.joint_set.name}"
+        )
     prediction, matrix = predict(objective, images, config)
-    return deep_report(objective, images, prediction, matrix, config), prediction, matrix
+    if objective.dims == 3:
+        return deep_report(objective, images, prediction, matrix, config), prediction, matrix
+    truth = read_truth(index_of(config.data.path))
+    return keypoint_report(objective, images, prediction, matrix, config, truth), prediction, matrix
 
 
 def evaluate_all(
     objective: ImageObjective, images: ImageSet, flat: ImageSet | None, config: SingleStageConfig
 ) -> tuple[dict[str, Any], Prediction, Tensor]:
-    """`evaluate`, plus ``mean_pose_mpjpe_mm`` if the set has the training poses, and `flat_report` under ``flat``."""
+    """`evaluate`, plus ``mean_pose_mpjpe_mm`` in 3D if the set has the training poses, and PCKh under ``flat``."""
     if ranks.rank() == 0:
         for shared, path in trained_on(config, images, flat):
             warn_of_shared(shared, path)
     report, prediction, matrix = evaluate(objective, images, config)
-    known = load_index(config.data.path)
-    training = select(known, np.isin(known.part, config.data.train_parts))
-    if len(training):
-        report["mean_pose_mpjpe_mm"] = mean_pose_error(training, images)
+    if objective.dims == 3:
+        known = load_index(config.data.path)
+        training = select(known, np.isin(known.part, config.data.train_parts))
+        if len(training):
+            report["mean_pose_mpjpe_mm"] = mean_pose_error(training, images)
     if flat is not None:
         report["flat"] = flat_report(objective, flat, config)
     return report, prediction, matrix
+
+
+def draw_some(
+    path: Path,
+    objective: ImageObjective,
+    images: ImageSet,
+    prediction: Prediction,
+    matrix: Tensor,
+    config: SingleStageConfig,
+) -> None:
+    """A figure of some test pictures with what is predicted in them, and in space by a 3D network."""
+    drawing = draw if objective.dims == 3 else draw_keypoints
+    drawing(path, objective, images, prediction, matrix, config)
 
 
 def convert(source: Path, output: Path) -> str:
@@ -261,6 +203,8 @@ def convert(source: Path, output: Path) -> str:
         objective, trained = load(source, ["train.device=cpu"])
         if not isinstance(objective.network, Regressor):
             raise InputError(f"convert: {source}: expected model.name regressor, got {trained.model.name}")
+        if not isinstance(objective.likelihood, Mixed):
+            raise InputError(f"convert: {source}: expected a 3D network, got one with model.dims 2")
         save_reference(output, objective.network, objective.likelihood)
         return f"converted {source} to the layout of the authors' code: {output}"
     network, likelihood = load_reference(source)

@@ -19,7 +19,7 @@ HOUSE: list[dict[str, list[str]]] = [
     },
     {"safe_yaml": [], "safe_npz": [], "safe_hdf5": [], "safe_json": []},
     {"config": ["sections", "reading"], "checkpoint": [],
-     "metrics": ["pose_errors", "calibration", "scores", "bones"]},
+     "metrics": ["pose_errors", "calibration", "scores", "bones", "oks"]},
     {
         "keypoints": [
             "joint_sets", "detections", "people", "checks", "array_formats",
@@ -38,23 +38,27 @@ HOUSE: list[dict[str, list[str]]] = [
     {
         "models": [
             "person", "fc", "srnet", "folded",
-            "resnet", "integral", "regressor", "pretrained", "reference_weights", "cost",
+            "resnet", "integral", "heatmap", "regressor", "pretrained", "reference_weights", "cost",
         ],
         "sources": [
             "bone_frames", "asf_amc", "bvh", "joint_places", "motion_files", "bvh_map", "recorded_motion",
-            "apart", "h36m_poses", "annotations", "h36m_images", "mpii_images", "image_readers",
+            "apart", "h36m_poses", "annotations", "h36m_images", "mpii_images", "coco_images", "image_readers",
         ],
         "synthetic": ["motion", "action_scripts", "poses", "rendering", "body_shape", "scenery", "pictures"],
         "drawing": [
-            "pose_figures", "hypothesis_figure", "diagrams", "scene", "viewer", "brush", "stage", "moving_figures",
+            "pose_figures", "keypoint_figures", "hypothesis_figure", "diagrams", "scene", "viewer", "brush", "stage",
+            "moving_figures",
         ],
     },
     {"training": [
         "allocator", "ranks", "stops", "run_folder", "norms", "objective", "steps", "health", "progress", "engine",
         "evaluation",
     ], "evaluate": [], "series": []},
-    {"lifter": []},
-    {"reports": ["density_scores", "uncertainty", "hypotheses", "camera_evidence", "image_evaluation", "robustness"]},
+    {"lifter": [], "chosen_pictures": []},
+    {"reports": [
+        "density_scores", "uncertainty", "hypotheses", "camera_evidence", "image_evaluation", "robustness",
+        "keypoint_evaluation",
+    ]},
     {"single_stage": [], "estimate": [], "crossfit": []},
     {"inference": [
         "onnx_backend", "pixel_lifter", "export", "lifter", "intrinsics", "root", "rts", "smoothing", "bvh",

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import run_single_stage
-from lifting import estimate, single_stage
+from lifting import chosen_pictures, estimate, single_stage
 from lifting.checkpoint import load_checkpoint
 from lifting.command import InputError
 from lifting.config import SingleStageConfig, read_config
@@ -74,7 +74,7 @@ def trained(small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def held_out(indices: tuple[Path, Path]) -> tuple[ImageSet, SingleStageConfig]:
     config = read_config(SingleStageConfig, overrides=[f"data.path={indices[0]}", "data.size=64"])
-    return single_stage.test_set(config), config
+    return chosen_pictures.test_set(config), config
 
 
 # -- training ---------------------------------------------------------------------------------------------------------
@@ -126,7 +126,7 @@ def test_every_kind_of_network_and_loss_trains(small: list[str], overrides: list
     assert ("sigma_error_r" in report) == (config.loss.name not in ("l1", "mpjpe"))
     objective, loaded = single_stage.load(tmp_path / "last.pt")
     assert loaded == config
-    again = single_stage.evaluate(objective, single_stage.test_set(config), config)[0]
+    again = single_stage.evaluate(objective, chosen_pictures.test_set(config), config)[0]
     assert again["mpjpe_mm"] == pytest.approx(report["mpjpe_mm"], rel=1e-6)
 
 
@@ -344,6 +344,7 @@ def test_the_reference_weights_become_a_checkpoint_and_go_back(
     )
     objective = single_stage.build_objective(config)
     assert isinstance(objective.network, Regressor)
+    assert isinstance(objective.likelihood, Mixed)
     state = to_reference(objective.network, objective.likelihood)
     torch.save(state, tmp_path / "h36m-laplace-rle.pth")
     command = ["convert", "--input", tmp_path / "h36m-laplace-rle.pth", "--output", tmp_path / "reference.pt"]
@@ -375,7 +376,7 @@ def test_the_cost_table_has_the_papers_figures(shell: Shell) -> None:
 def test_a_broken_picture_stops_or_is_skipped(
     shell: Shell, small: list[str], indices: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    images = single_stage.load_index(str(indices[0]))
+    images = chosen_pictures.load_index(str(indices[0]))
     files = images.files.copy()
     (tmp_path / "broken.jpg").write_bytes(Path(files[3]).read_bytes()[:2000])
     files[3] = str(tmp_path / "broken.jpg")
@@ -404,14 +405,14 @@ def test_the_report_leaves_out_what_the_data_does_not_have(
     shell: Shell, small: list[str], trained: Path, indices: tuple[Path, Path], tmp_path: Path
 ) -> None:
     """MPII without head sizes, or without a test part; an index with only the test subjects."""
-    images = single_stage.load_index(str(indices[1]))
+    images = chosen_pictures.load_index(str(indices[1]))
     heads = np.full(len(images), np.nan, np.float32)
     write_index(tmp_path / "flat.h5", replace(images, head_size=heads), source="test", checksum="")
     run = ["train", "--output", tmp_path / "run", *small, f"data.flat_path={tmp_path / 'flat.h5'}", "train.epochs=1"]
     code, out, err = shell(*run, main=MAIN)
     assert code == 0, err
     assert "PCKh" not in out
-    images = single_stage.load_index(str(indices[0]))
+    images = chosen_pictures.load_index(str(indices[0]))
     test = select(images, np.isin(images.part, ("S9", "S11")))
     write_index(tmp_path / "test.h5", test, source="test", checksum="")
     options = ["--data", tmp_path / "test.h5", "data.flat_test_parts=[nobody]"]
@@ -467,7 +468,7 @@ def test_train_refuses_and_evaluate_warns_of_shared_recordings(
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     run = ["train", "--output", tmp_path / "run", *small]
-    names = image_set.recordings_of(single_stage.load_index(str(indices[0])), ("S9",))
+    names = image_set.recordings_of(chosen_pictures.load_index(str(indices[0])), ("S9",))
     assert all(name.startswith("S9 ") and ", camera " in name for name in names)
     both = ["data.train_parts=[S1, S9]", "data.test_parts=[S9]"]
     refused(shell(*run, *both, main=MAIN), f"{indices[0]}: expected test", f"{len(names)} that are: {names[0]}")

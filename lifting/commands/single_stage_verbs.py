@@ -4,7 +4,7 @@ import argparse
 import math
 from typing import Any
 
-from lifting import single_stage
+from lifting import chosen_pictures, single_stage
 from lifting.command import InputError, write_json
 from lifting.commands.runs import configured_run, train_or_stop
 from lifting.config import SingleStageConfig
@@ -12,7 +12,8 @@ from lifting.drawing.pose_figures import check_ending
 from lifting.estimate import STATURE, estimate_all, pictures, save_estimates
 from lifting.inference.export import export_single_stage
 from lifting.metrics.pose_errors import format_pckh, format_report
-from lifting.reports import image_evaluation, robustness
+from lifting.reports import robustness
+from lifting.reports.keypoint_evaluation import coco_results, format_keypoints
 from lifting.shipped import configs
 from lifting.training import ranks
 
@@ -30,7 +31,11 @@ def evaluate(options: argparse.Namespace) -> None:
     for figure in filter(None, (options.figure, options.occlusion, options.truncation)):
         check_ending(figure)
     objective, config = single_stage.load(options.checkpoint, options.overrides)
-    images, flat = single_stage.test_set(config), single_stage.flat_test_set(config)
+    if objective.dims == 2 and (options.occlusion or options.truncation):
+        raise InputError("evaluate: --occlusion, --truncation: expected a 3D network, got one with model.dims 2")
+    images, flat = chosen_pictures.test_set(config), chosen_pictures.flat_test_set(config)
+    if options.results and images.picture is None:
+        raise InputError(f"evaluate: --results: expected pictures of COCO, got {config.data.path}")
     report, prediction, matrix = single_stage.evaluate_all(objective, images, flat, config)
     if options.occlusion:
         report["occlusion"] = robustness.occlusion_report(objective, images, prediction, matrix, config)
@@ -45,13 +50,15 @@ def evaluate(options: argparse.Namespace) -> None:
     if options.truncation:
         robustness.draw_truncation(options.truncation, report["truncation"])
     if options.figure:
-        image_evaluation.draw(options.figure, objective, images, prediction, matrix, config)
+        single_stage.draw_some(options.figure, objective, images, prediction, matrix, config)
+    if options.results:
+        write_json(options.results, coco_results(images, prediction, matrix, config))
     print(format_all(report))
 
 
 def format_all(report: dict[str, Any]) -> str:
     """Every part of a report that is there, for the screen."""
-    texts = [format_report(report), HEADLINE]
+    texts = [format_report(report), HEADLINE] if "mpjpe_mm" in report else [format_keypoints(report)]
     if "mean_pose_mpjpe_mm" in report:
         texts.append(f"the mean training pose: {report['mean_pose_mpjpe_mm']:.1f} mm over all frames")
     if "sigma_error_r" in report:

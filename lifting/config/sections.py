@@ -129,20 +129,33 @@ class AugmentConfig(_Section):
     occlude: float = Field(0.5, ge=0, le=1, description="probability of a noise rectangle over part of the person")
 
 
+CropSide = Annotated[int, Field(ge=32, le=1024, multiple_of=32)]
+
+
 class ImageDataConfig(_Section):
-    path: str = Field("rendered", description="a prepared index of images with 3D labels, or the embedded rendered set")
+    path: str = Field(
+        "rendered",
+        description="a prepared index of images, with 3D labels for a 3D network; or an embedded set: rendered has 3D "
+        "labels, rendered_coco is like COCO",
+    )
     flat_path: str | None = Field(
         None, description="an index of images with 2D labels to mix in; rendered is the embedded one"
     )
-    train_parts: tuple[str, ...] = Field(TRAIN_SUBJECTS, min_length=1, description="subjects in path")
+    train_parts: tuple[str, ...] = Field(TRAIN_SUBJECTS, min_length=1, description="subjects or splits in path")
     test_parts: tuple[str, ...] = Field(TEST_SUBJECTS, min_length=1)
     flat_train_parts: tuple[str, ...] = Field(("train",), min_length=1, description="splits in flat_path")
     flat_test_parts: tuple[str, ...] = Field(("valid",), min_length=1)
     stride: PositiveInt = Field(1, description="train on every n-th image of path")
     test_stride: PositiveInt = Field(1, description="test on every n-th image of path")
     drop_wrong_s9: bool = Field(False, description="leave out S9's recordings whose 3D is wrong: h36m.WRONG_S9")
-    size: int = Field(256, ge=32, le=1024, multiple_of=32, description="side of the network's input crop, pixels")
+    size: CropSide | tuple[CropSide, CropSide] = Field(
+        256,
+        description="side of the network's input crop, pixels; width and height for 2D networks, such as [192, 256]",
+    )
     augment: AugmentConfig = AugmentConfig()
+    overfit: bool = Field(
+        False, description="allow test pictures among the training pictures, to see whether a network can fit a few"
+    )
     on_broken: Literal["stop", "skip"] = Field("stop", description="what to do about an image that cannot be read")
     workers: int = Field(0, ge=0, description="processes per rank that read images; 0 reads in the main process")
 
@@ -155,8 +168,12 @@ class _ImageModelConfig(_Section):
     )
 
 
+DIMS: Literal[2, 3] = Field(3, description="3: joints in space, of Human3.6M; 2: joints in the picture, of any set")
+
+
 class RegressorConfig(_ImageModelConfig):
     name: Literal["regressor"] = "regressor"
+    dims: Literal[2, 3] = DIMS
     sigma: Literal["coordinate", "joint"] = Field("joint", description="one sigma per coordinate, or one per joint")
     input: Literal["imagenet", "reference"] = Field(
         "imagenet", description="normalisation of pixels; reference is that of the authors' released weights"
@@ -165,9 +182,15 @@ class RegressorConfig(_ImageModelConfig):
 
 class IntegralConfig(_ImageModelConfig):
     name: Literal["integral"] = "integral"
+    dims: Literal[2, 3] = DIMS
 
 
-ImageModelConfig = RegressorConfig | IntegralConfig
+class SimplePoseConfig(_ImageModelConfig):
+    name: Literal["simplepose"] = "simplepose"
+    dims: Literal[2] = 2
+
+
+ImageModelConfig = RegressorConfig | IntegralConfig | SimplePoseConfig
 
 
 def _named(default: str) -> Discriminator:
@@ -182,10 +205,13 @@ class FlowConfig(_Section):
     width: int = Field(64, ge=1, le=4096)
 
 
+LossName = Literal["rle", "dle", "flow", "rle_reference", "laplace", "gaussian", "radial", "l1", "l2", "mpjpe"]
+
+
 class LossConfig(_Section):
     """The defaults are the recommended form of RLE, as in configs/lifting/fc_rle.yaml."""
 
-    name: Literal["rle", "dle", "flow", "rle_reference", "laplace", "gaussian", "radial", "l1", "l2", "mpjpe"] = "rle"
+    name: LossName = "rle"
     base: Literal["laplace", "gaussian", "radial"] = "radial"
     beta: float = Field(
         1.0, ge=0, le=4, description="power of sigma on mu's gradient, 0 in the paper; see likelihood.Likelihood"
@@ -201,6 +227,9 @@ class LossConfig(_Section):
 
 
 class ImageLossConfig(LossConfig):
+    name: LossName | Literal["heatmap"] = Field(  # type: ignore[assignment]
+        "rle", description="heatmap is that of model.name simplepose, and of no other"
+    )
     heatmap: float = Field(0.0, ge=0, description="weight of an auxiliary heatmap loss on the backbone (Tab. 14)")
 
 
@@ -267,7 +296,10 @@ class SingleStageConfig(RunConfig):
     track: ClassVar[str] = "single_stage"
     data: ImageDataConfig = ImageDataConfig()
     model: Annotated[
-        Annotated[RegressorConfig, Tag("regressor")] | Annotated[IntegralConfig, Tag("integral")], _named("regressor")
+        Annotated[RegressorConfig, Tag("regressor")]
+        | Annotated[IntegralConfig, Tag("integral")]
+        | Annotated[SimplePoseConfig, Tag("simplepose")],
+        _named("regressor"),
     ] = RegressorConfig()
     loss: ImageLossConfig = ImageLossConfig()
     train: ImageTrainConfig = ImageTrainConfig()
@@ -279,4 +311,5 @@ MODELS: dict[str, type[_Section]] = {
     "srnet": SRNetConfig,
     "regressor": RegressorConfig,
     "integral": IntegralConfig,
+    "simplepose": SimplePoseConfig,
 }

@@ -18,11 +18,11 @@ from lifting.config import AugmentConfig, SingleStageConfig
 from lifting.datasets.decode import SHRINKS, BrokenPictureError, decode, reduce
 from lifting.datasets.image_index import read_encoded
 from lifting.datasets.image_set import ImageSet
-from lifting.geometry.crops import crop_labels
+from lifting.geometry.crops import Size, crop_labels, extent
 from lifting.geometry.joint_maps import mirror_joints
 from lifting.geometry.skeleton import H36M18
 
-ROOT = H36M18.root
+ROOT = H36M18.root  # of every set with 3D labels
 
 OUTSIDE = (128, 128, 128)  # colour of a crop outside the picture
 TURNED = 0.6  # probability of a rotation; the other crops stay upright, like most people at test
@@ -35,7 +35,7 @@ class Augmentation:
     """The augmentation of one sample; the defaults change nothing.
 
     Attributes:
-        scale: factor on the side of the square that the crop shows.
+        scale: factor on the sides of what the crop shows.
         angle: radians, see `crops.crop_matrix`.
         mirrored: whether left and right are exchanged.
         colour: factor on each channel.
@@ -56,7 +56,7 @@ UNCHANGED = Augmentation()
 def training_crop(
     image_set: ImageSet, row: int, config: SingleStageConfig, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], Tensor, bool]:
-    """The randomly augmented crop of a row, (S, S, 3) RGB, its map, (2, 3), and whether it is mirrored.
+    """The randomly augmented crop of a row, (H, W, 3) RGB, its map, (2, 3), and whether it is mirrored.
 
     Raises:
         BrokenPictureError: the picture cannot be read.
@@ -72,9 +72,9 @@ def training_crop(
 
 
 def crop_of(
-    image_set: ImageSet, row: int, box: NDArray[np.float32], size: int, augmentation: Augmentation = UNCHANGED
+    image_set: ImageSet, row: int, box: NDArray[np.float32], size: Size, augmentation: Augmentation = UNCHANGED
 ) -> tuple[NDArray[np.uint8], Tensor]:
-    """The crop around a box, (S, S, 3) RGB, and its map, (2, 3), with the affine part of an augmentation.
+    """The crop around a box, (H, W, 3) RGB, and its map, (2, 3), with the affine part of an augmentation.
 
     Raises:
         BrokenPictureError: the picture cannot be read.
@@ -96,32 +96,33 @@ def crop_of(
     return warp(picture, matrix, size, shrunk=shrunk), torch.from_numpy(matrix)
 
 
-def matrix_of(box: NDArray[np.float32], size: int, augmentation: Augmentation) -> NDArray[np.float64]:
+def matrix_of(box: NDArray[np.float32], size: Size, augmentation: Augmentation) -> NDArray[np.float64]:
     """The map of `crops.crop_matrix`, (2, 3), for one box, (4,): scalars take a tenth of the time of small tensors."""
     x, y, width, height = box.tolist()
-    zoom = size / (max(width, height) * augmentation.scale)
+    across, down = extent(size)
+    zoom = 1 / (max(width / across, height / down) * augmentation.scale)
     cos, sin = zoom * math.cos(augmentation.angle), zoom * math.sin(augmentation.angle)
     sign = -1.0 if augmentation.mirrored else 1.0
     linear = np.array([[sign * cos, -sign * sin], [sin, cos]])
-    shift = (size - 1) / 2 - linear @ (x + width / 2, y + height / 2)
+    shift = np.array([across - 1, down - 1]) / 2 - linear @ (x + width / 2, y + height / 2)
     return np.column_stack([linear, shift])
 
 
 def labels_of(
-    image_set: ImageSet, rows: NDArray[np.int64], matrix: Tensor, size: int, mirrored: Tensor
+    image_set: ImageSet, rows: NDArray[np.int64], matrix: Tensor, size: Size, mirrored: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The training labels of crops.
 
     Args:
         rows: (B,).
         matrix: (B, 2, 3) of `crops.crop_matrix`.
-        size: S.
+        size: of the crop.
         mirrored: (B,) bool, whether each crop is mirrored, which exchanges left and right joints.
 
     Returns:
-        target: (B, 18, 3) float32, u, v, d of `crops`; zero where there is no label.
-        weight: (B, 18) float32, one where there is a label and zero elsewhere.
-        has_depth: (B, 18) bool, whether d is a label; never for the root, because d is relative to it.
+        target: (B, J, 3) float32, u, v, d of `crops`; zero where there is no label.
+        weight: (B, J) float32, one where there is a label and zero elsewhere.
+        has_depth: (B, J) bool, whether d is a label; never for the root, because d is relative to it.
     """
     labelled = torch.from_numpy(image_set.labelled[rows])
     has_depth = labelled & (image_set.points is not None)
@@ -133,7 +134,7 @@ def labels_of(
     target = crop_labels(torch.from_numpy(image_set.keypoints[rows]).double(), depth, matrix, size).float()
     target = torch.where(labelled[..., None], target, 0.0)  # without a label it may be NaN
     labels = torch.cat([target, labelled[..., None], has_depth[..., None]], -1)
-    labels = torch.where(mirrored[:, None, None], mirror_joints(labels, H36M18), labels)
+    labels = torch.where(mirrored[:, None, None], mirror_joints(labels, image_set.joint_set), labels)
     return labels[..., :3], labels[..., 3], labels[..., 4].bool()
 
 
@@ -163,7 +164,7 @@ def decodable_shrink(matrix: NDArray[np.float64]) -> int:
     return max(k for k in SHRINKS if k <= most)
 
 
-def warp(picture: NDArray[np.uint8], matrix: NDArray[np.float64], size: int, *, shrunk: int = 1) -> NDArray[np.uint8]:
+def warp(picture: NDArray[np.uint8], matrix: NDArray[np.float64], size: Size, *, shrunk: int = 1) -> NDArray[np.uint8]:
     """The crop by bilinear interpolation, with the colour `OUTSIDE` beyond the picture.
 
     Where two or more picture pixels along a line make one crop pixel, `reduce` first averages over all of them, because
@@ -172,11 +173,11 @@ def warp(picture: NDArray[np.uint8], matrix: NDArray[np.float64], size: int, *, 
     Args:
         picture: (H, W, 3) RGB.
         matrix: (2, 3) of `crops.crop_matrix`, for the picture at full size.
-        size: S.
+        size: of the crop.
         shrunk: the ``shrink`` with which the picture was decoded.
 
     Returns:
-        (S, S, 3).
+        (H, W, 3) of the crop.
     """
     further = max(1, min(int(shrinkage(matrix) / shrunk), *picture.shape[:2]))
     picture, factor = reduce(picture, further), shrunk * further
@@ -187,16 +188,17 @@ def warp(picture: NDArray[np.uint8], matrix: NDArray[np.float64], size: int, *, 
     from_reduced[:, 2] += from_reduced[:, :2] @ (left, top)
     # OpenCV 5 warps four channels in half the time of three, to the same values.
     padded = cv2.cvtColor(picture[top:bottom, left:right], cv2.COLOR_RGB2RGBA)
-    crop = cv2.warpAffine(padded, from_reduced, (size, size), flags=cv2.INTER_LINEAR, borderValue=OUTSIDE)
+    crop = cv2.warpAffine(padded, from_reduced, extent(size), flags=cv2.INTER_LINEAR, borderValue=OUTSIDE)
     return np.asarray(cv2.cvtColor(crop, cv2.COLOR_RGBA2RGB), dtype=np.uint8)
 
 
-def _seen(matrix: NDArray[np.float64], size: int, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+def _seen(matrix: NDArray[np.float64], size: Size, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
     """The part of a picture, (H, W, 3), that a crop shows: left, top, right, bottom; at least one pixel."""
     (a, b, x), (c, d, y) = cv2.invertAffineTransform(matrix).tolist()
-    reach, (height, width, _) = (size - 1) / 2, shape
-    middle_x, half_x = (a + b) * reach + x, (abs(a) + abs(b)) * reach + 1  # bilinear interpolation looks one further
-    middle_y, half_y = (c + d) * reach + y, (abs(c) + abs(d)) * reach + 1
+    across, down = ((side - 1) / 2 for side in extent(size))
+    height, width, _ = shape
+    middle_x, half_x = a * across + b * down + x, abs(a) * across + abs(b) * down + 1  # interpolation looks one further
+    middle_y, half_y = c * across + d * down + y, abs(c) * across + abs(d) * down + 1
     left = min(max(math.floor(middle_x - half_x), 0), width - 1)
     top = min(max(math.floor(middle_y - half_y), 0), height - 1)
     right = min(max(math.ceil(middle_x + half_x), left) + 1, width)
@@ -212,18 +214,19 @@ def tint(crop: NDArray[np.uint8], colour: tuple[float, ...]) -> NDArray[np.uint8
 def hide(
     crop: NDArray[np.uint8],
     rectangle: tuple[float, float, float, float],
-    extent: tuple[float, float],
+    person: tuple[float, float],
     rng: np.random.Generator,
 ) -> None:
     """Fills `Augmentation.rectangle`, clipped to the crop, with noise.
 
     Args:
-        crop: (S, S, 3), changed in place.
-        extent: width and height of the box in pixels of the crop.
+        crop: (H, W, 3), changed in place.
+        person: width and height of the box in pixels of the crop.
     """
     x, y, area, aspect = rectangle
-    pixels = area * extent[0] * extent[1]
+    pixels = area * person[0] * person[1]
     half = np.sqrt([pixels * aspect, pixels / aspect]) / 2
-    middle = len(crop) / 2 + np.array([x, y]) * extent
-    (left, top), (right, bottom) = (np.rint(np.clip(middle + s * half, 0, len(crop))).astype(int) for s in (-1, 1))
+    whole = np.array([crop.shape[1], crop.shape[0]])
+    middle = whole / 2 + np.array([x, y]) * person
+    (left, top), (right, bottom) = (np.rint(np.clip(middle + s * half, 0, whole)).astype(int) for s in (-1, 1))
     crop[top:bottom, left:right] = rng.integers(0, 256, (bottom - top, right - left, 3), dtype=np.uint8)

@@ -23,7 +23,7 @@ from lifting.config import SingleStageConfig
 from lifting.datasets.augment import ROOT, crop_of, labels_of, training_crop
 from lifting.datasets.decode import BrokenPictureError
 from lifting.datasets.image_set import ImageSet, check_boxes
-from lifting.geometry.skeleton import H36M18
+from lifting.geometry.crops import Size
 from lifting.prediction import Batch
 
 ABSURD = 1e5  # no label in pixels or metres is as large
@@ -36,7 +36,7 @@ class Crops(NamedTuple):
     """Crops without augmentation, for evaluation.
 
     Attributes:
-        image: (B, 3, S, S) uint8 RGB, channels last in memory.
+        image: (B, 3, H, W) uint8 RGB, channels last in memory.
         matrix: (B, 2, 3) float64 of `crops.crop_matrix`.
         rows: (B,) int64, the rows of the set.
     """
@@ -47,7 +47,7 @@ class Crops(NamedTuple):
 
 
 class _Training(NamedTuple):
-    images: Tensor  # (B, S, S, 3)
+    images: Tensor  # (B, H, W, 3)
     target: Tensor
     weight: Tensor
     has_depth: Tensor
@@ -130,7 +130,7 @@ class ImageBatches:
 
 def crop_batches(
     image_set: ImageSet,
-    size: int,
+    size: Size,
     batch_size: int,
     workers: int,
     rank: int,
@@ -142,9 +142,9 @@ def crop_batches(
     """Crops of the batches rank, rank + world, ... of the set, in its order; its last batch may be smaller.
 
     Args:
-        size: S.
+        size: of the crops.
         box: (N, 4), used instead of the set's own boxes.
-        paint: changes a crop, (S, S, 3), in place; it is called with the crop and its row.
+        paint: changes a crop, (H, W, 3), in place; it is called with the crop and its row.
 
     Raises:
         InputError: a picture cannot be read, or a box is empty or outside its picture.
@@ -168,7 +168,7 @@ def check_labels(image_set: ImageSet) -> None:
         finite &= (np.abs(image_set.points) < ABSURD).all(-1)
         finite &= np.isfinite(image_set.points[:, ROOT : ROOT + 1, 2])  # every depth is relative to it
     for row, joint in np.argwhere(image_set.labelled & ~finite)[:1]:
-        name = H36M18.joints[joint]
+        name = image_set.joint_set.joints[joint]
         got = f"NaN, infinity or more than {ABSURD:g} for {name}"
         raise InputError(f"{image_set.files[row]}: expected finite labels, got {got}")
 
@@ -212,9 +212,9 @@ class _TrainingCrops(Dataset["_Training | str"]):
 
 
 class _TestCrops(Dataset["Crops | str"]):
-    """Batches by their rows, with images (B, S, S, 3); errors are returned as above."""
+    """Batches by their rows, with images (B, H, W, 3); errors are returned as above."""
 
-    def __init__(self, image_set: ImageSet, boxes: NDArray[np.float32], size: int) -> None:
+    def __init__(self, image_set: ImageSet, boxes: NDArray[np.float32], size: Size) -> None:
         self.image_set, self.boxes, self.size = image_set, boxes, size
 
     def __getitem__(self, rows: NDArray[np.int64]) -> Crops | str:

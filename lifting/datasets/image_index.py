@@ -4,7 +4,9 @@ Layout, with the arrays of `ImageSet` under their names::
 
     /           attributes format, version, joint_set, source, checksum, and root unless packed
     /files      (N,) str: paths below root, or "picture.jpg#row" of packed pictures
-    /box, ...   (N, ...); points, focal and center only with 3D labels
+    /box, ...   (N, ...); points, focal and center only with 3D labels, picture, score, area and cut only
+                of COCO
+    /truth      (bytes,) uint8, JSON: for each part of COCO the annotations that its AP is measured against
     /encoded    (bytes,) uint8, the JPEGs one after the other; only in packed files
     /offsets    (N + 1,) int64, where each JPEG begins in encoded; only in packed files
 
@@ -15,6 +17,7 @@ it is absolute.
 import atexit
 import errno
 import io
+import json
 import math
 import os
 import shutil
@@ -35,7 +38,8 @@ from lifting import safe_hdf5
 from lifting.command import InputError, existing_file, whole_file
 from lifting.datasets.decode import decode
 from lifting.datasets.image_set import ImageSet, check_boxes
-from lifting.geometry.skeleton import H36M18
+from lifting.geometry.skeleton import COCO17, H36M18, JOINT_SETS
+from lifting.safe_json import parse_json
 
 FORMAT = "lifting-images"
 VERSION = 1
@@ -49,29 +53,39 @@ _BLOCK = 256  # pictures that are encoded before their bytes are written
 _ROW = 1 << 10  # upper bound of the bytes of a row's labels
 _CHUNK = 1 << 22  # bytes; more than HDF5's cache holds, so that it reads one picture and not its whole chunk
 
-_J = len(H36M18)
+_JOINT_SETS = {joint_set.name for joint_set in (H36M18, COCO17)}
 _WORDS = ("files", "part", "sequence", "camera")
-_NUMBERS: dict[str, tuple[tuple[int, ...], Any]] = {
+# Names of the arrays, with the sides that follow N and the type; J stands for the number of joints.
+_NUMBERS: dict[str, tuple[tuple[int | str, ...], Any]] = {
     "box": ((4,), np.float32),
-    "keypoints": ((_J, 2), np.float32),
-    "labelled": ((_J,), np.bool_),
+    "keypoints": (("J", 2), np.float32),
+    "labelled": (("J",), np.bool_),
     "frame": ((), np.int64),
     "head_size": ((), np.float32),
 }
-_DEEP: dict[str, tuple[tuple[int, ...], Any]] = {
-    "points": ((_J, 3), np.float32),
+_DEEP: dict[str, tuple[tuple[int | str, ...], Any]] = {
+    "points": (("J", 3), np.float32),
     "focal": ((2,), np.float32),
     "center": ((2,), np.float32),
 }
+_COCO: dict[str, tuple[tuple[int | str, ...], Any]] = {
+    "picture": ((), np.int64),
+    "score": ((), np.float32),
+    "area": ((), np.float32),
+}
+_CUT: dict[str, tuple[tuple[int | str, ...], Any]] = {"cut": ((4,), np.float32)}
 
 
-def write_index(path: Path, image_set: ImageSet, *, source: str, checksum: str) -> None:
+def write_index(
+    path: Path, image_set: ImageSet, *, source: str, checksum: str, truth: dict[str, Any] | None = None
+) -> None:
     """Writes an index, whole or not at all; the pictures stay where they are.
 
     Args:
         image_set: a set whose pictures are files.
         source: where the labels come from, for human readers.
         checksum: of the source, see `store.checksum_of`.
+        truth: what `read_truth` is to return.
 
     Raises:
         InputError: the set is empty.
@@ -86,7 +100,7 @@ def write_index(path: Path, image_set: ImageSet, *, source: str, checksum: str) 
     image = io.BytesIO()  # in memory first, as in store.py
     with h5py.File(image, "w") as file:
         file.attrs["root"] = safe_hdf5.fixed(os.path.relpath(root, home) if inside else root)
-        _write(file, replace(image_set, files=np.array(names)), source, checksum)
+        _write(file, replace(image_set, files=np.array(names)), source, checksum, truth)
     with whole_file(path) as temporary:
         temporary.write_bytes(image.getbuffer())
 
@@ -96,13 +110,16 @@ def _check_any(path: Path, image_set: ImageSet) -> None:
         raise InputError(f"{path}: expected at least one picture to write, got none")
 
 
-def _write(file: h5py.File, image_set: ImageSet, source: str, checksum: str) -> None:
-    texts = {"format": FORMAT, "joint_set": H36M18.name, "source": source, "checksum": checksum}
+def _write(file: h5py.File, image_set: ImageSet, source: str, checksum: str, truth: dict[str, Any] | None) -> None:
+    texts = {"format": FORMAT, "joint_set": image_set.joint_set.name, "source": source, "checksum": checksum}
     file.attrs.update({name: safe_hdf5.fixed(text) for name, text in texts.items()}, version=VERSION)
     for name in _WORDS:
         file[name] = np.char.encode(getattr(image_set, name), "utf-8")
-    for name, (_, dtype) in (_NUMBERS if image_set.points is None else _NUMBERS | _DEEP).items():
-        file.create_dataset(name, data=getattr(image_set, name).astype(dtype))
+    for name, (_, dtype) in (_NUMBERS | _DEEP | _COCO | _CUT).items():
+        if (values := getattr(image_set, name)) is not None:
+            file.create_dataset(name, data=values.astype(dtype))
+    if truth is not None:
+        file["truth"] = np.frombuffer(json.dumps(truth).encode(), np.uint8)
 
 
 def read_index(path: Path) -> ImageSet:
@@ -117,13 +134,19 @@ def read_index(path: Path) -> ImageSet:
 
 def _read(file: h5py.File, path: Path) -> ImageSet:
     where = str(path)
-    for name, expected in {"format": FORMAT, "version": VERSION, "joint_set": H36M18.name}.items():
+    for name, expected in {"format": FORMAT, "version": VERSION}.items():
         found = safe_hdf5.attribute(file, name, where)
         if type(found) is not type(expected) or found != expected:
             raise InputError(f"{path}: expected an index of {name} {expected!r}, got {found!r}; prepare it again")
+    joints = safe_hdf5.attribute(file, "joint_set", where)
+    if not isinstance(joints, str) or joints not in _JOINT_SETS:
+        raise InputError(f"{path}: expected an index of joints {' or '.join(sorted(_JOINT_SETS))}, got {joints!r}")
+    joint_set = JOINT_SETS[joints]
     there, root = safe_hdf5.names(file, where), safe_hdf5.attribute(file, "root", where)
     packed = "encoded" in there
-    numbers = _NUMBERS | _DEEP if not _DEEP.keys().isdisjoint(there) else _NUMBERS
+    numbers = dict(_NUMBERS)
+    for optional in (_DEEP, _COCO, _CUT):
+        numbers |= optional if not optional.keys().isdisjoint(there) else {}
     missing = [name for name in (*_WORDS, *numbers, *(["offsets"] if packed else [])) if name not in there]
     missing += [] if packed or isinstance(root, str) else ["root"]
     if missing:
@@ -132,14 +155,13 @@ def _read(file: h5py.File, path: Path) -> ImageSet:
     assert files is not None
     count = len(files)
     arrays: dict[str, Any] = {name: _column(file, name, (count,), "T", np.str_, where) for name in _WORDS}
-    arrays |= {
-        name: _column(file, name, (count, *shape), "b" if dtype is np.bool_ else "fiu", dtype, where)
-        for name, (shape, dtype) in numbers.items()
-    }
+    for name, (sides, dtype) in numbers.items():
+        shape = (count, *(len(joint_set) if side == "J" else int(side) for side in sides))
+        arrays[name] = _column(file, name, shape, "b" if dtype is np.bool_ else "fiu", dtype, where)
     if not packed:
         root = os.path.normpath(os.path.join(path.parent, root))
         arrays["files"] = np.array([os.path.join(root, name) for name in arrays["files"].tolist()], dtype=np.str_)
-    image_set = ImageSet(**arrays, packed=path if packed else None)
+    image_set = ImageSet(**arrays, joint_set=joint_set, packed=path if packed else None)
     _check_numbers(image_set, where)
     return image_set
 
@@ -161,6 +183,27 @@ def _check_numbers(images: ImageSet, where: str) -> None:
         if values is not None and not np.isfinite(values).all():
             row = int(np.argwhere(~np.isfinite(values))[0][0])
             raise InputError(f"{where}: {name}[{row}]: expected finite numbers, got others")
+
+
+def read_truth(path: Path) -> dict[str, Any] | None:
+    """For each part of an index of COCO a dict in COCO's layout, of the annotations that AP is measured against.
+
+    Its annotations have no segments, which the AP of keypoints does not use. None for an index without it.
+
+    Raises:
+        InputError: the file cannot be read, or its ``truth`` is broken.
+    """
+    where = str(path)
+    with safe_hdf5.open_hdf5(existing_file(path, "image index"), where) as file:
+        found = safe_hdf5.dataset(file, "truth", (-1,), "u", where)
+        if found is None:
+            return None
+        text = safe_hdf5.read(found, np.uint8, where).tobytes()
+    truth = parse_json(text, f"{where}: truth")
+    parts = list(truth.values()) if isinstance(truth, dict) else []
+    if not parts or not all(isinstance(part, dict) and {"images", "annotations"} <= part.keys() for part in parts):
+        raise InputError(f"{where}: truth: expected images and annotations of each part, got others")
+    return dict(truth)
 
 
 def read_encoded(image_set: ImageSet, row: int) -> bytes:
@@ -210,7 +253,14 @@ def _packed(path: Path, process: int) -> tuple[h5py.Dataset, NDArray[np.int64]]:
 
 
 def pack(
-    path: Path, image_set: ImageSet, *, source: str, checksum: str, side: int = SIDE, margin: float = MARGIN
+    path: Path,
+    image_set: ImageSet,
+    *,
+    source: str,
+    checksum: str,
+    truth: dict[str, Any] | None = None,
+    side: int = SIDE,
+    margin: float = MARGIN,
 ) -> None:
     """Writes an index that contains the pictures: for each row, a JPEG cut out around its box, with labels to match.
 
@@ -218,7 +268,7 @@ def pack(
     picture. It is shrunk if the longer side of the box exceeds ``side`` pixels.
 
     Args:
-        source, checksum: as in `write_index`.
+        source, checksum, truth: as in `write_index`.
 
     Raises:
         InputError: the set is empty, a picture cannot be read, or a box is outside its picture.
@@ -240,7 +290,7 @@ def pack(
         file["offsets"] = np.cumsum(sizes, dtype=np.int64)
         moved = _moved(image_set, np.array(origins), np.array(zooms))
         _check_room(path.parent, _ROW * len(moved))
-        _write(file, moved, source, checksum)
+        _write(file, moved, source, checksum, truth)
 
 
 def _blocks(count: int) -> Iterator[range]:
@@ -301,6 +351,9 @@ def _moved(image_set: ImageSet, origin: NDArray[np.int64], zoom: NDArray[np.floa
         keypoints=placed(image_set.keypoints),
         head_size=(image_set.head_size * np.sqrt(zoom.prod(1))).astype(np.float32),
     )
+    if image_set.area is not None:
+        area, cut = image_set.area * zoom.prod(1), np.concatenate([origin, zoom], 1)
+        moved = replace(moved, area=area.astype(np.float32), cut=cut.astype(np.float32))
     if image_set.focal is None or image_set.center is None:
         return moved
     return replace(moved, focal=(image_set.focal * zoom).astype(np.float32), center=placed(image_set.center))

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lifting.command import InputError
+from lifting.geometry.skeleton import H36M18, JointSet
 
 
 @dataclass(frozen=True)
@@ -19,15 +20,22 @@ class ImageSet:
     Attributes:
         files: (N,) str, paths of the pictures, or only their names if ``packed`` holds them.
         box: (N, 4) float32, x, y, width, height of the person, pixels.
-        keypoints: (N, 18, 2) float32, pixels, of `skeleton.H36M18`; any value where a joint is not labelled.
-        labelled: (N, 18) bool, whether a joint has a label in the picture.
-        part: (N,) str, the subject of Human3.6M or the split of MPII, by which a configuration selects.
+        keypoints: (N, J, 2) float32, pixels, of the joints of ``joint_set``; any value where a joint is not labelled.
+        labelled: (N, J) bool, whether a joint has a label in the picture.
+        part: (N,) str, the subject of Human3.6M or the split of MPII or COCO, by which a configuration selects.
         sequence: (N,) str, "Walking 1"; "" where there is none.
         camera: (N,) str, "" where there is none.
         frame: (N,) int64, number of the frame in its sequence; 0 where there is none.
-        points: (N, 18, 3) float32, metres, camera frame; None without 3D labels.
+        points: (N, J, 3) float32, metres, camera frame; None without 3D labels.
         focal, center: (N, 2) float32, pixels, pinhole intrinsics of the picture; None without 3D labels.
         head_size: (N,) float32, pixels, the unit of MPII's PCKh; NaN where it is unknown.
+        picture: (N,) int64, COCO's id of the picture; None for other sets.
+        score: (N,) float32, how sure a detector is of the box, 1 for a labelled box; None for other sets than COCO.
+        area: (N,) float32, square pixels of the person's segment, the unit of OKS; NaN for a detected box; None for
+            other sets than COCO.
+        cut: (N, 4) float32, where a packed picture of COCO was cut out of its own one: x, y of the pixel at its top
+            left, and its zoom along x and y; None if nothing was cut.
+        joint_set: the J joints.
         packed: the index file that holds the encoded pictures, or None if each is a file of its own.
     """
 
@@ -43,6 +51,11 @@ class ImageSet:
     points: NDArray[np.float32] | None = None
     focal: NDArray[np.float32] | None = None
     center: NDArray[np.float32] | None = None
+    picture: NDArray[np.int64] | None = None
+    score: NDArray[np.float32] | None = None
+    area: NDArray[np.float32] | None = None
+    cut: NDArray[np.float32] | None = None
+    joint_set: JointSet = H36M18
     packed: Path | None = None
 
     def __len__(self) -> int:
@@ -55,6 +68,14 @@ def check_boxes(image_set: ImageSet, boxes: NDArray[np.float32]) -> None:
     for row in np.flatnonzero(bad)[:1]:
         _, _, width, height = boxes[row].tolist()
         raise InputError(f"{image_set.files[row]}: expected a box of a size above zero, got {width:g} x {height:g}")
+
+
+def in_own_picture(images: ImageSet, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Points (N, J, 2) in pixels of a set's pictures, in those of the pictures that these were cut out of."""
+    if images.cut is None:
+        return points
+    low, zoom = images.cut[:, None, :2].astype(np.float64), images.cut[:, None, 2:].astype(np.float64)
+    return (points + 0.5) / zoom - 0.5 + low
 
 
 def select(images: ImageSet, rows: NDArray[np.int64] | NDArray[np.bool_]) -> ImageSet:

@@ -5,7 +5,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from lifting.geometry.skeleton import COCO_SOURCES, H36M17, MPII16, JointSet
+from lifting.geometry.skeleton import COCO17, COCO_SOURCES, H36M17, H36M18, MPII16, JointSet
 
 # The MPII joint that labels each of the 18 joints; MPII has no spine and no neck/nose.
 _MPII_SOURCES = (6, 2, 1, 0, 3, 4, 5, None, 8, None, 9, 13, 14, 15, 12, 11, 10, 7)
@@ -58,6 +58,22 @@ def mpii16_to_h36m18(points: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
     made = points.new_zeros((*points.shape[:-2], len(_MPII_SOURCES), points.shape[-1]))
     seen = visible.new_zeros((*visible.shape[:-1], len(_MPII_SOURCES)))
     made[..., there, :], seen[..., there] = points[..., sources, :], visible[..., sources]
+    return made, seen
+
+
+def coco17_to_h36m18(points: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+    """(..., 17, D) COCO joints, (..., 17) bool -> (..., 18, D), (..., 18).
+
+    The joints of arms and legs are the same; pelvis and shoulder middle are the middles of hips and shoulders. COCO has
+    no label for spine, thorax, neck and head: zero, not visible.
+    """
+    made = points.new_zeros((*points.shape[:-2], len(H36M18), points.shape[-1]))
+    seen = visible.new_zeros((*visible.shape[:-1], len(H36M18)))
+    middles = {"pelvis": ("left_hip", "right_hip"), "shoulder_middle": ("left_shoulder", "right_shoulder")}
+    for target, name in enumerate(H36M18.joints):
+        sources = [COCO17.joints.index(source) for source in middles.get(name, (name,)) if source in COCO17.joints]
+        if sources:
+            made[..., target, :], seen[..., target] = points[..., sources, :].mean(-2), visible[..., sources].all(-1)
     return made, seen
 
 

@@ -21,7 +21,8 @@ from lifting import single_stage
 from lifting.checkpoint import load_checkpoint, save_checkpoint
 from lifting.command import InputError, RunError, needing, whole_file
 from lifting.config import Config, expect_track
-from lifting.geometry.skeleton import H36M17, H36M18
+from lifting.geometry.crops import extent
+from lifting.geometry.skeleton import H36M17
 from lifting.inference import onnx_backend
 from lifting.inference.pixel_lifter import UNSTATED, identity, load_pixel_lifter, mean_of_pair, unit_deviation
 from lifting.training.objective import ImageObjective
@@ -37,14 +38,14 @@ AXES = {
 
 
 class CropEstimator(nn.Module):
-    """A trained single-stage network from pixels of a crop to joints in it, see `geometry.crops`.
+    """A trained single-stage network, of D = 3 or 2, from pixels of a crop to joints in it, see `geometry.crops`.
 
     Args:
         objective: the trained network and likelihoods. The module takes the network over and moves it to the CPU.
         flip_test: whether it averages over the crop and its mirror image.
 
     Raises:
-        InputError: a likelihood that needs its flow to place a joint.
+        InputError: no likelihood, or one that needs its flow to place a joint.
     """
 
     unit: Tensor
@@ -54,12 +55,14 @@ class CropEstimator(nn.Module):
     def __init__(self, objective: ImageObjective, *, flip_test: bool) -> None:
         super().__init__()
         self.network, self.flip_test = objective.network.cpu().eval(), flip_test
-        self.register_buffer("unit", unit_deviation(objective.likelihood.cpu().with_depth), persistent=False)
-        self.register_buffer("mirror", torch.tensor(H36M18.mirror), persistent=False)
-        self.register_buffer("turned", torch.tensor([-1.0, 1.0, 1.0]), persistent=False)
+        if objective.density is None:
+            raise InputError("expected a network with a likelihood, got one that learns from heatmaps")
+        self.register_buffer("unit", unit_deviation(objective.density.cpu()), persistent=False)
+        self.register_buffer("mirror", torch.tensor(objective.joint_set.mirror), persistent=False)
+        self.register_buffer("turned", torch.tensor([-1.0, 1.0, 1.0][: objective.dims]), persistent=False)
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(N, 3, S, S) RGB in 0..255 -> joints, sigma and deviation in (u, v, d), each (N, 18, 3).
+        """(N, 3, H, W) RGB in 0..255 -> joints, sigma and deviation in (u, v, d) or (u, v), each (N, J, D).
 
         Sigma is NaN from a network that predicts none.
         """
@@ -127,7 +130,7 @@ def export_weights(checkpoint: Path, output: Path, *, licence: str | None = None
 def export_single_stage(checkpoint: Path, output: Path, *, licence: str | None = None, floats: bool = False) -> str:
     """Writes a single-stage network as ONNX with the outputs of `CropEstimator`; returns what it did.
 
-    The input ``crops``, (N, 3, S, S) RGB in 0..255, is uint8, or float32 with ``floats``.
+    The input ``crops``, (N, 3, H, W) RGB in 0..255, is uint8, or float32 with ``floats``.
 
     Raises:
         InputError, RunError: as for `export_lifter`.
@@ -139,21 +142,22 @@ def export_single_stage(checkpoint: Path, output: Path, *, licence: str | None =
         module = CropEstimator(objective, flip_test=config.train.flip).eval()
     except InputError as error:
         raise InputError(f"checkpoint: {checkpoint}: {error}") from None
-    size = config.data.size
+    width, height = extent(config.data.size)
+    depth = "; d = depth relative to the pelvis / 2 m" if objective.dims == 3 else ""
     metadata = {
         "format": SINGLE_STAGE,
         "format_version": "1",
-        "joint_set": H36M18.name,
-        "joint_names": json.dumps(H36M18.joints),
-        "units": f"u = (x + 1/2) / {size} - 1/2 and v = (y + 1/2) / {size} - 1/2 for the pixel (x, y) of the crop, "
-        "where the middle of the first pixel is (0, 0); d = depth relative to the pelvis / 2 m",
-        "axes": "u right, v down, d away from the camera",
-        "inputs": f"crops: RGB in 0..255, {size} x {size}, a square around the person",
+        "joint_set": objective.joint_set.name,
+        "joint_names": json.dumps(objective.joint_set.joints),
+        "units": f"u = (x + 1/2) / {width} - 1/2 and v = (y + 1/2) / {height} - 1/2 for the pixel (x, y) of the crop, "
+        f"where the middle of the first pixel is (0, 0){depth}",
+        "axes": "u right, v down, d away from the camera" if objective.dims == 3 else "u right, v down",
+        "inputs": f"crops: RGB in 0..255, width {width}, height {height}, around the person",
         "outputs": "joints; sigma, the scale of their error (NaN: none); deviation, their standard deviation",
         "licence": licence or str(content.get("licence", UNSTATED)),
         "checkpoint": identity(checkpoint),
     }
-    crops = torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    crops = torch.randint(0, 256, (3, 3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     return _export(module, (crops.float() if floats else crops,), ["crops"], metadata, output)
 
 

@@ -10,6 +10,7 @@ from lifting.command import InputError
 from lifting.config import ImageModelConfig, LifterConfig
 from lifting.geometry.skeleton import H36M17, JointSet
 from lifting.models.fc import FCBaseline
+from lifting.models.heatmap import SimplePose
 from lifting.models.integral import Integral
 from lifting.models.pretrained import load_backbone
 from lifting.models.regressor import Regressor
@@ -18,7 +19,11 @@ from lifting.models.srnet import SRNet
 log = logging.getLogger(__name__)
 
 LIFTERS: dict[str, Callable[..., nn.Module]] = {"fc": FCBaseline, "srnet": SRNet}
-IMAGE_MODELS: dict[str, Callable[..., nn.Module]] = {"regressor": Regressor, "integral": Integral}
+IMAGE_MODELS: dict[str, Callable[..., nn.Module]] = {
+    "regressor": Regressor,
+    "integral": Integral,
+    "simplepose": SimplePose,
+}
 
 
 def build_lifter(config: LifterConfig, joint_set: JointSet, *, with_sigma: bool) -> nn.Module:
@@ -42,12 +47,12 @@ def build_image_model(config: ImageModelConfig, *, joints: int, with_sigma: bool
     """An image model for ``joints`` joints; its backbone starts from ``config.weights``, if they are given.
 
     Raises:
-        InputError: Integral Pose with a sigma or with auxiliary heatmaps; weights that do not fit.
+        InputError: a network and a loss that do not belong together; weights that do not fit.
     """
     options = config.model_dump(exclude={"name", "weights"})
     if config.name == "regressor":
         options |= {"with_sigma": with_sigma, "heatmaps": heatmaps}
-    elif with_sigma or heatmaps:
+    elif config.name == "integral" and (with_sigma or heatmaps):
         sigma = "a loss without sigma (loss.name l1, l2 or mpjpe), got one with sigma"
         wanted = sigma if with_sigma else "loss.heatmap 0, got a higher weight"
         raise InputError(f"config: model.name integral: expected {wanted}")

@@ -10,31 +10,35 @@ from lifting.prediction import Prediction
 
 
 class Integral(nn.Module):
-    """Maps an image crop to joints: the mean of a heatmap over u, v and d for each joint.
+    """Maps an image crop to joints: the mean of a heatmap over u and v, and over d in 3D, for each joint.
 
-    Cell k of n along an axis has its centre at (k + 1/2) / n - 1/2, so all three coordinates are within +-1/2 (see
-    `crops`). There is no sigma.
+    Cell k of n along an axis has its centre at (k + 1/2) / n - 1/2, so all coordinates are within +-1/2 (see `crops`).
+    There is no sigma.
 
     Args:
         backbone: a key of `resnet.RESNETS`.
         width: features of its first stage.
         joints: J.
-        depth: cells along d; there are S / 4 along u and v, 64 at the 256 pixels of the paper.
-        root: the joint that d is relative to.
+        dims: D, 3 for u, v and d, 2 for u and v.
+        depth: cells along d; there are W / 4 along u and H / 4 along v, 64 at the 256 pixels of the paper.
+        root: the joint that d is relative to; of no consequence without d.
     """
 
-    def __init__(self, backbone: str, width: int = 64, joints: int = 18, depth: int = 64, root: int = 0) -> None:
+    def __init__(
+        self, backbone: str, width: int = 64, joints: int = 18, dims: int = 3, depth: int = 64, root: int = 0
+    ) -> None:
         super().__init__()
-        self.depth, self.root = depth, root
+        self.joints, self.dims, self.depth, self.root = joints, dims, depth if dims == 3 else 1, root
         self.normalise = Normalise("imagenet")
         self.backbone = ResNet(backbone, width)
-        self.heatmap_head = HeatmapHead(self.backbone.channels, joints * depth, 4 * width)
+        self.heatmap_head = HeatmapHead(self.backbone.channels, joints * self.depth, 4 * width)
 
     def forward(self, images: Tensor) -> Prediction:
-        """(B, 3, S, S) RGB in 0..255 -> (u, v, d) of `crops`, where the root has d = 0."""
+        """(B, 3, H, W) RGB in 0..255 -> (u, v, d) of `crops`, where the root has d = 0, or (u, v)."""
         maps = self.heatmap_head(self.backbone(self.normalise(images)))
         volume = rearrange(maps, "b (j d) h w -> b j d h w", d=self.depth)
-        return Prediction(relative_depth(soft_argmax(volume), self.root))
+        uvd = soft_argmax(volume)
+        return Prediction(relative_depth(uvd, self.root) if self.dims == 3 else uvd[..., :2])
 
 
 class HeatmapHead(nn.Sequential):

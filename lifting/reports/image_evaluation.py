@@ -17,10 +17,10 @@ from lifting.datasets.image_batches import crop_batches
 from lifting.datasets.image_index import read_encoded
 from lifting.datasets.image_set import ImageSet, select
 from lifting.drawing.pose_figures import DrawnPose, draw_poses
-from lifting.geometry.crops import DEPTH, camera_points, crop_labels, picture_points
+from lifting.geometry.crops import DEPTH, Size, camera_points, crop_labels, extent, picture_points
 from lifting.geometry.h36m import action_of
 from lifting.geometry.joint_maps import h36m18_to_mpii16
-from lifting.geometry.skeleton import H36M17, H36M18, MPII16
+from lifting.geometry.skeleton import H36M17, MPII16
 from lifting.metrics.bones import bone_report
 from lifting.metrics.pose_errors import joint_errors, pckh_report, pearson, pose_report
 from lifting.prediction import Prediction
@@ -47,17 +47,20 @@ def predict(
 
     Args:
         box: (N, 4) in place of the set's own.
-        paint: changes a crop (S, S, 3) of a row before the network sees it.
+        paint: changes a crop (H, W, 3) of a row before the network sees it.
 
     Returns:
-        the prediction, (N, 18, 3), and (N, 2, 3).
+        the prediction, (N, J, D), and (N, 2, 3).
     """
     objective.eval()
-    device = next(objective.parameters()).device
-    has_depth = torch.full((len(H36M18),), images.points is not None, device=device)
+    device, joints = next(objective.parameters()).device, len(objective.joint_set)
+    has_depth = torch.full((joints,), images.points is not None, device=device)
     has_depth[ROOT] = False
-    none = torch.empty(0, len(H36M18), 3, device=device)  # a rank may have no pictures
-    mu, sigma, matrices = [none], [none], [torch.empty(0, 2, 3, dtype=torch.float64)]
+    none = torch.empty(0, joints, objective.dims, device=device)  # a rank may have no pictures
+    found = [
+        Prediction(none, none if objective.has_sigma else None, peak=none[..., 0] if objective.has_peaks else None)
+    ]
+    matrices = [torch.empty(0, 2, 3, dtype=torch.float64)]
     for batch in crop_batches(
         images,
         config.data.size,
@@ -68,29 +71,28 @@ def predict(
         box=box,
         paint=paint,
     ):
-        one = predict_crops(objective, batch.image.to(device, non_blocking=True), has_depth, config)
-        mu.append(one.mu)
+        found.append(predict_crops(objective, batch.image.to(device, non_blocking=True), has_depth, config))
         matrices.append(batch.matrix)
-        if one.log_sigma is not None:
-            sigma.append(one.log_sigma)
 
-    def whole(parts: list[Tensor]) -> Tensor:
-        return ranks.gather_rows(torch.cat(parts).to(device), len(images), BATCH).cpu()
+    def whole(rows: Tensor | None) -> Tensor | None:
+        return None if rows is None else ranks.gather_rows(rows.to(device), len(images), BATCH).cpu()
 
-    with_sigma = objective.likelihood.with_depth.has_sigma
-    return Prediction(whole(mu), whole(sigma) if with_sigma else None), whole(matrices)
+    mine = Prediction.cat(found)
+    mu, matrix = whole(mine.mu), whole(torch.cat(matrices))
+    assert mu is not None and matrix is not None
+    return Prediction(mu, whole(mine.log_sigma), peak=whole(mine.peak)), matrix
 
 
 @torch.no_grad()
 def predict_crops(objective: ImageObjective, crops: Tensor, has_depth: Tensor, config: SingleStageConfig) -> Prediction:
-    """The prediction of (B, 3, S, S) uint8 crops, with ``train.flip`` the mean over the mirror image too."""
+    """The prediction of (B, 3, H, W) uint8 crops, with ``train.flip`` the mean over the mirror image too."""
     if config.train.channels_last:
         crops = crops.contiguous(memory_format=torch.channels_last)
     with autocast(crops.device, config.train.precision):
         straight = objective.predict(crops, has_depth)
         if not config.train.flip:
             return straight
-        return mean_of_mirrored(straight, objective.predict(crops.flip(-1), has_depth), H36M18)
+        return mean_of_mirrored(straight, objective.predict(crops.flip(-1), has_depth), objective.joint_set)
 
 
 @torch.no_grad()
@@ -116,7 +118,8 @@ def deep_report(
     free = slice(ROOT + 1, 17)
     log_sigma = None if prediction.log_sigma is None else prediction.log_sigma[:, free]
     device = next(objective.parameters()).device
-    likelihood = objective.likelihood.with_depth
+    likelihood = objective.density
+    assert likelihood is not None
     near = Prediction(prediction.mu[:, free].to(device), None if log_sigma is None else log_sigma.to(device))
     report["nll"] = -float(likelihood.log_prob(near, labels[:, free].to(device)).mean())
     if sigma is not None:
@@ -124,7 +127,7 @@ def deep_report(
     return report
 
 
-def in_metres(prediction: Prediction, matrix: Tensor, images: ImageSet, size: int) -> tuple[Tensor, Tensor | None]:
+def in_metres(prediction: Prediction, matrix: Tensor, images: ImageSet, size: Size) -> tuple[Tensor, Tensor | None]:
     """Predictions in the camera frame, relative to the root, and their sigma: (N, 18, 3) float64 metres.
 
     A sigma of u and v is taken at the depth of the root.
@@ -133,7 +136,8 @@ def in_metres(prediction: Prediction, matrix: Tensor, images: ImageSet, size: in
     mu = camera_points(prediction.mu.double(), matrix, size, focal, center, root_depth)
     if prediction.sigma is None:
         return mu - mu[:, ROOT : ROOT + 1], None
-    pixels = size / torch.linalg.det(matrix[:, :, :2]).abs().sqrt()  # the crop's side in the picture
+    side, _ = extent(size)
+    pixels = side / torch.linalg.det(matrix[:, :, :2]).abs().sqrt()  # the crop's side in the picture
     across = pixels[:, None] / focal * root_depth[:, None]
     metres = torch.cat([across, torch.full_like(root_depth, DEPTH)[:, None]], -1)
     return mu - mu[:, ROOT : ROOT + 1], prediction.sigma.double() * metres[:, None]
@@ -145,7 +149,7 @@ def root_relative(images: ImageSet) -> Tensor:
     return points - points[:, ROOT : ROOT + 1]
 
 
-def crop_labels_of(images: ImageSet, matrix: Tensor, size: int) -> Tensor:
+def crop_labels_of(images: ImageSet, matrix: Tensor, size: Size) -> Tensor:
     """The labels of pictures with 3D, (N, 18, 3) float32, in the coordinates of their crops."""
     return crop_labels(torch.from_numpy(images.keypoints).double(), root_relative(images)[..., 2], matrix, size).float()
 
@@ -216,7 +220,8 @@ def draw(
 
 
 def deviation_of(objective: ImageObjective, prediction: Prediction) -> Tensor:
-    """The standard deviation of every coordinate that a prediction on the CPU stands for, (N, 18, 3), on the CPU."""
+    """The standard deviation of every coordinate that a prediction on the CPU stands for, (N, J, D), on the CPU."""
     device = next(objective.parameters()).device
     log_sigma = None if prediction.log_sigma is None else prediction.log_sigma.to(device)
-    return objective.likelihood.with_depth.deviation(Prediction(prediction.mu.to(device), log_sigma)).cpu()
+    assert objective.density is not None
+    return objective.density.deviation(Prediction(prediction.mu.to(device), log_sigma)).cpu()

@@ -12,7 +12,7 @@ from torch import Tensor
 from lifting.config import SingleStageConfig
 from lifting.datasets.image_set import ImageSet
 from lifting.drawing.pose_figures import LEFT, QUIET, RIGHT, TEXT, new_figure, save_figure
-from lifting.geometry.crops import transform
+from lifting.geometry.crops import extent, transform
 from lifting.metrics.pose_errors import joint_errors
 from lifting.prediction import Prediction
 from lifting.reports.image_evaluation import in_metres, predict, root_relative
@@ -44,9 +44,8 @@ def occlusion_report(
     Returns:
         ``clean``: group -> mm; ``occluded``: hidden group -> group -> mm; ``square``: its side over the crop's.
     """
-    size = config.data.size
     at = transform(matrix, torch.from_numpy(images.keypoints).double())
-    half = SQUARE * size / 2
+    half = SQUARE * extent(config.data.size)[0] / 2
 
     def hide(joints: tuple[int, ...]) -> dict[str, float]:
         def paint(crop: NDArray[np.uint8], row: int) -> None:
@@ -74,7 +73,7 @@ def truncation_report(objective: ImageObjective, images: ImageSet, config: Singl
         prediction, matrix = predict(objective, images, config, box=box)
         error = _errors(images, prediction, matrix, config)
         at = transform(matrix, torch.from_numpy(images.keypoints[:, :17]).double())
-        inside = ((at >= -0.5) & (at <= config.data.size - 0.5)).all(-1)
+        inside = ((at >= -0.5) & (at <= extent(config.data.size)[0] - 0.5)).all(-1)
         row = {"cut": cut, "share_outside": 100 * float((~inside).double().mean()), "mpjpe_mm": float(error.mean())}
         if inside.any():
             row["inside_mm"] = float(error[inside].mean())

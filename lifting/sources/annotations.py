@@ -22,12 +22,14 @@ class Source(NamedTuple):
         notes: what was decided or left out, a line each.
         layout: whose files they are, for people.
         files: the annotations that were read.
+        truth: what `image_index.read_truth` is to return; None for other sets than COCO.
     """
 
     images: ImageSet
     notes: list[str]
     layout: str
     files: list[Path]
+    truth: dict[str, Any] | None = None
 
 
 def column(entries: Sequence[Any], key: str, shape: tuple[int, ...], where: str) -> NDArray[np.float64]:
@@ -112,19 +114,24 @@ def clipped(box: NDArray[np.float64], size: NDArray[np.float64]) -> NDArray[np.f
     return np.concatenate([low, high - low], 1)
 
 
-def in_folder(names: NDArray[np.str_], images: Path | None, beside: Path) -> NDArray[np.str_]:
+def in_folder(
+    names: NDArray[np.str_], images: Path | None, beside: Path, more: Sequence[Path] = ()
+) -> NDArray[np.str_]:
     """Paths of pictures: in the folder that the user names, or in the usual one that has most of some of them.
 
     Args:
         names: as the annotations give them.
         images: the user's folder.
         beside: that of the annotations.
+        more: further places to look in.
     """
     if images is not None and not images.is_dir():
         found = "a file" if images.exists() else "nothing"
+        if images.suffix in (".zip", ".tar", ".lmdb", ".mdb"):
+            found = f"a {images.suffix[1:]} file (unpack it into a folder first)"
         raise InputError(f"--images: expected a folder, found {found} at {images}")
     some = names[:: max(1, len(names) // 20)].tolist()
-    places = [images] if images else [beside / "images", beside, beside.parent / "images", beside.parent]
+    places = [images] if images else [beside / "images", beside, beside.parent / "images", beside.parent, *more]
     folder = max(places, key=lambda place: sum(isfile(place / name) for name in some))
     return np.array([str(folder / name) for name in names.tolist()])
 

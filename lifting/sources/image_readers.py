@@ -1,4 +1,4 @@
-"""Human3.6M and MPII with their pictures, in whichever files people hold them."""
+"""Human3.6M, MPII and COCO with their pictures, in whichever files people hold them."""
 
 import logging
 from pathlib import Path
@@ -7,15 +7,26 @@ from lifting.command import InputError
 from lifting.datasets.image_index import pack, write_index
 from lifting.datasets.store import checksum_of
 from lifting.sources.annotations import Source, check_pictures, table
+from lifting.sources.coco_images import read_keypoints
 from lifting.sources.h36m_images import read_posenet, read_rle, wrong_s9
 from lifting.sources.mpii_images import read_persons
 
-__all__ = ["Source", "check_pictures", "read_h36m_images", "read_mpii", "table", "write_source", "wrong_s9"]
+__all__ = [
+    "Source",
+    "check_pictures",
+    "read_coco",
+    "read_h36m_images",
+    "read_mpii",
+    "table",
+    "write_source",
+    "wrong_s9",
+]
 
 log = logging.getLogger(__name__)
 
 POSENET_FILES = "Human36M_subject*_data.json"
 RLE_FILES = "Sample_*Human36M*.json"
+COCO_FILES = "person_keypoints_*.json"
 MPII_FILES = ("train.json", "valid.json", "annot_mpii.json")
 
 _FOLDERS = ("", "annot", "annotations")  # where annotations lie below what people name
@@ -56,6 +67,22 @@ def read_mpii(source: Path, images: Path | None = None) -> Source:
     return read_persons(paths, images)
 
 
+def read_coco(source: Path, images: Path | None = None, boxes: Path | None = None) -> Source:
+    """Every labelled person of COCO's person keypoints; see `coco_images`.
+
+    Args:
+        source: a file of annotations, or the folder with ``person_keypoints_*.json`` or above it.
+        images: the folder of the pictures, or the one above ``train2017`` and ``val2017``.
+        boxes: a detector's people on the pictures to test on.
+
+    Raises as above.
+    """
+    paths = [source] if source.is_file() else _find(source, COCO_FILES)
+    if not paths:
+        raise InputError(f"{source}: expected {COCO_FILES}, found none of them")
+    return read_keypoints(paths, images, boxes)
+
+
 def write_source(path: Path, found: Source, title: str, packed: bool) -> None:
     """Writes what a reader found, with its pictures (`image_index.pack`) or without, and says what it noted.
 
@@ -64,7 +91,7 @@ def write_source(path: Path, found: Source, title: str, packed: bool) -> None:
     """
     check_pictures(found.images)
     write = pack if packed else write_index
-    write(path, found.images, source=title, checksum=checksum_of(found.files))
+    write(path, found.images, source=title, checksum=checksum_of(found.files), truth=found.truth)
     for note in found.notes:
         log.info(note)
 

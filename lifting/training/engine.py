@@ -44,11 +44,11 @@ def fit(
 ) -> None:
     """Trains up to ``train.epochs``, resuming from ``folder / "last.pt"`` if that file exists.
 
-    Every epoch ends by writing a line of ``metrics.jsonl``, TensorBoard scalars, ``best.pt`` if the MPJPE of
-    ``evaluate`` is the lowest so far, and ``last.pt``. Within an epoch, ``last.pt`` is written every
-    ``train.save_minutes``, and after the step in which Ctrl-C or SIGTERM comes. The randomness of an epoch depends only
-    on seed, epoch and rank, so a run that was stopped, however that happened, ends with the weights of one that was
-    not.
+    Every epoch ends by writing a line of ``metrics.jsonl``, TensorBoard scalars, ``best.pt`` if the error of
+    ``evaluate`` (MPJPE, or NME in 2D) is the lowest so far, and ``last.pt``. Within an epoch, ``last.pt`` is written
+    every ``train.save_minutes``, and after the step in which Ctrl-C or SIGTERM comes. The randomness of an epoch
+    depends only on seed, epoch and rank, so a run that was stopped, however that happened, ends with the weights of one
+    that was not.
 
     Raises:
         RunError: a loss or gradient, or what ``evaluate`` is to score, is not finite, or another rank failed;
@@ -83,6 +83,16 @@ def fit(
                 stops.raise_noted()
         if board is not None:
             board.close()
+
+
+# What the line of an epoch shows of its evaluation.
+SHOWN = {
+    "mpjpe_mm": "MPJPE {:.1f} mm",
+    "pa_mpjpe_mm": "PA-MPJPE {:.1f} mm",
+    "nme_percent": "NME {:.2f} %",
+    "oks": "OKS {:.1f} %",
+    "ap": "AP {:.1f}",
+}
 
 
 @dataclass
@@ -227,12 +237,13 @@ class _Run:
 
     def end_epoch(self, row: dict[str, Any], board: "SummaryWriter | None") -> None:
         """Reports and saves a complete epoch."""
-        best = min(self.progress.best_mpjpe_mm, row["mpjpe_mm"])
+        error = row["mpjpe_mm"] if "mpjpe_mm" in row else row["nme_percent"]
+        best = min(self.progress.best_error, error)
         self.progress = Progress(self.progress.epoch + 1, best)
         if ranks.rank() == 0:
             _report(row, self.config.train.epochs, self.folder / "metrics.jsonl", board)
         # last.pt last, because resuming trusts it: a run stopped before it was written repeats the end of the epoch.
-        self.save(*["best.pt"] * (row["mpjpe_mm"] == best), "last.pt")
+        self.save(*["best.pt"] * (error == best), "last.pt")
 
     def save(self, *names: str) -> None:
         """Writes these checkpoints, of the state that `Progress` describes, on the first rank."""
@@ -258,8 +269,8 @@ def _report(row: dict[str, Any], epochs: int, metrics: Path, board: "SummaryWrit
     for name, value in row.items():
         if board is not None and isinstance(value, (int, float)) and name != "epoch":
             board.add_scalar(name, value, row["epoch"])
-    line = f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.4f}  MPJPE {row['mpjpe_mm']:.1f} mm"
-    line += f"  PA-MPJPE {row['pa_mpjpe_mm']:.1f} mm  {row['seconds']:.1f} s"
+    shown = [text.format(row[name]) for name, text in SHOWN.items() if name in row]
+    line = "  ".join([f"epoch {row['epoch']}/{epochs}", f"loss {row['loss']:.4f}", *shown, f"{row['seconds']:.1f} s"])
     with tqdm.external_write_mode():
         log.info(line)
 

@@ -39,8 +39,10 @@ def predict(objective: Objective, poses: PoseSet, *, flip_test: bool, batch_size
 
 
 def mean_of_mirrored(straight: Prediction, mirrored: Prediction, joint_set: JointSet) -> Prediction:
-    """Averages a prediction and the one made from the mirrored input, in mu and in sigma."""
+    """Averages a prediction and the one made from the mirrored input, in mu, in sigma and in the peaks of heatmaps."""
     mu = (straight.mu + flip(mirrored.mu, joint_set)) / 2
+    if straight.peak is not None and mirrored.peak is not None:
+        return Prediction(mu, peak=(straight.peak + mirror_joints(mirrored.peak[..., None], joint_set)[..., 0]) / 2)
     if straight.sigma is None or mirrored.sigma is None:
         return Prediction(mu)
     log_sigma = ((straight.sigma + mirror_joints(mirrored.sigma, joint_set)) / 2).log()

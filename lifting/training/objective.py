@@ -75,30 +75,68 @@ class Objective(nn.Module):
 
 
 class ImageObjective(nn.Module):
-    """The objective of the single-stage track: a batch mixes labels with and without depth, and some joints have none.
+    """The objective of the single-stage track: labels with and without depth may be mixed, and some joints have none.
 
     Args:
         network: images -> `Prediction`, in the coordinates of `crops`.
-        likelihood: scores joints with depth and joints without.
-        heatmap: weight of the auxiliary heatmap loss; if it is above zero, the network must have heatmaps.
+        likelihood: of a 3D network, `Mixed` scores joints with depth and joints without; of a 2D network, a likelihood
+            of D = 2; None for a network that learns from its heatmaps alone.
+        heatmap: weight of the loss on heatmaps; if it is above zero, the network must have ``forward_with_heatmaps``.
+        joint_set: the J joints. A checkpoint records it, and data of another joint set is refused.
     """
 
-    joint_set = H36M18  # what every network of this track predicts
-
-    def __init__(self, network: nn.Module, likelihood: Mixed, heatmap: float = 0.0) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        likelihood: Mixed | Likelihood | None,
+        heatmap: float = 0.0,
+        joint_set: JointSet = H36M18,
+    ) -> None:
         super().__init__()
-        self.network, self.likelihood, self.heatmap = network, pooling(likelihood), heatmap
+        self.network, self.heatmap, self.joint_set = network, heatmap, joint_set
+        self.likelihood = nn.Identity() if likelihood is None else pooling(likelihood)
+
+    @property
+    def dims(self) -> int:
+        """D of the predictions."""
+        return 3 if isinstance(self.likelihood, Mixed) else 2
+
+    @property
+    def density(self) -> Likelihood | None:
+        """The likelihood of a joint in all D coordinates; None if there is none."""
+        found = self.likelihood.with_depth if isinstance(self.likelihood, Mixed) else self.likelihood
+        return found if isinstance(found, Likelihood) else None
+
+    @property
+    def has_sigma(self) -> bool:
+        """Whether predictions have a sigma."""
+        return self.density is not None and self.density.has_sigma
+
+    @property
+    def has_peaks(self) -> bool:
+        """Whether predictions have the peaks of heatmaps."""
+        return self.density is None
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss, a mean over labelled joints, and the median sigma (NaN without a sigma)."""
-        assert batch.weight is not None and batch.has_depth is not None
+        assert batch.weight is not None
         prediction, heatmaps = self.outputs(batch.input)
-        with ranks.shared_draws(batch.target.device):
-            losses = self.likelihood(prediction, batch.target, batch.has_depth, batch.weight)
-        loss = _mean(losses, batch.weight)
+        loss = batch.target.new_zeros(())
+        if self.density is not None:
+            with ranks.shared_draws(batch.target.device):
+                loss = _mean(self._losses(prediction, batch), batch.weight)
         if heatmaps is not None:
             loss = loss + self.heatmap * _mean(*heatmap_losses(heatmaps, batch.target, batch.weight))
         return loss, _median_sigma(prediction)
+
+    def _losses(self, prediction: Prediction, batch: Batch) -> Tensor:
+        """(B, J)."""
+        assert batch.has_depth is not None
+        if isinstance(self.likelihood, Mixed):
+            losses: Tensor = self.likelihood(prediction, batch.target, batch.has_depth, batch.weight)
+        else:
+            losses = self.likelihood(prediction, batch.target[..., :2], batch.weight)
+        return losses
 
     def outputs(self, images: Tensor) -> tuple[Prediction, Tensor | None]:
         """Everything that the network computes in training: joints, and heatmaps if they have a loss."""
@@ -108,19 +146,21 @@ class ImageObjective(nn.Module):
         return prediction, heatmaps
 
     def predict(self, images: Tensor, has_depth: Tensor) -> Prediction:
-        """The predicted joints at test time (`Mixed.point`).
+        """The predicted joints at test time (`Mixed.point`, `Likelihood.point`).
 
         Args:
-            images: (B, 3, S, S) uint8.
-            has_depth: (J,) bool, the joints whose depth is wanted.
+            images: (B, 3, H, W) uint8.
+            has_depth: (J,) bool, the joints whose depth is wanted; of no consequence in 2D.
         """
-        straight = self.network(images)
+        straight: Prediction = self.network(images)
         with torch.autocast(images.device.type, enabled=False):  # millimetres do not survive bfloat16
-            return self.likelihood.point(straight, has_depth)
+            if isinstance(self.likelihood, Mixed):
+                return self.likelihood.point(straight, has_depth)
+            return straight if self.density is None else self.density.point(straight)
 
 
 AnyObjective = Objective | ImageObjective
-Scoring = TypeVar("Scoring", Likelihood, Mixed)
+Scoring = TypeVar("Scoring", bound=nn.Module)
 
 
 def pooling(likelihood: Scoring) -> Scoring:

@@ -21,7 +21,7 @@ class Progress:
 
     Attributes:
         epoch: complete epochs.
-        best_mpjpe_mm: of these epochs.
+        best_error: the lowest of these epochs, MPJPE in millimetres or, of a 2D network, NME in percent.
         step: steps done of the epoch after them.
         steps: what `training_step` returned for each of these, (3,).
         skipped: how many of these changed no weight, because their loss or gradient was not finite.
@@ -30,7 +30,7 @@ class Progress:
     """
 
     epoch: int = 0
-    best_mpjpe_mm: float = math.inf
+    best_error: float = math.inf
     step: int = 0
     steps: list[Tensor] = field(default_factory=list)
     skipped: int = 0
@@ -49,7 +49,7 @@ def state_of(
         "likelihood": objective.likelihood.state_dict(),
         "optimizer": optimizer.state_dict(),
         "epoch": progress.epoch,
-        "best_mpjpe_mm": progress.best_mpjpe_mm,
+        "best_error": progress.best_error,
     }
     if progress.step:
         state["unfinished"] = {
@@ -82,7 +82,7 @@ def resume(
         load_weights(objective.network, state["network"], f"checkpoint: {path}: the network")
         load_weights(objective.likelihood, state["likelihood"], f"checkpoint: {path}: the likelihood")
         optimizer.load_state_dict(state["optimizer"])
-        progress = Progress(state["epoch"], state["best_mpjpe_mm"])
+        progress = Progress(state["epoch"], state["best_error"] if "best_error" in state else state["best_mpjpe_mm"])
         if "unfinished" in state:
             _go_on(progress, state["unfinished"], config, next(objective.parameters()).device, path, epoch_steps)
     if not ranks.all_have((progress.epoch, progress.step)):

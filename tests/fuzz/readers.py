@@ -26,6 +26,7 @@ from lifting.datasets.store import PoseStore, write_store
 from lifting.estimate import read_boxes
 from lifting.evaluate import score_predictions, write_predictions
 from lifting.geometry import h36m
+from lifting.geometry.crops import extent
 from lifting.inference.intrinsics import read_intrinsics
 from lifting.inference.lifter import Lifter
 from lifting.keypoints.formats import read_keypoints
@@ -400,10 +401,10 @@ def _make_image_checkpoint(folder: Path) -> Path:
 
 def _image_checkpoint(path: Path) -> None:
     objective, config = single_stage.load(path)
-    size = config.data.size
+    width, height = extent(config.data.size)
     with torch.no_grad():
-        prediction = objective.network(torch.zeros(1, 3, size, size))
-    assert prediction.mu.shape == (1, 18, 3)
+        prediction = objective.network(torch.zeros(1, 3, height, width))
+    assert prediction.mu.shape == (1, len(objective.joint_set), objective.dims)
 
 
 def _make_reference(folder: Path) -> Path:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from lifting import lifter, single_stage
+from lifting import chosen_pictures, lifter, single_stage
 from lifting.config import Config, SingleStageConfig, read_config
 from lifting.datasets.image_batches import ImageBatches
 from lifting.datasets.image_index import write_index
@@ -93,7 +93,7 @@ def sets(setting: Setting) -> Row:
         _make_tiny(setting.folder)
     lifting, pictures = setting.config("FC + RLE"), setting.config("ResNet-50 + RLE")
     poses = load_split(lifting.data, lifter.data_paths(lifting, train=True), train=True)
-    deep, flat = single_stage.training_sets(pictures)
+    deep, flat = chosen_pictures.training_sets(pictures)
     return {"poses": f"{len(poses):,}", "pictures": f"{len(deep):,}", "with 2D labels": f"{len(flat or ()):,}"}
 
 
@@ -116,6 +116,6 @@ def made(setting: Setting, name: str, *overrides: str) -> tuple[AnyObjective, Ba
         poses = load_split(config.data, lifter.data_paths(config, train=True), train=True).to(device)
         objective = lifter.build_objective(config, poses.joint_set).to(device)
         return objective.train(), PoseBatches(poses, config.train.batch_size, flip=config.train.flip), config
-    deep, flat = single_stage.training_sets(config)
+    deep, flat = chosen_pictures.training_sets(config)
     pictures = single_stage.build_objective(config).to(device)
     return pictures.train(), ImageBatches(deep, flat, config, device), config

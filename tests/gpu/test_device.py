@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lifting import lifter, single_stage
+from lifting import chosen_pictures, lifter
 from lifting.checkpoint import load_checkpoint, save_checkpoint
 from lifting.config import LossConfig
 from lifting.datasets.image_batches import ImageBatches
@@ -223,7 +223,7 @@ def test_batches_of_pictures_are_the_same_through_a_reading_process(setting: Set
     """On a GPU they come through pinned memory."""
     config = setting.config("ResNet-50 + RLE")
     reading = setting.config("ResNet-50 + RLE", "data.workers=1")
-    deep, flat = single_stage.training_sets(config)
+    deep, flat = chosen_pictures.training_sets(config)
     found, expected = ImageBatches(deep, flat, reading, device), ImageBatches(deep, flat, config, CPU)
     for one, other in zip(found.epoch(0), expected.epoch(0), strict=True):
         for name in ("input", "target", "weight", "has_depth"):

@@ -195,14 +195,13 @@ def test_heatmaps_are_for_training_alone() -> None:
 
 
 def slow_heatmap(u: float, v: float, height: int, width: int) -> Tensor:
-    heatmap = torch.zeros(height, width)
+    """A round Gaussian, in a crop of any shape; its deviation is 1/32 of the longer side."""
+    heatmap, deviation = torch.zeros(height, width), max(height, width) / 32
     for row in range(height):
         for column in range(width):
             dx = column - ((u + 0.5) * width - 0.5)
             dy = row - ((v + 0.5) * height - 0.5)
-            heatmap[row, column] = math.exp(
-                -(dx**2) / (2 * (2 * width / 64) ** 2) - dy**2 / (2 * (2 * height / 64) ** 2)
-            )
+            heatmap[row, column] = math.exp(-(dx**2 + dy**2) / (2 * deviation**2))
     return heatmap
 
 

@@ -1,0 +1,176 @@
+"""Which pictures a configuration of the single-stage track trains and tests on."""
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lifting.command import InputError
+from lifting.config import SingleStageConfig
+from lifting.datasets.decode import decode
+from lifting.datasets.image_index import read_encoded, read_index, write_index
+from lifting.datasets.image_set import ImageSet, recordings_of, select
+from lifting.datasets.recordings import refuse_shared
+from lifting.datasets.store import checksum_of
+from lifting.geometry.joint_maps import coco17_to_h36m18
+from lifting.geometry.skeleton import COCO17, H36M18
+from lifting.sources.image_readers import read_coco, read_h36m_images, read_mpii, wrong_s9
+from lifting.synthetic.pictures import rendered_folder
+
+log = logging.getLogger(__name__)
+
+EMBEDDED = {"rendered": "h36m", "rendered_coco": "coco"}  # data.path -> folder of the rendered set
+
+
+def training_sets(config: SingleStageConfig) -> tuple[ImageSet, ImageSet | None]:
+    """The configured training pictures, with 3D labels for a 3D network, and those that only 2D labels are taken of.
+
+    Raises:
+        InputError: a set does not have the parts, the labels or the joints that the configuration asks for.
+    """
+    data = config.data
+    main = main_pictures(config, data.train_parts, data.stride)
+    if data.flat_path is None:
+        return main, None
+    if data.flat_path == "rendered" and data.path not in EMBEDDED:
+        raise InputError(f"data.flat_path: expected an index of MPII or null for {data.path}, got the rendered set")
+    flat = chosen(load_index(data.flat_path, flat=True), data.flat_train_parts, data.flat_path)
+    return main, with_joints_of(flat, main, data.flat_path)
+
+
+def test_set(config: SingleStageConfig) -> ImageSet:
+    """The configured test pictures, with 3D labels for a 3D network.
+
+    Raises:
+        InputError: a picture cannot be read. If ``data.on_broken`` is skip, it is left out with a warning instead.
+    """
+    images = main_pictures(config, config.data.test_parts, config.data.test_stride)
+    return readable(images, skip=config.data.on_broken == "skip")
+
+
+def main_pictures(config: SingleStageConfig, parts: tuple[str, ...], stride: int) -> ImageSet:
+    """Every ``stride``-th picture from these parts of ``data.path``.
+
+    Raises:
+        InputError: the set does not have one of the parts; or, for a 3D network, it has no 3D labels.
+    """
+    path = config.data.path
+    images = chosen(load_index(path), parts, path)
+    if config.model.dims == 3 and images.points is None:
+        raise InputError(
+            f"data.path: {path}: expected pictures with 3D labels, got only 2D labels; a 2D network has model.dims=2"
+        )
+    if config.data.drop_wrong_s9:
+        images = select(images, ~wrong_s9(images))
+    if config.model.dims == 2:
+        images = replace(images, points=None, focal=None, center=None)
+    return select(images, np.arange(0, len(images), stride))
+
+
+def flat_test_set(config: SingleStageConfig) -> ImageSet | None:
+    """The configured test pictures with 2D labels and a known head size, or None if there are none."""
+    data = config.data
+    if data.flat_path is None:
+        return None
+    images = load_index(data.flat_path, flat=True)
+    images = select(images, np.isin(images.part, data.flat_test_parts) & np.isfinite(images.head_size))
+    if not len(images):
+        log.info(f"no PCKh: no picture of {', '.join(data.flat_test_parts)} in {data.flat_path} has a known head size")
+        return None
+    return readable(images, skip=data.on_broken == "skip")
+
+
+def with_joints_of(flat: ImageSet, main: ImageSet, path: str) -> ImageSet:
+    """The set with the joints of another one, to be mixed with it: those of COCO become Human3.6M's where they can.
+
+    Raises:
+        InputError: there is no way from its joints to those of the other set.
+    """
+    if flat.joint_set == main.joint_set:
+        return flat
+    if (flat.joint_set, main.joint_set) != (COCO17, H36M18):
+        raise InputError(
+            f"data.flat_path: {path}: expected the joints {main.joint_set.name}, got {flat.joint_set.name}"
+        )
+    keypoints, labelled = coco17_to_h36m18(torch.from_numpy(flat.keypoints), torch.from_numpy(flat.labelled))
+    return replace(flat, keypoints=keypoints.numpy(), labelled=labelled.numpy(), joint_set=H36M18)
+
+
+def readable(images: ImageSet, *, skip: bool) -> ImageSet:
+    """The pictures that can be read.
+
+    Every epoch ends with an evaluation of the test pictures, so they are checked before hours of training, not after.
+
+    Raises:
+        InputError: a picture cannot be read; with ``skip``, only if none can.
+    """
+
+    def problem(row: int) -> str:
+        name = str(images.files[row])
+        try:
+            decode(read_encoded(images, row), name, shrink=8)
+        except InputError as error:
+            return str(error)
+        return ""
+
+    _, first_rows, of_file = np.unique(images.files, return_index=True, return_inverse=True)
+    with ThreadPoolExecutor() as pool:
+        problems = list(pool.map(problem, first_rows.tolist()))
+    good = np.array([not text for text in problems], dtype=np.bool_)[of_file]
+    if good.all():
+        return images
+    first = next(filter(None, problems))
+    if not skip or not good.any():
+        raise InputError(first)
+    log.warning(f"{(~good).sum():,} of {len(images):,} test pictures cannot be read and are left out: {first}, ...")
+    return select(images, good)
+
+
+def refuse_trained_on(config: SingleStageConfig, test: ImageSet, flat: ImageSet | None) -> None:
+    """Raises `InputError` if a test recording is also a training recording, unless ``data.overfit`` allows it."""
+    for shared, path in [] if config.data.overfit else trained_on(config, test, flat):
+        refuse_shared(shared, path)
+
+
+def trained_on(config: SingleStageConfig, test: ImageSet, flat: ImageSet | None) -> list[tuple[list[str], str]]:
+    """For each test set, its recordings whose names are also among the training recordings, and its path."""
+    data = config.data
+    sets = [(test, data.train_parts, data.path)]
+    if flat is not None and data.flat_path is not None:
+        sets.append((flat, data.flat_train_parts, data.flat_path))
+    return [(recordings_of(images, parts), path) for images, parts, path in sets]
+
+
+def load_index(path: str, *, flat: bool = False) -> ImageSet:
+    """Reads an index file, or that of an embedded rendered set, which is made on first use."""
+    return read_index(index_of(path, flat=flat))
+
+
+def index_of(path: str, *, flat: bool = False) -> Path:
+    """The file that ``data.path`` or, if ``flat``, ``data.flat_path`` names. That of an embedded set is made first."""
+    if path not in EMBEDDED:
+        return Path(path)
+    name = "mpii" if flat and path == "rendered" else EMBEDDED[path]
+    folder = rendered_folder()
+    index = folder / f"{name}.h5"
+    if not index.exists():
+        read = {"h36m": read_h36m_images, "mpii": read_mpii, "coco": read_coco}[name](folder / name)
+        checksum = checksum_of(read.files)
+        write_index(index, read.images, source=read.layout, checksum=checksum, truth=read.truth)
+    return index
+
+
+def chosen(images: ImageSet, parts: tuple[str, ...], path: str) -> ImageSet:
+    """The pictures of these parts.
+
+    Raises:
+        InputError: there is no such part.
+    """
+    there = np.unique(images.part)
+    for part in parts:
+        if part not in there:
+            raise InputError(f"{path}: expected parts from {', '.join(there)}, got {part!r}")
+    return select(images, np.isin(images.part, parts))
