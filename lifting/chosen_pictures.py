@@ -18,11 +18,12 @@ from lifting.datasets.store import checksum_of
 from lifting.geometry.joint_maps import coco17_to_h36m18
 from lifting.geometry.skeleton import COCO17, H36M18
 from lifting.sources.image_readers import read_coco, read_h36m_images, read_mpii, wrong_s9
+from lifting.synthetic.group_pictures import group_folder
 from lifting.synthetic.pictures import rendered_folder
 
 log = logging.getLogger(__name__)
 
-EMBEDDED = {"rendered": "h36m", "rendered_coco": "coco"}  # data.path -> folder of the rendered set
+EMBEDDED = ("rendered", "rendered_coco")  # what data.path and data.flat_path may name in place of a file
 
 
 def training_sets(config: SingleStageConfig) -> tuple[ImageSet, ImageSet | None]:
@@ -153,11 +154,16 @@ def index_of(path: str, *, flat: bool = False) -> Path:
     """The file that ``data.path`` or, if ``flat``, ``data.flat_path`` names. That of an embedded set is made first."""
     if path not in EMBEDDED:
         return Path(path)
-    name = "mpii" if flat and path == "rendered" else EMBEDDED[path]
-    folder = rendered_folder()
+    if path == "rendered_coco":
+        folder, name = group_folder(), "coco"
+    else:
+        folder, name = rendered_folder(), "mpii" if flat else "h36m"
     index = folder / f"{name}.h5"
     if not index.exists():
-        read = {"h36m": read_h36m_images, "mpii": read_mpii, "coco": read_coco}[name](folder / name)
+        if name == "coco":
+            read = read_coco(folder, boxes=folder / "annotations" / "person_detections_val.json")
+        else:
+            read = (read_mpii if flat else read_h36m_images)(folder / name)
         checksum = checksum_of(read.files)
         write_index(index, read.images, source=read.layout, checksum=checksum, truth=read.truth)
     return index

@@ -44,7 +44,10 @@ HOUSE: list[dict[str, list[str]]] = [
             "bone_frames", "asf_amc", "bvh", "joint_places", "motion_files", "bvh_map", "recorded_motion",
             "apart", "h36m_poses", "annotations", "h36m_images", "mpii_images", "coco_images", "image_readers",
         ],
-        "synthetic": ["motion", "action_scripts", "poses", "rendering", "body_shape", "scenery", "pictures"],
+        "synthetic": [
+            "motion", "action_scripts", "poses", "rendering", "body_shape", "scenery", "making", "pictures",
+            "group_pictures",
+        ],
         "drawing": [
             "pose_figures", "keypoint_figures", "hypothesis_figure", "diagrams", "scene", "viewer", "brush", "stage",
             "moving_figures",

@@ -75,14 +75,17 @@ def _dye(rng: np.random.Generator) -> Array:
     return colour
 
 
-def figure(joints: Array, look: Look) -> Cones:
+def figure(joints: Array, look: Look, *, ears: bool = False) -> Cones:
     """The person around a skeleton.
 
     Args:
         joints: (17, 3) metres in the world, z up, the floor at zero; of `H36M17`.
+        ears: whether they are drawn, for sets that label them.
     """
     at, unit = _skeleton(joints)
     parts = [*_trunk(at, look, unit), *_head(at, look, unit)]
+    if ears:
+        parts += [(place, place, 0.022 * unit, 0.022 * unit, look.skin) for place in face(joints)[3:]]
     for side in ("left", "right"):
         parts += [*_arm(at, look, unit, side), *_leg(at, look, unit, side)]
     return _cones(parts)
@@ -92,6 +95,22 @@ def head(joints: Array, look: Look) -> Cones:
     """Only the head of the same person, with its hair."""
     at, unit = _skeleton(joints)
     return _cones(_head(at, look, unit))
+
+
+def face(joints: Array) -> Array:
+    """Nose, left eye, right eye, left ear, right ear of the same person, (5, 3), where `figure` draws them."""
+    at, unit = _skeleton(joints)
+    front, left, up = _face_axes(at)
+    places = ((0.122, 0.138, 0.0), (0.101, 0.10, 0.034), (0.101, 0.10, -0.034), (0.0, 0.115, 0.1), (0.0, 0.115, -0.1))
+    return np.array([at["head"] + unit * (f * front - d * up + a * left) for f, d, a in places])
+
+
+def _face_axes(at: dict[str, Array]) -> tuple[Array, Array, Array]:
+    """Unit vectors to the head's front, left and up."""
+    up = _unit(at["head"] - at["neck"])
+    slope = at["neck"] - at["thorax"]
+    front = _unit(slope - (slope @ up) * up)
+    return front, np.cross(up, front), up
 
 
 def _skeleton(joints: Array) -> tuple[dict[str, Array], float]:
@@ -157,10 +176,7 @@ def _trunk(at: dict[str, Array], look: Look, unit: float) -> list[_Part]:
 def _head(at: dict[str, Array], look: Look, unit: float) -> list[_Part]:
     """Face, nose, eyes and hair; the joint named neck is at the height of the nose, slightly in front of the axis."""
     top = at["head"]
-    up = _unit(top - at["neck"])
-    slope = at["neck"] - at["thorax"]
-    front = _unit(slope - (slope @ up) * up)
-    left = np.cross(up, front)
+    front, left, up = _face_axes(at)
 
     def put(forward: float, down: float, aside: float = 0.0) -> Array:
         place: Array = top + unit * (forward * front - down * up + aside * left)

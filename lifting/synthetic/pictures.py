@@ -13,13 +13,8 @@ The two sets share neither people nor poses. They contain no recorded motion and
 
 import json
 import logging
-import multiprocessing
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,11 +25,20 @@ from einops import rearrange
 from scipy.io import savemat
 from tqdm import tqdm
 
-from lifting.command import InputError, write_json
-from lifting.datasets.store import Sequence, checksum_of
+from lifting.command import write_json
 from lifting.geometry import h36m
 from lifting.geometry.joint_maps import h36m17_to_h36m18, h36m18_to_mpii16
-from lifting.synthetic import action_scripts, body_shape, motion, poses, rendering, scenery
+from lifting.synthetic import body_shape, rendering, scenery
+from lifting.synthetic.making import (
+    Pose,
+    Spread,
+    check_replaceable,
+    processes,
+    recipe,
+    recipe_of,
+    some_poses,
+    whole_folder,
+)
 from lifting.synthetic.rendering import Array, View
 
 log = logging.getLogger(__name__)
@@ -48,15 +52,6 @@ BOX_MARGIN = 1.1  # side of a box over the longer side of the person
 UNLABELLED = 0.05  # share of the joints of the 2D set that have no label
 QUALITY = 92  # of the JPEG files
 FLAT_SEED = 1000  # added to the seed for the people of the 2D set
-
-
-class Pose(NamedTuple):
-    """One frame of one sequence."""
-
-    subject: str
-    sequence: str
-    frame: int
-    joints: Array  # (17, 3) metres
 
 
 class Shot(NamedTuple):
@@ -80,7 +75,7 @@ def rendered_folder(folder: Path = Path("data")) -> Path:
     """The cached set ``folder/rendered``, made if it is missing or from another recipe."""
     path = folder / "rendered"
     counts = {"train": 5000, "test": 800, "flat_train": 4000, "flat_valid": 500}
-    if _recipe_of(path) != _recipe(0, counts):
+    if recipe_of(path) != recipe(__file__, 0, counts):
         log.info("making the rendered set %s (a minute or two, once)", path)
         make_rendered(path, **counts)
     return path
@@ -108,8 +103,7 @@ def make_rendered(
         InputError: the folder contains something else, or a number is larger than that of the frames to choose from.
         OSError: a file could not be written.
     """
-    if folder.exists() and _recipe_of(folder) is None and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: expected a new or empty folder or a rendered set to replace, got something else")
+    check_replaceable(folder)
     counts = {"train": train, "test": test, "flat_train": flat_train, "flat_valid": flat_valid}
     half = flat_train // 2
     casts = [
@@ -117,59 +111,14 @@ def make_rendered(
         (seed + FLAT_SEED, [(h36m.TRAIN_SUBJECTS, half), (h36m.TEST_SUBJECTS, flat_valid)]),
         (seed + FLAT_SEED + 1, [(h36m.SUBJECTS, flat_train - half)]),
     ]
-    with _whole_folder(folder) as temporary, _processes(workers or os.cpu_count() or 1) as spread:
-        (solid_train, solid_test), (flat_first, flat_test), (flat_second,) = spread(_poses, casts, 1)
+    with whole_folder(folder) as temporary, processes(workers or os.cpu_count() or 1) as spread:
+        (solid_train, solid_test), (flat_first, flat_test), (flat_second,) = spread(some_poses, casts, 1)
         with tqdm(total=sum(counts.values()), desc="rendered set", unit="picture", disable=None) as bar:
             takes = _counted(spread, bar)
             _write_solid(temporary / "h36m", solid_train + solid_test, seed, takes)
             _write_flat(temporary / "mpii", "train", flat_first + flat_second, seed, takes)
             _write_flat(temporary / "mpii", "valid", flat_test, seed, takes)
-        write_json(temporary / "recipe.json", _recipe(seed, counts))
-
-
-def _recipe(seed: int, counts: dict[str, int]) -> dict[str, Any]:
-    modules = (rendering, body_shape, scenery, poses, action_scripts, motion)
-    files = (Path(__file__), *(Path(str(module.__file__)) for module in modules))
-    return {"checksum": checksum_of(files), "seed": seed, **counts}
-
-
-def _recipe_of(folder: Path) -> Any:
-    """The recipe that a folder records; None if it records none."""
-    try:
-        return json.loads((folder / "recipe.json").read_text())
-    except (OSError, ValueError):
-        return None
-
-
-@contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder that replaces ``folder`` if the block succeeds, as `command.whole_file` does for a file."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    room = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        made = room / "new"
-        made.mkdir()
-        yield made
-        if folder.exists():
-            folder.rename(room / "old")
-        made.rename(folder)
-    finally:
-        shutil.rmtree(room, ignore_errors=True)
-
-
-Spread = Callable[[Callable[..., Any], Iterable[Any], int], Iterable[Any]]
-
-
-@contextmanager
-def _processes(workers: int) -> Iterator[Spread]:
-    """A map over processes, called with a function, its arguments, and how many of these a process gets at once."""
-    if workers == 1:
-        yield lambda function, tasks, _: map(function, tasks)
-        return
-    # Not forked: the caller may have threads of torch or OpenCV, whose locks a fork would copy and never release.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        yield lambda function, tasks, chunk: pool.map(function, tasks, chunksize=chunk)
+        write_json(temporary / "recipe.json", recipe(__file__, seed, counts))
 
 
 def _counted(spread: Spread, bar: Any) -> Callable[[list[Shot]], list[Taken]]:
@@ -183,27 +132,6 @@ def _counted(spread: Spread, bar: Any) -> Callable[[list[Shot]], list[Taken]]:
         return done
 
     return takes
-
-
-def _poses(cast: tuple[int, list[tuple[tuple[str, ...], int]]]) -> list[list[Pose]]:
-    """For each group of a seed's subjects, the given number of frames, evenly spaced over all their sequences."""
-    seed, wanted = cast
-    sequences = list(poses.sequences(seed))
-    return [_frames([s for s in sequences if s.subject in subjects], count) for subjects, count in wanted]
-
-
-def _frames(sequences: list[Sequence], count: int) -> list[Pose]:
-    lengths = np.array([len(sequence.positions) for sequence in sequences])
-    ends = np.cumsum(lengths)
-    if count > ends[-1]:
-        raise InputError(f"rendered set: expected at most {ends[-1]} pictures of these people, got {count}")
-    poses = []
-    for place in ((np.arange(count) + 0.5) * ends[-1] / count).astype(int):
-        s = int(np.searchsorted(ends, place, side="right"))
-        frame = int(place - ends[s] + lengths[s])
-        joints = sequences[s].positions[frame].astype(np.float64)
-        poses.append(Pose(sequences[s].subject, sequences[s].name, frame, joints))
-    return poses
 
 
 def take(shot: Shot) -> Taken:

@@ -1,0 +1,101 @@
+"""What makes a rendered set: people in poses from a seed, processes that render, a folder that is whole or absent."""
+
+import json
+import multiprocessing
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from lifting.command import InputError
+from lifting.datasets.store import Sequence, checksum_of
+from lifting.synthetic import action_scripts, body_shape, motion, poses, rendering, scenery
+from lifting.synthetic.rendering import Array
+
+
+class Pose(NamedTuple):
+    """One frame of one sequence."""
+
+    subject: str
+    sequence: str
+    frame: int
+    joints: Array  # (17, 3) metres
+
+
+def recipe(maker: str, seed: int, counts: dict[str, int]) -> dict[str, Any]:
+    """What decides the content of a set that the file ``maker`` makes."""
+    modules = (rendering, body_shape, scenery, poses, action_scripts, motion)
+    files = (Path(maker), Path(__file__), *(Path(str(module.__file__)) for module in modules))
+    return {"checksum": checksum_of(files), "seed": seed, **counts}
+
+
+def recipe_of(folder: Path) -> Any:
+    """The recipe that a folder records; None if it records none."""
+    try:
+        return json.loads((folder / "recipe.json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def check_replaceable(folder: Path) -> None:
+    """Raises `InputError` unless the folder is new, empty, or a rendered set."""
+    if folder.exists() and recipe_of(folder) is None and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: expected a new or empty folder or a rendered set to replace, got something else")
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder that replaces ``folder`` if the block succeeds, as `command.whole_file` does for a file."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    room = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        made = room / "new"
+        made.mkdir()
+        yield made
+        if folder.exists():
+            folder.rename(room / "old")
+        made.rename(folder)
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
+
+
+Spread = Callable[[Callable[..., Any], Iterable[Any], int], Iterable[Any]]
+
+
+@contextmanager
+def processes(workers: int) -> Iterator[Spread]:
+    """A map over processes, called with a function, its arguments, and how many of these a process gets at once."""
+    if workers == 1:
+        yield lambda function, tasks, _: map(function, tasks)
+        return
+    # Not forked: the caller may have threads of torch or OpenCV, whose locks a fork would copy and never release.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        yield lambda function, tasks, chunk: pool.map(function, tasks, chunksize=chunk)
+
+
+def some_poses(cast: tuple[int, list[tuple[tuple[str, ...], int]]]) -> list[list[Pose]]:
+    """For each group of a seed's subjects, the given number of frames, evenly spaced over all their sequences."""
+    seed, wanted = cast
+    sequences = list(poses.sequences(seed))
+    return [_frames([s for s in sequences if s.subject in subjects], count) for subjects, count in wanted]
+
+
+def _frames(sequences: list[Sequence], count: int) -> list[Pose]:
+    lengths = np.array([len(sequence.positions) for sequence in sequences])
+    ends = np.cumsum(lengths)
+    if count > ends[-1]:
+        raise InputError(f"rendered set: expected at most {ends[-1]} pictures of these people, got {count}")
+    found = []
+    for place in ((np.arange(count) + 0.5) * ends[-1] / count).astype(int):
+        s = int(np.searchsorted(ends, place, side="right"))
+        frame = int(place - ends[s] + lengths[s])
+        joints = sequences[s].positions[frame].astype(np.float64)
+        found.append(Pose(sequences[s].subject, sequences[s].name, frame, joints))
+    return found
