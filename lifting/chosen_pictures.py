@@ -42,17 +42,22 @@ def training_sets(config: SingleStageConfig) -> tuple[ImageSet, ImageSet | None]
     return main, with_joints_of(flat, main, data.flat_path)
 
 
-def test_set(config: SingleStageConfig) -> ImageSet:
+def test_set(config: SingleStageConfig, *, keep_depth: bool = False) -> ImageSet:
     """The configured test pictures, with 3D labels for a 3D network.
+
+    Args:
+        keep_depth: whether pictures for a 2D network keep their 3D labels, if they have any.
 
     Raises:
         InputError: a picture cannot be read. If ``data.on_broken`` is skip, it is left out with a warning instead.
     """
-    images = main_pictures(config, config.data.test_parts, config.data.test_stride)
+    images = main_pictures(config, config.data.test_parts, config.data.test_stride, keep_depth=keep_depth)
     return readable(images, skip=config.data.on_broken == "skip")
 
 
-def main_pictures(config: SingleStageConfig, parts: tuple[str, ...], stride: int) -> ImageSet:
+def main_pictures(
+    config: SingleStageConfig, parts: tuple[str, ...], stride: int, *, keep_depth: bool = False
+) -> ImageSet:
     """Every ``stride``-th picture from these parts of ``data.path``.
 
     Raises:
@@ -66,7 +71,7 @@ def main_pictures(config: SingleStageConfig, parts: tuple[str, ...], stride: int
         )
     if config.data.drop_wrong_s9:
         images = select(images, ~wrong_s9(images))
-    if config.model.dims == 2:
+    if config.model.dims == 2 and not keep_depth:
         images = replace(images, points=None, focal=None, center=None)
     return select(images, np.arange(0, len(images), stride))
 

@@ -1,7 +1,7 @@
 """From pictures to joints: applies a trained single-stage network to a user's own pictures."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,19 @@ from lifting.command import InputError, existing_file, whole_file, write_json
 from lifting.config import SingleStageConfig
 from lifting.datasets.augment import ROOT, warp
 from lifting.datasets.decode import decode
+from lifting.drawing.keypoint_figures import DrawnKeypoints, draw_keypoint_figures
 from lifting.drawing.pose_figures import DrawnPose, draw_poses
 from lifting.geometry.crops import DEPTH, camera_points, crop_matrix, picture_points
-from lifting.geometry.skeleton import H36M18
+from lifting.geometry.skeleton import H36M18, JointSet
 from lifting.reports.image_evaluation import deviation_of, predict_crops
+from lifting.reports.keypoint_evaluation import pixel_deviation
 from lifting.safe_json import read_json
 from lifting.synthetic.motion import RATIOS
 from lifting.training.objective import ImageObjective
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 STATURE = 1.7  # metres
+ARRAYS = ("pixels", "confidence", "pixel_deviation", "metres", "deviation", "root")
 Box = tuple[float, float, float, float]  # x, y, width, height in pixels
 # The summed length of all bones of `motion.Body`, as a fraction of the stature.
 _BONES = sum(RATIOS[name] for name in ("lumbar", "thorax", "neck", "head")) + 2 * sum(
@@ -41,16 +44,24 @@ class Estimate:
     Attributes:
         name: file name of the picture.
         box: x, y, width, height in pixels.
-        pixels: (18, 2) joints in the picture.
-        metres: (18, 3) joints in space, camera axes, relative to the pelvis.
-        deviation: (18, 3) metres, the standard deviation of each coordinate; None from a network without sigma.
+        joints: names of the J joints.
+        pixels: (J, 2) joints in the picture.
+        confidence: (J,) in [0, 1], see `Prediction.confidence`.
+        pixel_deviation: (J, 2) pixels, the standard deviation of each coordinate; None from a network without sigma.
+        metres: (J, 3) joints in space, camera axes, relative to the pelvis; None from a 2D network without a lifter.
+        deviation: (J, 3) metres, the standard deviation of each coordinate; None from a network without sigma.
+        root: (3,) metres, the pelvis in the camera frame, if a lifter was given the focal length; else None.
     """
 
     name: str
     box: Box
+    joints: tuple[str, ...]
     pixels: NDArray[np.float64]
-    metres: NDArray[np.float64]
-    deviation: NDArray[np.float64] | None
+    confidence: NDArray[np.float64]
+    pixel_deviation: NDArray[np.float64] | None
+    metres: NDArray[np.float64] | None = None
+    deviation: NDArray[np.float64] | None = None
+    root: NDArray[np.float64] | None = None
 
 
 def pictures(source: Path, boxes: Path | None) -> Iterator[tuple[Path, Box | None]]:
@@ -124,9 +135,21 @@ def estimate(
     matrix = crop_matrix(torch.tensor(box), size)
     crop = rearrange(torch.from_numpy(warp(picture, matrix.numpy(), size)), "h w c -> 1 c h w")
     device = next(objective.parameters()).device
-    has_depth = torch.arange(len(H36M18), device=device) != ROOT
+    has_depth = torch.arange(len(objective.joint_set), device=device) != ROOT
     prediction = predict_crops(objective, crop.to(device), has_depth, config)
-    uvd = prediction.mu[0].double().cpu()
+    prediction = prediction.to("cpu")
+    spread = pixel_deviation(objective, prediction, matrix[None], config)
+    one = Estimate(
+        name,
+        box,
+        objective.joint_set.joints,
+        pixels=picture_points(prediction.mu[0].double(), matrix, size).numpy(),
+        confidence=prediction.confidence[0].double().numpy(),
+        pixel_deviation=None if spread is None else spread[0],
+    )
+    if objective.dims == 2:
+        return one
+    uvd = prediction.mu[0].double()
     if camera is None:
         across = across_scale(uvd, stature)
         metres = uvd * torch.tensor([across, across, DEPTH], dtype=torch.float64)
@@ -138,11 +161,10 @@ def estimate(
     deviation = None
     if prediction.log_sigma is not None:
         units = torch.tensor([across, across, DEPTH], dtype=torch.float64)
-        spread = deviation_of(objective, prediction)[0].double()
-        deviation = (spread * units).numpy()
+        deviation = (deviation_of(objective, prediction)[0].double() * units).numpy()
         deviation[ROOT] = 0  # the pelvis is the origin by definition
     metres = metres - metres[ROOT]
-    return Estimate(name, box, picture_points(uvd, matrix, size).numpy(), metres.numpy(), deviation)
+    return replace(one, metres=metres.numpy(), deviation=deviation)
 
 
 def across_scale(uvd: Tensor, stature: float) -> float:
@@ -167,8 +189,12 @@ def estimate_all(
     figures: Path | None,
     camera: tuple[float, float] | None,
     stature: float,
+    lift: Callable[[Estimate, tuple[int, int]], Estimate] | None = None,
 ) -> list[Estimate]:
     """`estimate` for each of `pictures`; draws each person into the folder ``figures``, if one is given.
+
+    Args:
+        lift: adds joints in space to what a 2D network found in a picture of this width and height.
 
     Raises:
         InputError: a picture cannot be read, or a box lies outside it.
@@ -182,21 +208,33 @@ def estimate_all(
         if x + w <= 0 or y + h <= 0 or x >= width or y >= height:
             raise InputError(f"estimate: {file}: expected a box in the picture, {width} x {height}, got {box}")
         one = estimate(objective, config, picture, (x, y, w, h), file.name, camera=camera, stature=stature)
+        one = one if lift is None else lift(one, (width, height))
         found.append(one)
         if figures is not None:
             number = sum(other.name == one.name for other in found)
             name = f"{file.name}.png" if box is None else f"{file.name}_{number}.png"
-            draw_poses(figures / name, [_drawn(one, picture)])
+            _draw(figures / name, one, picture, objective.joint_set)
     return found
 
 
+def _draw(path: Path, one: Estimate, picture: NDArray[np.uint8], joint_set: JointSet) -> None:
+    if one.metres is not None:
+        draw_poses(path, [_drawn(one, picture)])
+        return
+    box = np.array(one.box)
+    person = DrawnKeypoints(one.name, picture, box, one.pixels, one.pixel_deviation, labels=None)
+    draw_keypoint_figures(path, [person], joint_set)
+
+
 def _drawn(one: Estimate, picture: NDArray[np.uint8]) -> DrawnPose:
+    metres = one.metres
+    assert metres is not None
     return DrawnPose(
         title=one.name,
         keypoints=one.pixels[:17],
         size=(picture.shape[1], picture.shape[0]),
         target=None,
-        mu=one.metres[:17],
+        mu=metres[:17],
         sigma=None if one.deviation is None else one.deviation[:17],
         picture=picture,
     )
@@ -205,30 +243,26 @@ def _drawn(one: Estimate, picture: NDArray[np.uint8]) -> DrawnPose:
 def save_estimates(path: Path, estimates: list[Estimate]) -> None:
     """Writes a JSON file if the name ends in .json, otherwise the same content as a file of `numpy.savez`.
 
-    The arrays are those of `Estimate`, and ``joints`` has the names of `skeleton.H36M18`.
+    The arrays are those of `Estimate`; ``joints`` stands once, for all people. What is None is null in JSON, and left
+    out of the other.
     """
+    joints = estimates[0].joints
     if path.suffix == ".json":
         people: list[dict[str, Any]] = [
-            {
-                "picture": one.name,
-                "box": list(one.box),
-                "pixels": one.pixels.tolist(),
-                "metres": one.metres.tolist(),
-                "deviation": None if one.deviation is None else one.deviation.tolist(),
-            }
+            {"picture": one.name, "box": list(one.box)}
+            | {name: None if (x := getattr(one, name)) is None else x.tolist() for name in ARRAYS}
             for one in estimates
         ]
-        write_json(path, {"joints": list(H36M18.joints), "people": people})
+        write_json(path, {"joints": list(joints), "people": people})
         return
     arrays = {
-        "joints": np.array(H36M18.joints),
+        "joints": np.array(joints),
         "picture": np.array([one.name for one in estimates]),
         "box": np.array([one.box for one in estimates]),
-        "pixels": np.stack([one.pixels for one in estimates]),
-        "metres": np.stack([one.metres for one in estimates]),
     }
-    deviations = [one.deviation for one in estimates if one.deviation is not None]
-    if deviations:
-        arrays["deviation"] = np.stack(deviations)
+    for name in ARRAYS:
+        values = [getattr(one, name) for one in estimates]
+        if all(value is not None for value in values):
+            arrays[name] = np.stack(values)
     with whole_file(path) as temporary, temporary.open("wb") as file:  # a file, since savez adds .npz to other names
         np.savez(file, **arrays)  # type: ignore[arg-type]

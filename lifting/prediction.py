@@ -1,6 +1,6 @@
 """What every network of this package returns, and the batches that it is trained on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,10 +49,17 @@ class Prediction:
         optional = ([getattr(part, name) for part in parts] for name in ("log_sigma", "turn", "peak"))
         return Prediction(mu, *map(whole, optional))
 
-    def rows(self, part: slice) -> "Prediction":
+    def rows(self, part: slice | Tensor) -> "Prediction":
         """The predictions of some samples."""
-        optional = (None if x is None else x[part] for x in (self.log_sigma, self.turn, self.peak))
-        return Prediction(self.mu[part], *optional)
+        return self._each(lambda x: x[part])
+
+    def to(self, device: torch.device | str) -> "Prediction":
+        """The same on a device."""
+        return self._each(lambda x: x.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Prediction":
+        optional = (None if x is None else change(x) for x in (self.log_sigma, self.turn, self.peak))
+        return Prediction(change(self.mu), *optional)
 
 
 @dataclass(frozen=True)

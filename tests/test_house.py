@@ -64,7 +64,9 @@ HOUSE: list[dict[str, list[str]]] = [
     ]},
     {"single_stage": [], "estimate": [], "crossfit": []},
     {"inference": [
-        "onnx_backend", "pixel_lifter", "export", "lifter", "intrinsics", "root", "rts", "smoothing", "bvh",
+        "onnx_backend", "pixel_lifter", "export", "lifter", "lifted_people", "intrinsics", "root", "picture_lifter",
+        "picture_report",
+        "rts", "smoothing", "bvh",
     ]},
     {"commands": [
         "options", "runs", "truth", "lift",

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from lifting.command import InputError
 from lifting.inference.intrinsics import Intrinsics, intrinsics_of_focal, read_intrinsics
+from lifting.inference.lifted_people import lift_all
 from lifting.inference.lifter import Lifter
 from lifting.inference.root import with_root
 from lifting.keypoints.detections import Keypoints
@@ -73,40 +74,6 @@ def _camera(options: argparse.Namespace, keypoints: Keypoints) -> Intrinsics | N
     if options.camera is not None:
         return read_intrinsics(options.camera, keypoints.size)
     return None if options.focal is None else intrinsics_of_focal(options.focal, keypoints.size)
-
-
-def lift_all(lifter: Lifter, keypoints: Keypoints, *, scores: bool = False) -> Lifted:
-    """Lifts everybody in every frame; whoever is absent from a frame is NaN there.
-
-    Args:
-        scores: whether the lifter is given the detector's scores; otherwise it only knows which joints are missing.
-
-    Raises:
-        InputError: the lifter needs the size of the picture, which is unknown, or all joints, of which some are
-            missing, or with ``scores``: there are none, or the lifter does not take any.
-    """
-    if scores and not keypoints.has_scores:
-        raise InputError("lift: --scores: expected keypoints with scores, got none")
-    if scores and not lifter.takes_missing:
-        raise InputError(f"lift: --scores: expected a lifter that takes scores, got {lifter.checkpoint}")
-    points = keypoints.to_h36m17()
-    size = points.size
-    if size is None:
-        if not lifter.takes_missing:
-            raise InputError(f"lift: expected the size of the picture, which {lifter.checkpoint} needs: add --size W H")
-        size = (1000, 1000)  # any will do: the lifter sees people relative to themselves
-    confidence = points.confidence if scores else np.isfinite(points.points[..., 0]).astype(np.float64)
-    pose = lifter.lift(points.points, size, confidence)
-    return Lifted(
-        joints=pose.joints,
-        sigma=pose.sigma,
-        deviation=pose.deviation,
-        confidence=1 - pose.sigma.mean(-1),
-        names=lifter.names,
-        axes=lifter.axes,
-        checkpoint=lifter.checkpoint,
-        keypoints=points,
-    )
 
 
 def _summary(lifted: Lifted) -> str:

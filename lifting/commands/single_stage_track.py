@@ -29,6 +29,8 @@ def main(name: str = "run_single_stage.py") -> None:
     evaluate.add_argument("--occlusion", type=Path, metavar="FIGURE", help="a grey square over each group of joints")
     evaluate.add_argument("--truncation", type=Path, metavar="FIGURE", help="boxes that leave a part of the person out")
     evaluate.add_argument("--results", type=Path, metavar="JSON", help="write the joints as COCO's server takes them")
+    evaluate.add_argument("--lifter", metavar="FILE", help="lift a 2D network's joints: a checkpoint, or released")
+    evaluate.add_argument("--cut", type=float, default=0.0, help="with --lifter: share of the box to leave out below")
     _add_estimate(verbs.add_parser("estimate", help="joints with sigma of a picture, or of a folder of them"))
     export = verbs.add_parser("export", help="write a network as an ONNX file: RGB crops in, joints and sigma out")
     add_export(export)
@@ -67,6 +69,8 @@ def _add_estimate(parser: argparse.ArgumentParser) -> None:
         metavar=("FOCAL", "DEPTH"),
         help="focal length in pixels, metres to the pelvis",
     )
+    parser.add_argument("--lifter", metavar="FILE", help="lift a 2D network's joints: a checkpoint, or released")
+    parser.add_argument("--focal", type=float, help="with --lifter: focal length in pixels; gives the place in space")
     parser.add_argument("--stature", type=float, help="without --camera: metres (1.7)")
     parser.add_argument("overrides", **OVERRIDES)
 

@@ -2,6 +2,8 @@
 
 import argparse
 import math
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from lifting import chosen_pictures, single_stage
@@ -11,12 +13,17 @@ from lifting.config import SingleStageConfig
 from lifting.drawing.pose_figures import check_ending
 from lifting.estimate import STATURE, estimate_all, pictures, save_estimates
 from lifting.inference.export import export_single_stage
+from lifting.inference.lifter import Lifter
+from lifting.inference.picture_lifter import lift_estimate
+from lifting.inference.picture_report import format_picture_report, picture_report
 from lifting.metrics.pose_errors import format_pckh, format_report
 from lifting.reports import robustness
 from lifting.reports.keypoint_evaluation import coco_results, format_keypoints
 from lifting.shipped import configs
 from lifting.training import ranks
+from lifting.training.objective import ImageObjective
 
+RELEASED_LIFTER = "released"
 HEADLINE = "For single-stage networks the RLE paper gives the mean over all frames; compare that row with its tables."
 
 
@@ -33,6 +40,11 @@ def evaluate(options: argparse.Namespace) -> None:
     objective, config = single_stage.load(options.checkpoint, options.overrides)
     if objective.dims == 2 and (options.occlusion or options.truncation):
         raise InputError("evaluate: --occlusion, --truncation: expected a 3D network, got one with model.dims 2")
+    if options.cut and options.lifter is None:
+        raise InputError("evaluate: --cut: expected --lifter too")
+    if not 0 <= options.cut < 1:
+        raise InputError(f"evaluate: --cut: expected a share from 0 up to 1, got {options.cut:g}")
+    lifter = None if options.lifter is None else two_step_lifter(objective, options)
     images, flat = chosen_pictures.test_set(config), chosen_pictures.flat_test_set(config)
     if options.results and images.picture is None:
         raise InputError(f"evaluate: --results: expected pictures of COCO, got {config.data.path}")
@@ -41,6 +53,9 @@ def evaluate(options: argparse.Namespace) -> None:
         report["occlusion"] = robustness.occlusion_report(objective, images, prediction, matrix, config)
     if options.truncation:
         report["truncation"] = robustness.truncation_report(objective, images, config)
+    if lifter is not None:
+        deep = chosen_pictures.test_set(config, keep_depth=True)
+        report["lifted"] = picture_report(objective, config, deep, lifter, cut=options.cut)
     if not ranks.stop():
         return
     if options.json:
@@ -56,6 +71,17 @@ def evaluate(options: argparse.Namespace) -> None:
     print(format_all(report))
 
 
+def two_step_lifter(objective: ImageObjective, options: argparse.Namespace) -> Lifter:
+    """The lifter that ``--lifter`` names, for what a 2D network finds.
+
+    Raises:
+        InputError: the network is a 3D one, or `Lifter.load` refuses the file.
+    """
+    if objective.dims == 3:
+        raise InputError(f"--lifter: expected a 2D network (model.dims 2), got {options.checkpoint}")
+    return Lifter.load(None if options.lifter == RELEASED_LIFTER else Path(options.lifter))
+
+
 def format_all(report: dict[str, Any]) -> str:
     """Every part of a report that is there, for the screen."""
     texts = [format_report(report), HEADLINE] if "mpjpe_mm" in report else [format_keypoints(report)]
@@ -65,6 +91,8 @@ def format_all(report: dict[str, Any]) -> str:
         texts.append(f"r(sigma, error) {report['sigma_error_r']:.2f}")
     if "flat" in report:
         texts.append(format_pckh(report["flat"]))
+    if "lifted" in report:
+        texts.append(format_picture_report(report["lifted"]))
     if "occlusion" in report:
         texts.append(robustness.format_occlusion(report["occlusion"]))
     if "truncation" in report:
@@ -80,12 +108,19 @@ def estimate(options: argparse.Namespace) -> None:
         raise InputError(f"estimate: --stature: expected metres from 0.3 to 3, got {stature:g}")
     if options.camera and not all(0 < value < math.inf for value in options.camera):
         raise InputError(f"estimate: --camera: expected numbers above zero, got {options.camera}")
+    if options.focal is not None and not 0 < options.focal < math.inf:
+        raise InputError(f"estimate: --focal: expected pixels, a number above zero, got {options.focal:g}")
+    if options.focal is not None and options.lifter is None:
+        raise InputError("estimate: --focal: expected --lifter too; a 3D network has --camera FOCAL DEPTH")
     objective, config = single_stage.load(options.checkpoint, options.overrides)
+    lift = None
+    if options.lifter is not None:
+        lift = partial(lift_estimate, lifter=two_step_lifter(objective, options), focal=options.focal)
     people = list(pictures(options.input, options.boxes))
     camera = None if options.camera is None else (options.camera[0], options.camera[1])
     if not people:
         raise InputError(f"estimate: expected people, found no box in {options.boxes}")
-    found = estimate_all(objective, config, people, options.figures, camera, stature)
+    found = estimate_all(objective, config, people, options.figures, camera, stature, lift)
     save_estimates(options.output, found)
     print(f"{len(found)} people in {len({one.name for one in found})} pictures: {options.output}")
 

@@ -76,11 +76,12 @@ def place_people(
         joints: (N, J, 3) metres, relative to the pelvis; NaN for one that is unknown.
         deviation: (N, J, 3) metres, along the same axes: 0 for the pelvis, which stays; NaN counts as `ASSUMED`.
         rays: (N, J, 3) unit vectors, camera frame; NaN for a missing keypoint, which is ignored.
-        angle: (N,) radians, the standard deviation of a ray about each axis across it.
+        angle: (N,) or (N, J) radians, the standard deviation of a ray about each axis across it.
         about_ray: whether joints are in the axes about the pelvis' ray, otherwise in those of the camera.
         place: metres, the standard deviation of where a detector puts a joint, the pelvis too.
     """
     variance = np.square(np.where(np.isfinite(deviation), deviation, ASSUMED))
+    angle = angle.reshape(len(joints), -1)  # (N, 1) or (N, J)
     seen: NDArray[np.bool_] = np.all(np.isfinite(rays) & np.isfinite(joints), axis=-1)
     usable = seen.sum(1) >= _FEWEST
     rays, mu = np.where(seen[..., None], rays, [0.0, 0.0, 1.0]), np.where(seen[..., None], joints, 0)
@@ -92,7 +93,7 @@ def place_people(
         X = mu @ turn
         before, T = T, _solve(_normal(weight, rays), -(weight[..., None] * _across(rays, X)).sum(1))
         in_camera = X + T[:, None]
-        noise = np.square(angle[:, None] * np.maximum(np.linalg.norm(in_camera, axis=-1), _NEAREST)) + place**2
+        noise = np.square(angle * np.maximum(np.linalg.norm(in_camera, axis=-1), _NEAREST)) + place**2
         spread = _spread(variance, turn, rays)
         s2 = np.maximum(spread + noise, _SMALLEST)
         off = np.linalg.norm(_across(rays, in_camera), axis=-1) / np.sqrt(s2)

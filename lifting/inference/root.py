@@ -16,7 +16,7 @@ PIXELS = 0.01  # standard deviation of a keypoint, as a fraction of the person's
 PLACE = 0.02  # metres by which detectors differ in where they put a joint
 
 
-def with_root(lifted: Lifted, camera: Intrinsics, *, pixel_noise: float | None = None) -> Lifted:
+def with_root(lifted: Lifted, camera: Intrinsics, *, pixel_noise: float | Array | None = None) -> Lifted:
     """The same people with their root, in camera axes, with their joints brought towards their rays.
 
     How far a joint moves depends on its deviation and on the noise of its keypoint (`geometry.rays`). Where no root was
@@ -25,8 +25,9 @@ def with_root(lifted: Lifted, camera: Intrinsics, *, pixel_noise: float | None =
     correlations between the axes are not kept.
 
     Args:
-        pixel_noise: standard deviation of a keypoint's coordinate in pixels; None for one per cent of the person's size
-            in the picture, the diagonal of the box of his keypoints.
+        pixel_noise: standard deviation of a keypoint's coordinate in pixels, one for all or (T, P, 17) one for each, as
+            a 2D network with sigma predicts it; None for one per cent of the person's size in the picture, the diagonal
+            of the box of his keypoints.
     """
     leading, count = lifted.joints.shape[:2], lifted.joints.shape[2]
     joints, sigma, deviation = (
@@ -35,7 +36,8 @@ def with_root(lifted: Lifted, camera: Intrinsics, *, pixel_noise: float | None =
     known: NDArray[np.bool_] = np.isfinite(deviation)
     deviation[:, H36M17.root] = 0
     pixels = lifted.keypoints.points.reshape(-1, count, 2)
-    angle = _angular_noise(pixels, camera, pixel_noise)
+    noise = pixel_noise.reshape(-1, count) if isinstance(pixel_noise, np.ndarray) else pixel_noise
+    angle = _angular_noise(pixels, camera, noise)
     in_ray_axes = lifted.axes == "ray"
     placed = place_people(joints, deviation, camera.rays(pixels), angle, about_ray=in_ray_axes, place=PLACE)
     squares = np.square(np.swapaxes(placed.turn, -1, -2))  # from the axes of the lifter to those of the camera
@@ -60,11 +62,11 @@ def _deviations(covariance: Array) -> Array:
     return found
 
 
-def _angular_noise(pixels: Array, camera: Intrinsics, noise: float | None) -> Array:
-    """(N,) radians, the standard deviation of a ray about each axis across it."""
+def _angular_noise(pixels: Array, camera: Intrinsics, noise: float | Array | None) -> Array:
+    """(N,) or (N, J) radians, the standard deviation of a ray about each axis across it."""
     focal = float(np.sqrt(np.prod(camera.focal)))
     if noise is not None:
-        return np.full(len(pixels), noise / focal)
+        return np.broadcast_to(np.asarray(noise, dtype=np.float64) / focal, pixels.shape[:-1])
     seen = np.isfinite(pixels).all(-1, keepdims=True)
     low, high = np.where(seen, pixels, np.inf).min(1), np.where(seen, pixels, -np.inf).max(1)
     size = np.where(np.isfinite(low), high - low, 1.0)

@@ -193,9 +193,7 @@ def draw(
     """A figure of test pictures, evenly spread over the set, with what is predicted in them and in space."""
     places = np.linspace(0, len(images) - 1, rows + 2).astype(np.int64)[1:-1]
     some, matrix = select(images, places), matrix[places]
-    prediction = Prediction(
-        prediction.mu[places], None if prediction.log_sigma is None else prediction.log_sigma[places]
-    )
+    prediction = prediction.rows(torch.from_numpy(places))
     mu, _ = in_metres(prediction, matrix, some, config.data.size)
     deviation = None
     if prediction.log_sigma is not None:

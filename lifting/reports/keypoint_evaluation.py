@@ -26,6 +26,7 @@ from lifting.training.objective import ImageObjective
 DRAWN = 8  # people in a figure
 
 
+@torch.no_grad()
 def keypoint_report(
     objective: ImageObjective,
     images: ImageSet,
@@ -143,7 +144,7 @@ def draw_keypoints(
     """A figure of test pictures, evenly spread over the set, with what is predicted in them."""
     places = np.unique(np.linspace(0, len(images) - 1, min(DRAWN, len(images))).astype(np.int64))
     some = select(images, places)
-    chosen = Prediction(prediction.mu[places], None if prediction.log_sigma is None else prediction.log_sigma[places])
+    chosen = prediction.rows(torch.from_numpy(places))
     pixels = picture_points(chosen.mu.double(), matrix[places], config.data.size).numpy()
     deviation = pixel_deviation(objective, chosen, matrix[places], config)
     people = []

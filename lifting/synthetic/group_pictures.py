@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lifting.command import write_json
@@ -33,7 +34,7 @@ from lifting.synthetic.making import (
     some_poses,
     whole_folder,
 )
-from lifting.synthetic.rendering import Array, Cones, View
+from lifting.synthetic.rendering import Array, Cones, Single, View
 
 log = logging.getLogger(__name__)
 
@@ -152,11 +153,8 @@ def coco_joints(joints: Array) -> Array:
     return np.concatenate([body_shape.face(joints), body])
 
 
-def _known(rng: np.random.Generator, joints: Array, view: View, depth: Array, mine: np.ndarray) -> Person:
-    """Args:
-    depth: (H, W) metres of the scene's surface.
-    mine: (H, W) bool, where this person is seen.
-    """
+def _known(rng: np.random.Generator, joints: Array, view: View, depth: Single, mine: NDArray[np.bool_]) -> Person:
+    """What is known of a person, given the depth of the scene's surface and where it is this person's, both (H, W)."""
     at = coco_joints(joints)
     pixels, z = view.project(at), view.to_camera(at)[:, 2]
     column, row = (np.rint(pixels[:, axis]).astype(int) for axis in (0, 1))

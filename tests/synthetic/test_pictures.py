@@ -21,6 +21,7 @@ from lifting.geometry.skeleton import H36M17, MPII16
 from lifting.synthetic import body_shape, pictures, rendering, scenery
 from lifting.synthetic import poses as synthetic_poses
 from lifting.synthetic.action_scripts import ACTIONS
+from lifting.synthetic.making import Pose, processes, recipe
 from lifting.synthetic.pictures import MPII_JOINTS, Shot, make_rendered, rendered_folder, take
 from lifting.synthetic.rendering import Array, Cones, Light, View, look_at
 
@@ -329,7 +330,7 @@ def test_2d_labels_are_where_the_joints_are(poses: Array, tmp_path: Path, monkey
         shots.append(shot)
         return take(shot)
 
-    given = [pictures.Pose("S1", "Greeting", i, joints) for i, joints in enumerate(poses[:5])]
+    given = [Pose("S1", "Greeting", i, joints) for i, joints in enumerate(poses[:5])]
     pictures._write_flat(tmp_path, "valid", given, 0, lambda them: [remember(shot) for shot in them])
     for shot, entry in zip(shots, json.loads((tmp_path / "annot/valid.json").read_text()), strict=True):
         pixels = torch.from_numpy(take(shot).view.project(shot.joints))
@@ -353,7 +354,7 @@ def test_pictures_are_a_function_of_their_key_in_any_process(poses: Array, tmp_p
         [Shot(tmp_path / f"{run}_{i}.jpg", poses[i], (0, 1, i), wild=bool(i % 2)) for i in range(4)] for run in range(3)
     ]
     for run, workers in ((0, 1), (1, 2)):
-        with pictures._processes(workers) as spread:
+        with processes(workers) as spread:
             boxes = [taken.box for taken in spread(take, shots[run], 1)]
     other = shots[2][0]._replace(key=(0, 1, 99))
     assert not np.array_equal(take(other).box, boxes[0])
@@ -378,15 +379,15 @@ def test_the_set_is_cached_and_remade_when_stale(tmp_path: Path, monkeypatch: py
     def make(folder: Path, **counts: int) -> None:
         calls.append(counts)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "recipe.json").write_text(json.dumps(pictures._recipe(0, counts)))
+        (folder / "recipe.json").write_text(json.dumps(recipe(pictures.__file__, 0, counts)))
 
     monkeypatch.setattr(pictures, "make_rendered", make)
     assert rendered_folder(tmp_path / "data") == tmp_path / "data" / "rendered"
     rendered_folder(tmp_path / "data")
     assert calls == [{"train": 5000, "test": 800, "flat_train": 4000, "flat_valid": 500}]
-    recipe = tmp_path / "data" / "rendered" / "recipe.json"
+    recorded = tmp_path / "data" / "rendered" / "recipe.json"
     for stale in ("{", json.dumps({"checksum": "of yesterday"})):
-        recipe.write_text(stale)
+        recorded.write_text(stale)
         rendered_folder(tmp_path / "data")
     assert len(calls) == 3
 

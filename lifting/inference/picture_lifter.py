@@ -1,0 +1,80 @@
+"""From a picture to joints in space in two steps: a 2D network's joints, lifted, with its sigma handed on."""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lifting.command import InputError
+from lifting.estimate import Estimate
+from lifting.geometry.skeleton import COCO17, H36M17, JOINT_SETS, JointSet
+from lifting.inference.intrinsics import intrinsics_of_focal
+from lifting.inference.lifted_people import lift_all
+from lifting.inference.lifter import Lifter
+from lifting.inference.root import with_root
+from lifting.keypoints.detections import Keypoints
+from lifting.keypoints.joint_sets import to_h36m17
+
+Array = NDArray[np.float64]
+
+
+def lift_estimate(one: Estimate, size: tuple[int, int], lifter: Lifter, focal: float | None) -> Estimate:
+    """The same person with Human3.6M's 17 joints, in the picture and in space.
+
+    With a focal length, the joints are brought towards the rays of their keypoints, each ray trusted by the standard
+    deviation that the 2D network predicts for it (`inference.root.with_root`), and the pelvis is placed in space.
+    Without one, ``metres`` are in the lifter's own axes, see `Lifter.axes`.
+
+    Args:
+        size: width and height of the picture.
+        focal: focal length in pixels; the optical axis is in the middle of the picture.
+
+    Raises:
+        InputError: the lifter needs a joint that the 2D network does not give.
+    """
+    pixels, deviation = lifter_keypoints(one.pixels, one.pixel_deviation, joint_set_of(one))
+    confidence = np.where(np.isfinite(pixels).all(-1), 1.0, 0.0)
+    keypoints = Keypoints(pixels[None, None], confidence[None, None], H36M17.name, size, (one.name,), ("0",))
+    lifted = lift_all(lifter, keypoints)
+    if focal is not None:
+        noise = None if deviation is None else deviation[None, None]
+        lifted = with_root(lifted, intrinsics_of_focal(focal, size), pixel_noise=noise)
+    has_deviation = bool(np.isfinite(lifted.deviation).any())
+    return replace(
+        one,
+        joints=H36M17.joints,
+        pixels=pixels,
+        confidence=lifted.confidence[0, 0].astype(np.float64) if has_deviation else confidence,
+        pixel_deviation=None if deviation is None else np.repeat(deviation[:, None], 2, 1),
+        metres=lifted.joints[0, 0].astype(np.float64),
+        deviation=lifted.deviation[0, 0].astype(np.float64) if has_deviation else None,
+        root=None if lifted.root is None else lifted.root[0, 0].astype(np.float64),
+    )
+
+
+def lifter_keypoints(pixels: Array, deviation: Array | None, joint_set: JointSet) -> tuple[Array, Array | None]:
+    """A 2D network's joints as the lifters' 17, (..., 17, 2), and their standard deviation, (..., 17) pixels.
+
+    That of a joint made of two is the mean of theirs, as if they were wrong together.
+
+    Args:
+        pixels: (..., J, 2).
+        deviation: (..., J, 2) pixels, or None.
+
+    Raises:
+        InputError: there is no way from these joints to Human3.6M's.
+    """
+
+    def mapped(x: Array) -> Array:
+        if joint_set == COCO17:
+            return to_h36m17(x, np.ones(x.shape[:-1]), COCO17.name)[0]
+        return x[..., : len(H36M17), :]
+
+    if joint_set != COCO17 and joint_set.joints[: len(H36M17)] != H36M17.joints:
+        raise InputError(f"estimate: expected the joints coco17 or h36m18 to lift, got {joint_set.name}")
+    return mapped(pixels), None if deviation is None else np.sqrt(np.square(mapped(deviation)).mean(-1))
+
+
+def joint_set_of(one: Estimate) -> JointSet:
+    """The set with the joints of an estimate."""
+    return next(joint_set for joint_set in JOINT_SETS.values() if joint_set.joints == one.joints)
