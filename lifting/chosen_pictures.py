@@ -34,6 +34,7 @@ def training_sets(config: SingleStageConfig) -> tuple[ImageSet, ImageSet | None]
     """
     data = config.data
     main = main_pictures(config, data.train_parts, data.stride)
+    main = main if config.model.dims == 3 else without_depth(main)
     if data.flat_path is None:
         return main, None
     if data.flat_path == "rendered" and data.path not in EMBEDDED:
@@ -42,22 +43,23 @@ def training_sets(config: SingleStageConfig) -> tuple[ImageSet, ImageSet | None]
     return main, with_joints_of(flat, main, data.flat_path)
 
 
-def test_set(config: SingleStageConfig, *, keep_depth: bool = False) -> ImageSet:
-    """The configured test pictures, with 3D labels for a 3D network.
-
-    Args:
-        keep_depth: whether pictures for a 2D network keep their 3D labels, if they have any.
+def test_set(config: SingleStageConfig) -> ImageSet:
+    """The configured test pictures, with 3D labels for a 3D network and without for a 2D network.
 
     Raises:
         InputError: a picture cannot be read. If ``data.on_broken`` is skip, it is left out with a warning instead.
     """
-    images = main_pictures(config, config.data.test_parts, config.data.test_stride, keep_depth=keep_depth)
+    images = deep_test_set(config)
+    return images if config.model.dims == 3 else without_depth(images)
+
+
+def deep_test_set(config: SingleStageConfig) -> ImageSet:
+    """As `test_set`, but for a 2D network too with the 3D labels that there are."""
+    images = main_pictures(config, config.data.test_parts, config.data.test_stride)
     return readable(images, skip=config.data.on_broken == "skip")
 
 
-def main_pictures(
-    config: SingleStageConfig, parts: tuple[str, ...], stride: int, *, keep_depth: bool = False
-) -> ImageSet:
+def main_pictures(config: SingleStageConfig, parts: tuple[str, ...], stride: int) -> ImageSet:
     """Every ``stride``-th picture from these parts of ``data.path``.
 
     Raises:
@@ -71,9 +73,12 @@ def main_pictures(
         )
     if config.data.drop_wrong_s9:
         images = select(images, ~wrong_s9(images))
-    if config.model.dims == 2 and not keep_depth:
-        images = replace(images, points=None, focal=None, center=None)
     return select(images, np.arange(0, len(images), stride))
+
+
+def without_depth(images: ImageSet) -> ImageSet:
+    """The set without 3D labels."""
+    return replace(images, points=None, focal=None, center=None)
 
 
 def flat_test_set(config: SingleStageConfig) -> ImageSet | None:

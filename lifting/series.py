@@ -39,6 +39,12 @@ COST = {
 }
 # What is read from the reports: heading and digits. Errors are in millimetres.
 COLUMNS = {
+    "ap": ("AP", 1),
+    "ap_50": ("AP50", 1),
+    "ap_75": ("AP75", 1),
+    "oks": ("mean OKS (%)", 1),
+    "confidence_oks_r": ("r(confidence, OKS)", 3),
+    "nme_percent": ("NME (%)", 2),
     "mpjpe_mm": ("MPJPE (action mean)", 2),
     "pa_mpjpe_mm": ("PA-MPJPE (action mean)", 2),
     "mpjpe_frame_mm": ("MPJPE (frame mean)", 2),
@@ -156,7 +162,9 @@ def carry_out(run: Run, threads: int) -> None:
             if subprocess.run(command, env=environment, stdout=words, stderr=words, check=False).returncode:
                 last = (run.folder / "log.txt").read_text().strip().splitlines()[-1:]
                 raise RunError(f"{run.folder}: {arguments[0]} failed: {''.join(last)}")
-    log.info(f"{run.folder}: MPJPE {json.loads(run.report.read_text())['mpjpe_mm']:.1f} mm (action mean)")
+    report = json.loads(run.report.read_text())
+    headings = [(key, heading) for key, (heading, _) in COLUMNS.items() if key in report]
+    log.info(f"{run.folder}: {headings[0][1]} {report[headings[0][0]]:.1f}")
 
 
 def row_of(runs: list[Run]) -> dict[str, Any]:

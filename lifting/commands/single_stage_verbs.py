@@ -54,7 +54,7 @@ def evaluate(options: argparse.Namespace) -> None:
     if options.truncation:
         report["truncation"] = robustness.truncation_report(objective, images, config)
     if lifter is not None:
-        deep = chosen_pictures.test_set(config, keep_depth=True)
+        deep = chosen_pictures.deep_test_set(config)
         report["lifted"] = picture_report(objective, config, deep, lifter, cut=options.cut)
     if not ranks.stop():
         return
