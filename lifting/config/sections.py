@@ -129,7 +129,14 @@ class AugmentConfig(_Section):
     occlude: float = Field(0.5, ge=0, le=1, description="probability of a noise rectangle over part of the person")
 
 
-CropSide = Annotated[int, Field(ge=32, le=1024, multiple_of=32)]
+def _sides(size: int | tuple[int, int]) -> int | tuple[int, int]:
+    for side in (size,) if isinstance(size, int) else size:
+        if not 32 <= side <= 1024 or side % 32:
+            raise ValueError("expected multiples of 32 from 32 to 1024")
+    return size
+
+
+CropSize = Annotated[int | tuple[int, int], AfterValidator(_sides)]
 
 
 class ImageDataConfig(_Section):
@@ -148,7 +155,7 @@ class ImageDataConfig(_Section):
     stride: PositiveInt = Field(1, description="train on every n-th image of path")
     test_stride: PositiveInt = Field(1, description="test on every n-th image of path")
     drop_wrong_s9: bool = Field(False, description="leave out S9's recordings whose 3D is wrong: h36m.WRONG_S9")
-    size: CropSide | tuple[CropSide, CropSide] = Field(
+    size: CropSize = Field(
         256,
         description="side of the network's input crop, pixels; width and height for 2D networks, such as [192, 256]",
     )

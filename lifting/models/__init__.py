@@ -49,7 +49,7 @@ def build_image_model(config: ImageModelConfig, *, joints: int, with_sigma: bool
     Raises:
         InputError: a network and a loss that do not belong together; weights that do not fit.
     """
-    options = config.model_dump(exclude={"name", "weights"})
+    options = config.model_dump(exclude={"name", "weights"} | ({"dims"} if config.name == "simplepose" else set()))
     if config.name == "regressor":
         options |= {"with_sigma": with_sigma, "heatmaps": heatmaps}
     elif config.name == "integral" and (with_sigma or heatmaps):

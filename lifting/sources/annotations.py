@@ -130,6 +130,8 @@ def in_folder(
         if images.suffix in (".zip", ".tar", ".lmdb", ".mdb"):
             found = f"a {images.suffix[1:]} file (unpack it into a folder first)"
         raise InputError(f"--images: expected a folder, found {found} at {images}")
+    if images is not None and (images / "data.mdb").exists():
+        raise InputError(f"--images: expected a folder of pictures, found an lmdb at {images} (unpack it first)")
     some = names[:: max(1, len(names) // 20)].tolist()
     places = [images] if images else [beside / "images", beside, beside.parent / "images", beside.parent, *more]
     folder = max(places, key=lambda place: sum(isfile(place / name) for name in some))

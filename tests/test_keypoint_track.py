@@ -1,0 +1,287 @@
+"""The single-stage track in 2D, from the command line: COCO's joints trained, scored, drawn, exported and lifted."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import run_single_stage
+from lifting import chosen_pictures, single_stage
+from lifting.checkpoint import load_checkpoint
+from lifting.command import InputError
+from lifting.config import SingleStageConfig, read_config
+from lifting.datasets.image_index import pack, read_index, read_truth, write_index
+from lifting.datasets.image_set import ImageSet, in_own_picture, select
+from lifting.geometry.crops import crop_labels, crop_matrix, picture_points, transform
+from lifting.geometry.skeleton import COCO17, H36M17, H36M18
+from lifting.inference.picture_lifter import lifter_keypoints
+from lifting.prediction import Prediction
+from lifting.reports.keypoint_evaluation import coco_results, keypoint_report
+from lifting.sources.image_readers import read_coco
+from lifting.synthetic.group_pictures import make_groups
+from tests.conftest import Shell, refused
+
+MAIN = run_single_stage.main
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def groups(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small set in COCO's layout."""
+    folder = tmp_path_factory.mktemp("groups") / "set"
+    make_groups(folder, train=24, val=6, workers=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def index(groups: Path) -> Path:
+    """Its index file, with detections."""
+    read = read_coco(groups, boxes=groups / "annotations" / "person_detections_val.json")
+    write_index(groups / "coco.h5", read.images, source="test", checksum="", truth=read.truth)
+    return groups / "coco.h5"
+
+
+@pytest.fixture(scope="session")
+def small(index: Path) -> list[str]:
+    """Overrides for a run that takes seconds."""
+    return [
+        *("model.dims=2", "model.backbone=resnet18", "model.width=8", "loss.flow.width=8"),
+        *(f"data.path={index}", "data.train_parts=[train]", "data.test_parts=[valid]", "data.size=[64, 96]"),
+        *("train.batch_size=16", "train.epochs=1", "train.bn_batches=2", "train.precision=fp32"),
+    ]
+
+
+@pytest.fixture(scope="session")
+def trained(small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    single_stage.train(read_config(SingleStageConfig, overrides=small), folder)
+    return folder / "last.pt"
+
+
+def exact(images: ImageSet, config: SingleStageConfig) -> tuple[Prediction, torch.Tensor]:
+    """A prediction that is the labels, in crops as `predict` makes them."""
+    matrix = crop_matrix(torch.from_numpy(images.box), config.data.size)
+    keypoints = torch.from_numpy(images.keypoints).double()
+    uv = crop_labels(keypoints, torch.zeros(keypoints.shape[:2], dtype=torch.float64), matrix, config.data.size)
+    return Prediction(uv[..., :2].float(), torch.full((*keypoints.shape[:2], 2), -3.0)), matrix
+
+
+def test_train_evaluate_and_resume(shell: Shell, small: list[str], trained: Path, tmp_path: Path) -> None:
+    folder = trained.parent
+    assert {"config.yaml", "last.pt", "best.pt", "metrics.jsonl", "report.json", "poses.png"} <= {
+        path.name for path in folder.iterdir()
+    }
+    report = json.loads((folder / "report.json").read_text())
+    assert {"nme_percent", "nll", "oks", "confidence_oks_r", "ap", "ar", "n_people", "sigma_error_r"} <= report.keys()
+    assert load_checkpoint(trained)["joint_set"] == "coco17"
+    command = ["evaluate", "--checkpoint", trained, "--json", tmp_path / "report.json"]
+    code, out, err = shell(*command, "--results", tmp_path / "results.json", main=MAIN)
+    assert code == 0, err
+    assert "COCO: AP" in out
+    assert "error" in out
+    again = json.loads((tmp_path / "report.json").read_text())
+    assert {key: again[key] for key in report} == report
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert {"image_id", "category_id", "keypoints", "score"} == found[0].keys()
+    assert len(found[0]["keypoints"]) == 51
+    code, out, err = shell("train", "--resume", folder, "train.epochs=2", main=MAIN)
+    assert code == 0, err
+    assert [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["loss.name=l1"],
+        ["model.name=integral", "loss.name=l1"],
+        ["model.name=simplepose", "loss.name=heatmap"],
+        ["loss.name=dle", "loss.beta=0", "model.sigma=coordinate"],
+        ["loss.name=rle_reference", "model.sigma=coordinate", "loss.heatmap=1"],
+    ],
+    ids=lambda overrides: overrides[0],
+)
+def test_every_way_to_find_joints_trains(small: list[str], tmp_path: Path, overrides: list[str]) -> None:
+    config = read_config(SingleStageConfig, overrides=[*small, *overrides])
+    report = single_stage.train(config, tmp_path)
+    assert report is not None
+    assert 0 <= report["oks"] <= 100
+    objective, config = single_stage.load(tmp_path / "last.pt")
+    images = chosen_pictures.test_set(config)
+    prediction = single_stage.evaluate(objective, images, config)[1]
+    assert prediction.mu.shape == (len(images), 17, 2)
+    assert (prediction.peak is not None) == (config.model.name == "simplepose")
+    confidence = prediction.confidence
+    assert ((confidence >= 0) & (confidence <= 1)).all()
+
+
+def test_a_few_pictures_are_fitted(small: list[str], tmp_path: Path) -> None:
+    """Training works: a network that may look at the test people knows them."""
+    make_groups(tmp_path / "few", train=1, val=4, workers=1)
+    read = read_coco(tmp_path / "few")
+    write_index(tmp_path / "few.h5", read.images, source="test", checksum="", truth=read.truth)
+    overrides = [
+        *small,
+        *(f"data.path={tmp_path / 'few.h5'}", "data.train_parts=[valid]", "data.overfit=true", "train.batch_size=8"),
+        *("data.augment.scale=0", "data.augment.rotation=0", "data.augment.occlude=0", "data.augment.colour=0"),
+        *("model.width=16", "train.epochs=50", "train.lr=0.003", "train.warmup_steps=5", "train.lr_steps=[40]"),
+        *("train.flip=false", "train.bn_batches=1"),
+    ]
+    report = single_stage.train(read_config(SingleStageConfig, overrides=overrides), tmp_path / "run")
+    assert report is not None
+    assert report["ap"] > 95
+    shared = read_config(SingleStageConfig, overrides=[*overrides, "data.overfit=false"])
+    with pytest.raises(InputError, match="expected test recordings that are not trained on"):
+        single_stage.train(shared, tmp_path / "refused")
+
+
+def test_exact_joints_have_an_ap_of_100_from_files_and_from_cut_outs(
+    index: Path, small: list[str], trained: Path
+) -> None:
+    """Packed pictures are cut and shrunk, COCO's annotations are not: AP is measured in the pictures as they were."""
+    config = read_config(SingleStageConfig, overrides=small)
+    objective, _ = single_stage.load(trained)
+    images = chosen_pictures.test_set(config)
+    pack(index.with_name("packed.h5"), images, source="test", checksum="", truth=read_truth(index), side=60)
+    for path in (index, index.with_name("packed.h5")):
+        some = select(images, np.arange(len(images))) if path == index else read_index(path)
+        prediction, matrix = exact(some, config)
+        report = keypoint_report(objective, some, prediction, matrix, config, read_truth(path))
+        assert report["ap"] == pytest.approx(100)
+        assert report["oks"] == pytest.approx(100, abs=1e-3)
+        assert report["nme_percent"] < 1e-3
+    assert some.cut is not None
+    assert float(some.cut[:, 2].min()) < 1
+    np.testing.assert_allclose(
+        in_own_picture(some, some.keypoints.astype(np.float64))[images.labelled],
+        images.keypoints[images.labelled],
+        atol=1e-3,
+    )
+
+
+def test_detected_boxes(index: Path, small: list[str], trained: Path, shell: Shell) -> None:
+    code, out, err = shell("evaluate", "--checkpoint", trained, "data.test_parts=[detected]", main=MAIN)
+    assert code == 0, err
+    assert "COCO: AP" in out
+    assert "NME" not in out
+    config = read_config(SingleStageConfig, overrides=[*small, "data.test_parts=[detected]"])
+    images = chosen_pictures.test_set(config)
+    assert images.score is not None
+    prediction, matrix = exact(images, config)
+    found = coco_results(images, prediction, matrix, config)
+    assert max(row["score"] for row in found) <= float(images.score.max())
+    words = "expected one part"
+    refused(shell("evaluate", "--checkpoint", trained, "data.test_parts=[valid, detected]", main=MAIN), words)
+
+
+def test_an_index_without_annotations_for_ap_is_refused(index: Path, small: list[str], tmp_path: Path) -> None:
+    write_index(tmp_path / "bare.h5", read_index(index), source="test", checksum="")
+    config = read_config(SingleStageConfig, overrides=[*small, f"data.path={tmp_path / 'bare.h5'}"])
+    with pytest.raises(InputError, match="expected annotations to measure AP of valid against, got none"):
+        single_stage.train(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["model.dims=3"], "expected pictures with 3D labels"),
+        (["model.name=simplepose"], "loss.name heatmap with model.name simplepose"),
+        (["loss.name=heatmap"], "loss.name heatmap with model.name simplepose"),
+        (["model.name=integral"], "expected a loss without sigma"),
+        (["data.flat_path=rendered"], "data.flat_path"),
+        (["data.size=[64, 100]"], "expected multiples of 32"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    shell: Shell, small: list[str], overrides: list[str], words: str, tmp_path: Path
+) -> None:
+    demo = ["--config", ROOT / "configs" / "single_stage" / "coco_demo.yaml", "--output", tmp_path / "run"]
+    refused(shell("train", *demo, *small, *overrides, main=MAIN), words)
+
+
+def test_a_3d_verb_is_refused(shell: Shell, trained: Path, tmp_path: Path) -> None:
+    base = ["evaluate", "--checkpoint", trained]
+    refused(shell(*base, "--occlusion", tmp_path / "o.png", main=MAIN), "--occlusion", "model.dims 2")
+    refused(shell(*base, "--cut", 0.2, main=MAIN), "--lifter")
+    refused(shell(*base, "--lifter", "released", main=MAIN), "expected pictures with 3D labels")
+
+
+def test_coco_is_mixed_into_3d_training(index: Path) -> None:
+    coco = read_index(index)
+    deep = ImageSet(*(getattr(coco, name) for name in ("files", "box")), keypoints=np.zeros((len(coco), 18, 2), "f"),
+                    labelled=np.ones((len(coco), 18), bool), part=coco.part, sequence=coco.sequence,
+                    camera=coco.camera, frame=coco.frame, head_size=coco.head_size)  # fmt: skip
+    flat = chosen_pictures.with_joints_of(coco, deep, "coco.h5")
+    assert flat.joint_set == H36M18
+    for name in ("left_wrist", "right_ankle", "left_shoulder"):
+        here, there = H36M18.joints.index(name), COCO17.joints.index(name)
+        assert np.array_equal(flat.labelled[:, here], coco.labelled[:, there])
+        assert np.array_equal(flat.keypoints[:, here], coco.keypoints[:, there])
+    hips = [COCO17.joints.index(f"{side}_hip") for side in ("left", "right")]
+    both = coco.labelled[:, hips].all(1)
+    assert np.array_equal(flat.labelled[:, 0], both)
+    np.testing.assert_allclose(flat.keypoints[both, 0], coco.keypoints[both][:, hips].mean(1), rtol=1e-6)
+    for name in ("spine", "thorax", "neck", "head"):
+        assert not flat.labelled[:, H36M18.joints.index(name)].any()
+    with pytest.raises(InputError, match="expected the joints coco17, got h36m18"):
+        chosen_pictures.with_joints_of(deep, coco, "h36m.h5")
+
+
+def test_estimate_and_lift(shell: Shell, trained: Path, groups: Path, tmp_path: Path) -> None:
+    picture = next((groups / "val").glob("*.jpg"))
+    (tmp_path / "boxes.json").write_text(json.dumps({picture.name: [[10, 10, 120, 200], [60, 20, 100, 180]]}))
+    base = ["estimate", "--checkpoint", trained, "--input", picture, "--boxes", tmp_path / "boxes.json", "--output"]
+    code, _, err = shell(*base, tmp_path / "flat.json", "--figures", tmp_path / "figures", main=MAIN)
+    assert code == 0, err
+    flat = json.loads((tmp_path / "flat.json").read_text())
+    assert flat["joints"] == list(COCO17.joints)
+    assert flat["people"][0]["metres"] is None
+    assert np.shape(flat["people"][1]["pixel_deviation"]) == (17, 2)
+    assert len(list((tmp_path / "figures").iterdir())) == 2
+    assert cv2.imread(str(next((tmp_path / "figures").iterdir()))) is not None
+
+    code, _, err = shell(*base, tmp_path / "deep.npz", "--lifter", "released", "--focal", 300, main=MAIN)
+    assert code == 0, err
+    deep = np.load(tmp_path / "deep.npz")
+    assert deep["joints"].tolist() == list(H36M17.joints)
+    assert deep["metres"].shape == deep["deviation"].shape == (2, 17, 3)
+    assert deep["root"].shape == (2, 3)
+    wrists = COCO17.joints.index("left_wrist"), H36M17.joints.index("left_wrist")
+    np.testing.assert_allclose(deep["pixels"][:, wrists[1]], [p["pixels"][wrists[0]] for p in flat["people"]])
+    code, _, err = shell(*base, tmp_path / "ray.json", "--lifter", "released", main=MAIN)
+    assert code == 0, err
+    assert json.loads((tmp_path / "ray.json").read_text())["people"][0]["root"] is None
+    refused(shell(*base, tmp_path / "x.json", "--focal", 300, main=MAIN), "--lifter")
+    refused(shell(*base, tmp_path / "x.json", "--lifter", "released", "--focal", -1, main=MAIN), "--focal")
+
+
+def test_deviations_follow_the_joints_to_the_lifter() -> None:
+    rng = np.random.default_rng(0)
+    pixels, deviation = rng.uniform(0, 100, (3, 17, 2)), rng.uniform(1, 5, (3, 17, 2))
+    points, noise = lifter_keypoints(pixels, deviation, COCO17)
+    assert noise is not None
+    knee = COCO17.joints.index("left_knee")
+    np.testing.assert_allclose(noise[:, H36M17.joints.index("left_knee")], np.sqrt((deviation[:, knee] ** 2).mean(-1)))
+    hips = deviation[:, [11, 12]].mean(1)
+    np.testing.assert_allclose(noise[:, 0], np.sqrt((hips**2).mean(-1)))
+    same, _ = lifter_keypoints(rng.uniform(0, 100, (2, 18, 2)), None, H36M18)
+    assert same.shape == (2, 17, 2)
+    assert points.shape == (3, 17, 2)
+
+
+def test_crops_taller_than_wide_hold_the_box(small: list[str]) -> None:
+    config = read_config(SingleStageConfig, overrides=small)
+    images = chosen_pictures.test_set(config)
+    prediction, matrix = exact(images, config)
+    width, height = 64, 96
+    corners = torch.from_numpy(np.stack([images.box[:, :2], images.box[:, :2] + images.box[:, 2:]], 1)).double()
+    inside = transform(matrix, corners)
+    assert float(inside.min()) > -1.01
+    assert float(inside[..., 0].max()) < width + 0.01
+    assert float(inside[..., 1].max()) < height + 0.01
+    span = inside[:, 1] - inside[:, 0]
+    assert torch.allclose((span / torch.tensor([width, height])).amax(-1), torch.ones(len(images), dtype=torch.float64))
+    back = picture_points(prediction.mu.double(), matrix, config.data.size).numpy()
+    np.testing.assert_allclose(back[images.labelled], images.keypoints[images.labelled], atol=1e-3)
