@@ -1,6 +1,7 @@
 """The single-stage track in 2D, from the command line: COCO's joints trained, scored, drawn, exported and lifted."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -210,9 +211,10 @@ def test_a_3d_verb_is_refused(shell: Shell, trained: Path, tmp_path: Path) -> No
 
 def test_coco_is_mixed_into_3d_training(index: Path) -> None:
     coco = read_index(index)
-    deep = ImageSet(*(getattr(coco, name) for name in ("files", "box")), keypoints=np.zeros((len(coco), 18, 2), "f"),
-                    labelled=np.ones((len(coco), 18), bool), part=coco.part, sequence=coco.sequence,
-                    camera=coco.camera, frame=coco.frame, head_size=coco.head_size)  # fmt: skip
+    deep = replace(
+        coco, keypoints=np.zeros((len(coco), 18, 2), np.float32), labelled=np.ones((len(coco), 18), np.bool_),
+        joint_set=H36M18,
+    )  # fmt: skip
     flat = chosen_pictures.with_joints_of(coco, deep, "coco.h5")
     assert flat.joint_set == H36M18
     for name in ("left_wrist", "right_ankle", "left_shoulder"):

@@ -210,9 +210,10 @@ def test_a_warp_that_sees_part_of_the_picture_is_one_that_sees_all_of_it() -> No
     rng = np.random.default_rng(0)
     picture = cv2.GaussianBlur(rng.integers(0, 256, (90, 140, 3), dtype=np.uint8), (0, 0), 2).astype(np.uint8)
     for box in (rng.uniform((-150, -150, 30, 30), (200, 150, 60, 60), (100, 4))).astype(np.float32):
-        matrix = matrix_of(box, 64, Augmentation(1, rng.uniform(-3, 3), bool(rng.random() < 0.5)))
-        expected = cv2.warpAffine(picture, matrix, (64, 64), flags=cv2.INTER_LINEAR, borderValue=OUTSIDE)
-        difference = np.abs(warp(picture, matrix, 64).astype(int) - expected)
+        size = (64, 64) if rng.random() < 0.5 else (40, 72)
+        matrix = matrix_of(box, size, Augmentation(1, rng.uniform(-3, 3), bool(rng.random() < 0.5)))
+        expected = cv2.warpAffine(picture, matrix, size, flags=cv2.INTER_LINEAR, borderValue=OUTSIDE)
+        difference = np.abs(warp(picture, matrix, size).astype(int) - expected)
         assert difference.max() <= 1 and difference.mean() < 0.01
 
 
@@ -220,8 +221,10 @@ def test_scalars_make_the_map_of_tensors() -> None:
     rng = np.random.default_rng(0)
     for box in rng.uniform(1, 900, (200, 4)).astype(np.float32):
         a = Augmentation(rng.uniform(0.5, 2), rng.uniform(-math.pi, math.pi), bool(rng.random() < 0.5))
-        made, expected = matrix_of(box, SIZE, a), crop_matrix(torch.from_numpy(box), SIZE, a.scale, a.angle, a.mirrored)
-        np.testing.assert_allclose(made, expected, rtol=1e-13, atol=1e-9)
+        for size in (SIZE, (96, 128)):
+            expected = crop_matrix(torch.from_numpy(box), size, a.scale, a.angle, a.mirrored)
+            made = matrix_of(box, size, a)
+            np.testing.assert_allclose(made, expected, rtol=1e-13, atol=1e-9)
         assert math.isclose(shrinkage(made), 1 / math.sqrt(abs(np.linalg.det(made[:, :2]))), rel_tol=1e-12)
 
 

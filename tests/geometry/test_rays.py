@@ -207,3 +207,23 @@ def test_views_give_the_rays_that_cameras_project() -> None:
 def test_screens_go_back_to_pixels() -> None:
     uv, size = 900 * torch.rand(3, 17, 2, dtype=torch.float64), torch.tensor([[1000, 1002], [640, 480], [1080, 1920]])
     torch.testing.assert_close(denormalise_screens(normalise_screens(uv, size), size), uv)
+
+
+def test_each_joint_may_have_a_noise_of_its_own() -> None:
+    """The same noise for all is that of the person; a ray that is trusted less draws its joint less."""
+    rng = np.random.default_rng(0)
+    joints = rng.normal(0, 0.4, (3, 17, 3))
+    joints[:, 0] = 0
+    deviation = np.full((3, 17, 3), 0.05)
+    deviation[:, 0] = 0
+    off = joints + np.where(np.arange(17)[:, None] == 5, 0.08, rng.normal(0, 0.01, (3, 17, 3))) + [0, 0, 4.0]
+    rays = off / np.linalg.norm(off, axis=-1, keepdims=True)
+    one = place_people(joints, deviation, rays, np.full(3, 0.004), about_ray=False)
+    each = place_people(joints, deviation, rays, np.full((3, 17), 0.004), about_ray=False)
+    for name in ("root", "joints", "covariance"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(each, name))
+    noise = np.full((3, 17), 0.004)
+    noise[:, 5] = 0.1
+    less = place_people(joints, deviation, rays, noise, about_ray=False)
+    moved, moved_less = (np.linalg.norm(placed.joints - joints, axis=-1)[:, 5] for placed in (one, less))
+    assert (moved_less < moved / 2).all()
