@@ -19,6 +19,14 @@ _MODULES = (1, 4, 3)  # of the stages with two, three and four branches
 _BLOCKS = 4  # in layer1, and in each branch of a module
 
 
+def heatmap_layer(features: int, joints: int) -> nn.Conv2d:
+    """What turns the features of an `HRNet` into heatmaps, flat ones in a new network: its authors' ``final_layer``."""
+    layer = nn.Conv2d(features, joints, 1)
+    nn.init.normal_(layer.weight, std=0.001)
+    nn.init.zeros_(layer.get_parameter("bias"))
+    return layer
+
+
 class HRNet(nn.Module):
     """Features of an image at 1/4 of its resolution.
 

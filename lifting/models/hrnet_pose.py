@@ -5,7 +5,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lifting.models.fc import Head
-from lifting.models.hrnet import HRNet
+from lifting.models.hrnet import HRNet, heatmap_layer
 from lifting.models.integral import soft_argmax
 from lifting.models.resnet import Normalise
 from lifting.prediction import Prediction
@@ -16,8 +16,8 @@ class HRNetPose(nn.Module):
 
     ``mu`` is the mean place under the softmax of a joint's heatmap, and ``sigma = sigmoid(W x + b)``, where x are the
     features averaged over the crop. mu is within +-1/2: a joint outside the crop is predicted at its border. The layers
-    are those of the authors' pose network, and `heatmaps` are its output, so that its weights serve as a start; for
-    soft-argmax they have to be trained on, because its heatmaps are no logarithms of densities.
+    are those of the authors' pose network, whose weights serve as a start. For soft-argmax they have to be trained on,
+    because its heatmaps are no logarithms of densities; `SimplePose` takes them as they are.
 
     A new network predicts every joint in the middle of the crop, with a sigma of 12 % of its sides, as `Regressor`
     does. Soft-argmax and the head of sigma compute in full precision, also under autocast.
@@ -40,9 +40,7 @@ class HRNetPose(nn.Module):
         self.normalise = Normalise("imagenet")
         self.backbone = HRNet(backbone, width)
         features = self.backbone.channels
-        self.final_layer = nn.Conv2d(features, joints, 1)
-        nn.init.normal_(self.final_layer.weight, std=0.001)  # so that the heatmaps of a new network are flat
-        nn.init.zeros_(self.final_layer.get_parameter("bias"))
+        self.final_layer = heatmap_layer(features, joints)
         scales = joints * (2 if sigma == "coordinate" else 1)
         self.sigma_head = Head(features, scales, bias=-2.0) if with_sigma else None
 

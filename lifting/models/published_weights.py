@@ -111,24 +111,17 @@ def from_published(state: State, where: str = "published weights") -> Published:
         some = ", ".join(list(state)[:4])
         raise InputError(f"{where}: expected 2D weights with a flow, and with {heads}, got {some}")
     state = {name: weight for name, weight in state.items() if not name.startswith(f"{layout.backbone}fc.")}
-    backbone, width = resnet_like(state, layout.backbone, where)
-    outputs = rows(state, f"{layout.first}.weight", where)
-    if outputs % layout.outputs:
-        raise InputError(
-            f"{where}: {layout.first}.weight: expected {layout.outputs} rows for each joint, got {outputs} in all"
-        )
-    joints = outputs // layout.outputs
-    network = Regressor(backbone, width, joints, dims=2, sigma="coordinate", input=layout.input)
-    flow = flow_like(state, layout.flow, 2, where)
-    expect_shapes(_expected(layout, network, flow), state, where)
+    with torch.device("meta"):
+        expect_shapes(_expected(layout, *_modules(layout, state, where)), state, where)
+    network, flow = _modules(layout, state, where)
     parts = {part: _part(state, prefix) for part, prefix in (("backbone", layout.backbone), ("flow", layout.flow))}
     counters = {name: zero for name, zero in network.backbone.state_dict().items() if name.endswith("tracked")}
     own = {f"backbone.{name}": weight for name, weight in (counters | parts["backbone"]).items()}
     network.load_state_dict(own | (_authors_head if layout.owner == _AUTHORS else _mmpose_head)(state, layout))
     flow.load_state_dict(flow_from_reference(_checked(parts["flow"], f"{where}: {layout.flow}")))
     found = (
-        f"2D weights of {layout.owner}: {backbone}, {joints} joints; matched all {len(state)} weights, "
-        f"{len(parts['backbone'])} of the backbone, {len(parts['flow'])} of the flow"
+        f"2D weights of {layout.owner}: {network.backbone.name}, {network.joints} joints; "
+        f"matched all {len(state)} weights, {len(parts['backbone'])} of the backbone, {len(parts['flow'])} of the flow"
     )
     return Published(network, ReferenceRLE(2, flow, layout.form), found)
 
@@ -138,6 +131,19 @@ def _layout_of(state: State) -> _Layout | None:
         if f"{layout.first}.weight" in state and any(name.startswith(layout.flow) for name in state):
             return layout
     return None
+
+
+def _modules(layout: _Layout, state: State, where: str) -> tuple[Regressor, RealNVP]:
+    """A new network and flow of the sizes that these weights have."""
+    backbone, width = resnet_like(state, layout.backbone, where)
+    outputs = rows(state, f"{layout.first}.weight", where)
+    if outputs % layout.outputs:
+        raise InputError(
+            f"{where}: {layout.first}.weight: expected {layout.outputs} rows for each joint, got {outputs} in all"
+        )
+    joints = outputs // layout.outputs
+    network = Regressor(backbone, width, joints, dims=2, sigma="coordinate", input=layout.input)
+    return network, flow_like(state, layout.flow, 2, where)
 
 
 def _part(state: State, prefix: str) -> State:

@@ -167,9 +167,16 @@ def resnet_like(state: dict[str, Tensor], prefix: str, where: str) -> tuple[str,
 
 
 def flow_like(state: dict[str, Tensor], at: str, dim: int, where: str) -> RealNVP:
-    """A new flow of the sizes of the one whose weights have the prefix ``at``. Raises as `rows` does."""
+    """A new flow of the sizes of the one whose weights have the prefix ``at``.
+
+    Raises:
+        InputError: there is none.
+    """
+    couplings, width = rows(state, f"{at}mask", where), rows(state, f"{at}s.0.0.weight", where)
     layers = sum(name.startswith(f"{at}s.0.") and name.endswith(".weight") for name in state)
-    return RealNVP(dim, rows(state, f"{at}mask", where), layers, rows(state, f"{at}s.0.0.weight", where))
+    if layers < 2:
+        raise InputError(f"{where}: {at}s.0: expected two layers or more, got one")
+    return RealNVP(dim, couplings, layers, width)
 
 
 def rows(state: dict[str, Tensor], name: str, where: str) -> int:

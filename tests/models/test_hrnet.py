@@ -8,7 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lifting import single_stage
 from lifting.command import InputError
+from lifting.config import SingleStageConfig, read_config
+from lifting.geometry.skeleton import COCO17
+from lifting.models.heatmap import SimplePose
 from lifting.models.hrnet import HRNETS, HRNet
 from lifting.models.hrnet_pose import HRNetPose
 from lifting.models.pretrained import load_backbone
@@ -184,7 +188,8 @@ def published(width: int = 8, joints: int = 17) -> dict[str, Tensor]:
     torch.manual_seed(3)
     network = HRNetPose("hrnet_w32", width, joints, with_sigma=False)
     own = network.backbone.state_dict() | {f"final_layer.{k}": v for k, v in network.final_layer.state_dict().items()}
-    return {key: torch.rand_like(value, dtype=torch.float32) for key, value in own.items()}
+    # Half of the weights of a convolution are negative, so that its features stay finite.
+    return {key: torch.rand_like(value, dtype=torch.float32) - 0.5 * (value.dim() == 4) for key, value in own.items()}
 
 
 def test_pose_weights_of_the_authors_and_of_mmpose(tmp_path: Path) -> None:
@@ -248,3 +253,35 @@ def test_other_weights(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(2)}, tmp_path / "none.pth")
     with pytest.raises(InputError, match=r"expected weights of a HRNet, such as conv1.weight, got w"):
         load_backbone(HRNetPose("hrnet_w32", 8), tmp_path / "none.pth")
+
+
+# By configuration
+
+
+def test_hrnet_by_configuration(tmp_path: Path) -> None:
+    """RLE on HRNet, and its heatmap network, which is the authors' network with their weights."""
+    torch.save(published(), tmp_path / "pose.pth")
+    start = ["model.width=8", f"model.weights={tmp_path / 'pose.pth'}"]
+
+    def built(*overrides: str) -> nn.Module:
+        config = read_config(SingleStageConfig, overrides=[*overrides, *start])
+        objective = single_stage.build_objective(config, COCO17, start=True)
+        assert objective.dims == 2
+        return objective.network
+
+    with pytest.raises(InputError, match=r"model.name hrnet: expected loss.heatmap 0"):
+        built("model.name=hrnet", "loss.heatmap=0.1")
+    network = built("model.name=hrnet", "model.sigma=coordinate")
+    assert isinstance(network, HRNetPose)
+    assert network.sigma_head is not None
+    assert (network.backbone.name, network.sigma_head.out_features) == ("hrnet_w32", 34)
+    assert torch.equal(network.final_layer.weight, published()["final_layer.weight"])
+    baseline = built("model.name=simplepose", "model.backbone=hrnet_w32", "loss.name=heatmap")
+    assert isinstance(baseline, SimplePose)
+    assert torch.equal(baseline.final_layer.weight, published()["final_layer.weight"])
+    with torch.no_grad():
+        prediction, maps = baseline.eval().forward_with_heatmaps(images())
+        torch.testing.assert_close(maps, network.eval().forward_with_heatmaps(images())[1])
+    assert maps.shape == (2, 17, 16, 16)
+    assert maps.isfinite().all() and maps.std() > 0
+    assert prediction.log_sigma is None and prediction.peak is not None

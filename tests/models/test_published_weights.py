@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lifting import single_stage
 from lifting.command import InputError
+from lifting.likelihood import ReferenceRLE
 from lifting.models.published_weights import from_published, is_published_2d, load_published
 from lifting.models.resnet import RESNETS, ResNet
 from lifting.prediction import Prediction
@@ -157,6 +159,7 @@ def test_outputs_are_theirs(kind: str, tmp_path: Path) -> None:
         ("mmpose", "head.loss_module.flow_model.t.5.4.bias", None, r"t.5.4.bias: expected \(2,\), got nothing"),
         ("mmpose", "head.loss_module.flow_model.mask", (6, 2), None),
         ("mmpose_0", "keypoint_head.loss.flow_model.cov", (2, 2), r"cov: expected \[\[1.0, 0.0\], .*, got \[\[0.5"),
+        ("authors", "flow.s.0.2.weight", None, r"flow.s.0: expected two layers or more, got one"),
         ("mmpose_0", "backbone.layer3.1.bn2.bias", None, r"layer3.1.bn2.bias: expected \(32,\), got nothing"),
         (
             "mmpose_0",
@@ -170,6 +173,8 @@ def test_other_weights_are_refused(kind: str, name: str, change: tuple[int, ...]
     state = made_up(kind)
     if change is None:
         del state[name]
+        if name.startswith("flow."):
+            del state["flow.s.0.4.weight"]
     else:
         state[name] = torch.full(change, 0.5)
     with pytest.raises(InputError, match=line or r"mask: expected zeros and ones, got \[\[0.5, 0.5\]"):
@@ -183,3 +188,32 @@ def test_old_files_have_no_counters_and_classifiers_are_left_out() -> None:
     assert f"matched all {len(state) - 2} weights, 100 of the backbone" in found
     assert network.backbone.bn1.num_batches_tracked == 0
     assert not is_published_2d({"flow3d.mask": torch.ones(6, 3), "fc_coord.linear.weight": torch.ones(54, 64)})
+
+
+@pytest.mark.parametrize(("kind", "joints", "joint_set"), [("authors", 16, "mpii16"), ("mmpose", 17, "coco17")])
+@torch.no_grad()
+def test_convert_makes_a_checkpoint(kind: str, joints: int, joint_set: str, tmp_path: Path) -> None:
+    state = made_up(kind, joints)
+    torch.save(state, tmp_path / "theirs.pth")
+    line = single_stage.convert(tmp_path / "theirs.pth", tmp_path / "ours.pt")
+    assert f"{joints} joints; matched all {len(state)} weights" in line
+    objective, config = single_stage.load(tmp_path / "ours.pt")
+    assert (objective.dims, objective.joint_set.name) == (2, joint_set)
+    assert config.data.size == ((192, 256) if joints == 17 else 256)
+    images = torch.randint(0, 256, (1, 3, 96, 64), dtype=torch.uint8)
+    joints_in_pixels, sigma = their_outputs(kind, state, images)
+    found = objective.predict(images, torch.zeros(1, joints, dtype=torch.bool))
+    assert found.sigma is not None
+    torch.testing.assert_close(
+        (found.mu[..., :2] + 0.5) * torch.tensor([64, 96]) - 0.5, joints_in_pixels, rtol=1e-4, atol=1e-3
+    )
+    torch.testing.assert_close(found.sigma[..., :2], sigma)
+    assert isinstance(objective.likelihood, ReferenceRLE)
+    assert objective.likelihood.form == kind
+    assert torch.equal(objective.likelihood.flow.get_buffer("masks"), state[FLOW[kind] + "mask"].bool())
+
+
+def test_convert_wants_a_known_set_of_joints(tmp_path: Path) -> None:
+    torch.save(made_up("authors", 5), tmp_path / "theirs.pth")
+    with pytest.raises(InputError, match="expected weights of 16 or 17 joints, got 5"):
+        single_stage.convert(tmp_path / "theirs.pth", tmp_path / "ours.pt")
