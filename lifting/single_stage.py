@@ -24,11 +24,13 @@ from lifting.datasets.image_batches import ImageBatches
 from lifting.datasets.image_index import read_truth
 from lifting.datasets.image_set import ImageSet, select
 from lifting.datasets.recordings import warn_of_shared
-from lifting.geometry.skeleton import H36M18, JOINT_SETS, JointSet
+from lifting.geometry.skeleton import COCO17, H36M18, JOINT_SETS, MPII16, JointSet
 from lifting.likelihood import Likelihood, Mixed, build_likelihood
 from lifting.likelihood.flow import RealNVP
 from lifting.models import build_image_model
 from lifting.models.cost import image_model_cost
+from lifting.models.pretrained import read_weights
+from lifting.models.published_weights import from_published, is_published_2d
 from lifting.models.reference_weights import load_reference, save_reference
 from lifting.models.regressor import Regressor
 from lifting.prediction import Prediction
@@ -207,6 +209,9 @@ def convert(source: Path, output: Path) -> str:
             raise InputError(f"convert: {source}: expected a 3D network, got one with model.dims 2")
         save_reference(output, objective.network, objective.likelihood)
         return f"converted {source} to the layout of the authors' code: {output}"
+    state = read_weights(source)
+    if is_published_2d(state):
+        return _convert_2d(state, source, output)
     network, likelihood = load_reference(source)
     backbone, flow = network.backbone, likelihood.with_depth.flow
     assert isinstance(flow, RealNVP)
@@ -219,6 +224,24 @@ def convert(source: Path, output: Path) -> str:
     content = {"network": network.state_dict(), "likelihood": likelihood.state_dict()}
     save_checkpoint(output, {"config": config.model_dump(mode="json"), "joint_set": H36M18.name, **content})
     return f"converted {source} ({backbone.name}) to a checkpoint: {output}"
+
+
+def _convert_2d(state: dict[str, Tensor], source: Path, output: Path) -> str:
+    """The joints of these weights are COCO's if there are 17, and MPII's if there are 16."""
+    network, likelihood, found = from_published(state, f"weights: {source}")
+    backbone, flow, joint_sets = network.backbone, likelihood.flow, {len(known): known for known in (COCO17, MPII16)}
+    assert isinstance(flow, RealNVP)
+    if network.joints not in joint_sets:
+        raise InputError(f"convert: {source}: expected weights of 16 or 17 joints, got {network.joints}")
+    sizes = {"backbone": backbone.name, "width": backbone.width}
+    model = {"dims": 2, "sigma": "coordinate", "input": network.input, **sizes}
+    loss = {"name": "rle_reference" if likelihood.form == "authors" else "rle_mmpose", "flow": flow.sizes}
+    joint_set = joint_sets[network.joints]
+    data = {"train_parts": ["train"], "test_parts": ["valid"], "size": [192, 256] if joint_set == COCO17 else 256}
+    config = read_config(SingleStageConfig, base={"data": data, "model": model, "loss": loss})
+    content = {"network": network.state_dict(), "likelihood": likelihood.state_dict()}
+    save_checkpoint(output, {"config": config.model_dump(mode="json"), "joint_set": joint_set.name, **content})
+    return f"converted {source} to a checkpoint: {output}\n{found}"
 
 
 def cost_table(size: int) -> list[dict[str, Any]]:

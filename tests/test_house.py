@@ -38,7 +38,8 @@ HOUSE: list[dict[str, list[str]]] = [
     {
         "models": [
             "person", "fc", "srnet", "folded",
-            "resnet", "integral", "heatmap", "regressor", "pretrained", "reference_weights", "cost",
+            "resnet", "hrnet", "integral", "heatmap", "regressor", "hrnet_pose", "pretrained",
+            "reference_weights", "published_weights", "cost",
         ],
         "sources": [
             "bone_frames", "asf_amc", "bvh", "joint_places", "motion_files", "bvh_map", "recorded_motion",

@@ -167,9 +167,15 @@ class ImageDataConfig(_Section):
     workers: int = Field(0, ge=0, description="processes per rank that read images; 0 reads in the main process")
 
 
+BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+HRNetName = Literal["hrnet_w32", "hrnet_w48"]
+
+
 class _ImageModelConfig(_Section):
-    backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet50"
-    width: int = Field(64, ge=8, le=4096, description="features of the first stage; torchvision's is 64")
+    backbone: BackboneName = "resnet50"
+    width: int = Field(
+        64, ge=8, le=4096, multiple_of=4, description="features of the first stage; 64 in the published networks"
+    )
     weights: str | None = Field(
         None, description="file of weights that initialise the backbone; see models.pretrained.load_backbone"
     )
@@ -182,8 +188,10 @@ class RegressorConfig(_ImageModelConfig):
     name: Literal["regressor"] = "regressor"
     dims: Literal[2, 3] = DIMS
     sigma: Literal["coordinate", "joint"] = Field("joint", description="one sigma per coordinate, or one per joint")
-    input: Literal["imagenet", "reference"] = Field(
-        "imagenet", description="normalisation of pixels; reference is that of the authors' released weights"
+    input: Literal["imagenet", "reference", "reference_2d", "mmpose"] = Field(
+        "imagenet",
+        description="normalisation of pixels; the others are those of released weights, of the authors (3D and 2D) and "
+        "of mmpose",
     )
 
 
@@ -195,9 +203,19 @@ class IntegralConfig(_ImageModelConfig):
 class SimplePoseConfig(_ImageModelConfig):
     name: Literal["simplepose"] = "simplepose"
     dims: Literal[2] = 2
+    backbone: BackboneName | HRNetName = Field(  # type: ignore[assignment]
+        "resnet50", description="an HRNet needs no deconvolutions and starts with its authors' weights for poses"
+    )
 
 
-ImageModelConfig = RegressorConfig | IntegralConfig | SimplePoseConfig
+class HRNetPoseConfig(_ImageModelConfig):
+    name: Literal["hrnet"] = "hrnet"
+    dims: Literal[2] = 2
+    backbone: HRNetName = "hrnet_w32"  # type: ignore[assignment]
+    sigma: Literal["coordinate", "joint"] = Field("joint", description="one sigma per coordinate, or one per joint")
+
+
+ImageModelConfig = RegressorConfig | IntegralConfig | SimplePoseConfig | HRNetPoseConfig
 
 
 def _named(default: str) -> Discriminator:
@@ -212,7 +230,9 @@ class FlowConfig(_Section):
     width: int = Field(64, ge=1, le=4096)
 
 
-LossName = Literal["rle", "dle", "flow", "rle_reference", "laplace", "gaussian", "radial", "l1", "l2", "mpjpe"]
+LossName = Literal[
+    "rle", "dle", "flow", "rle_reference", "rle_mmpose", "laplace", "gaussian", "radial", "l1", "l2", "mpjpe"
+]
 
 
 class LossConfig(_Section):
@@ -305,7 +325,8 @@ class SingleStageConfig(RunConfig):
     model: Annotated[
         Annotated[RegressorConfig, Tag("regressor")]
         | Annotated[IntegralConfig, Tag("integral")]
-        | Annotated[SimplePoseConfig, Tag("simplepose")],
+        | Annotated[SimplePoseConfig, Tag("simplepose")]
+        | Annotated[HRNetPoseConfig, Tag("hrnet")],
         _named("regressor"),
     ] = RegressorConfig()
     loss: ImageLossConfig = ImageLossConfig()
@@ -319,4 +340,5 @@ MODELS: dict[str, type[_Section]] = {
     "regressor": RegressorConfig,
     "integral": IntegralConfig,
     "simplepose": SimplePoseConfig,
+    "hrnet": HRNetPoseConfig,
 }

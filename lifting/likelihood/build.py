@@ -37,8 +37,8 @@ def build_likelihood(config: LossConfig, dim: int = 3) -> Likelihood:
     flow = build_flow(config.flow, dim)
     if name == "rle":
         return RLE(dim, config.base, beta, flow, config.normalise, config.flow_steers_mu, config.flow_share)
-    if name == "rle_reference":
-        return ReferenceRLE(dim, flow)
+    if name in ("rle_reference", "rle_mmpose"):
+        return ReferenceRLE(dim, flow, "authors" if name == "rle_reference" else "mmpose")
     if name == "dle":
         return DLE(dim, beta, flow)
     return BasicFlow(dim, beta, flow)

@@ -13,6 +13,9 @@ from lifting.likelihood.shared_flow import choose, log_g_of_all
 from lifting.likelihood.unit_densities import fixed_draws
 from lifting.prediction import Prediction
 
+# The scale c of the Laplace density in public RLE losses, and the logarithm of what they normalise it by.
+FORMS = {"authors": (math.sqrt(2), math.log(2 * math.pi) / 2), "mmpose": (1.0, math.log(2))}
+
 
 class Kept:
     """A cache of constants that depend on a module's weights, recomputed when the weights have changed.
@@ -219,26 +222,37 @@ class RLE(WithFlow):
 
 
 class ReferenceRLE(WithFlow):
-    """The loss of the authors' public code, which is not Eq. 8: for comparing results and for their weights.
+    """The losses of public code, which are not Eq. 8: for comparing results and for the weights trained by them.
 
-    ``loss = sum_d (2 log sigma_d + |x_d - mu_d| / (sqrt(2) sigma_d) - log G(-x_bar)) + D log sqrt(2 pi)``
+    ``loss = sum_d (2 log sigma_d + |x_d - mu_d| / (c sigma_d) + log z - log G(-x_bar))``
 
-    (`rlepose/models/losses.py` and `regression_nf_3d.py` of res-loglikelihood-regression.) It differs from Eq. 8 in
-    three ways: log sigma counts twice, a broadcast counts log G once per coordinate, and its Laplace density integrates
-    to 2 / sqrt(pi). As a density over x its mass depends on sigma; `log_prob` normalises its shape as a unit density.
+    They differ from Eq. 8 in that log sigma counts twice, and a broadcast counts log G once per coordinate. The form
+    ``"authors"`` has c = sqrt(2) and z = sqrt(2 pi), a Laplace density that integrates to 2 / sqrt(pi)
+    (`rlepose/models/criterion.py` and `regression_nf_3d.py` of res-loglikelihood-regression). The form ``"mmpose"`` has
+    c = 1 and z = 2, where it integrates to one; mmpose (`RLELoss`) and YOLO26 (docs/yolo26_rle.md) have it. As a
+    density over x the mass depends on sigma; `log_prob` normalises the shape as a unit density.
+
+    Args:
+        dim: D.
+        flow: a `Density`; RealNVP by default.
+        form: a key of `FORMS`.
     """
 
-    q_scale, g_sign = math.sqrt(2), -1.0
+    g_sign = -1.0
 
-    def __init__(self, dim: int = 3, flow: Density | None = None) -> None:
+    def __init__(self, dim: int = 3, flow: Density | None = None, form: str = "authors") -> None:
         super().__init__(dim, "laplace", 0.0, flow)
+        if form not in FORMS:
+            raise ValueError(f"form: expected one of {', '.join(FORMS)}, got {form!r}")
+        self.form = form
+        self.q_scale, self.log_z = FORMS[form]
 
     def _loss(self, mu: Tensor, log_sigma: Tensor, target: Tensor, visible: Tensor | None = None) -> Tensor:
         x_bar = (target - mu) * torch.exp(-log_sigma)
-        return 2 * log_sigma.sum(-1) - self.log_shape(x_bar) + self.dim / 2 * math.log(2 * math.pi)
+        return 2 * log_sigma.sum(-1) - self.log_shape(x_bar) + self.dim * self.log_z
 
     def log_shape(self, x_bar: Tensor) -> Tensor:
-        return self.dim * self.flow.log_prob(-x_bar) - x_bar.abs().sum(-1) / math.sqrt(2)
+        return self.dim * self.flow.log_prob(-x_bar) - x_bar.abs().sum(-1) / self.q_scale
 
 
 class DLE(Learned):

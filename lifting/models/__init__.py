@@ -11,6 +11,7 @@ from lifting.config import ImageModelConfig, LifterConfig
 from lifting.geometry.skeleton import H36M17, JointSet
 from lifting.models.fc import FCBaseline
 from lifting.models.heatmap import SimplePose
+from lifting.models.hrnet_pose import HRNetPose
 from lifting.models.integral import Integral
 from lifting.models.pretrained import load_backbone
 from lifting.models.regressor import Regressor
@@ -23,6 +24,7 @@ IMAGE_MODELS: dict[str, Callable[..., nn.Module]] = {
     "regressor": Regressor,
     "integral": Integral,
     "simplepose": SimplePose,
+    "hrnet": HRNetPose,
 }
 
 
@@ -49,9 +51,14 @@ def build_image_model(config: ImageModelConfig, *, joints: int, with_sigma: bool
     Raises:
         InputError: a network and a loss that do not belong together; weights that do not fit.
     """
-    options = config.model_dump(exclude={"name", "weights"} | ({"dims"} if config.name == "simplepose" else set()))
+    only_2d = config.name in ("simplepose", "hrnet")
+    options = config.model_dump(exclude={"name", "weights", "dims"} if only_2d else {"name", "weights"})
     if config.name == "regressor":
         options |= {"with_sigma": with_sigma, "heatmaps": heatmaps}
+    elif config.name == "hrnet":
+        if heatmaps:
+            raise InputError("config: model.name hrnet: expected loss.heatmap 0, got a higher weight")
+        options |= {"with_sigma": with_sigma}
     elif config.name == "integral" and (with_sigma or heatmaps):
         sigma = "a loss without sigma (loss.name l1, l2 or mpjpe), got one with sigma"
         wanted = sigma if with_sigma else "loss.heatmap 0, got a higher weight"

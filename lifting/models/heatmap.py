@@ -1,9 +1,10 @@
-"""SimplePose (Xiao et al. 2018), the 2D heatmap baseline: a heatmap for each joint, and its highest cell."""
+"""SimplePose (Xiao et al. 2018) and HRNet (Sun et al. 2019), the 2D baselines: heatmaps, and their highest cells."""
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from lifting.models.hrnet import HRNETS, HRNet, heatmap_layer
 from lifting.models.integral import HeatmapHead
 from lifting.models.resnet import Normalise, ResNet
 from lifting.prediction import Prediction
@@ -17,7 +18,8 @@ class SimplePose(nn.Module):
     reaches the joints: the network learns from `regressor.heatmap_losses` alone.
 
     Args:
-        backbone: a key of `resnet.RESNETS`.
+        backbone: a key of `resnet.RESNETS`, or of `hrnet.HRNETS` for HRNet's pose network. Its heatmaps come from one
+            ``final_layer``, in the place of deconvolutions.
         width: features of its first stage.
         joints: J.
     """
@@ -26,8 +28,13 @@ class SimplePose(nn.Module):
         super().__init__()
         self.joints, self.dims = joints, 2
         self.normalise = Normalise("imagenet")
-        self.backbone = ResNet(backbone, width)
-        self.heatmap_head = HeatmapHead(self.backbone.channels, joints, 4 * width)
+        self.backbone: HRNet | ResNet
+        if backbone in HRNETS:
+            self.backbone = HRNet(backbone, width)
+            self.final_layer = heatmap_layer(self.backbone.channels, joints)
+        else:
+            self.backbone = ResNet(backbone, width)
+            self.heatmap_head = HeatmapHead(self.backbone.channels, joints, 4 * width)
 
     def forward(self, images: Tensor) -> Prediction:
         """(B, 3, H, W) RGB in 0..255 -> (u, v) of `crops`, and peaks (B, J)."""
@@ -35,7 +42,8 @@ class SimplePose(nn.Module):
 
     def forward_with_heatmaps(self, images: Tensor) -> tuple[Prediction, Tensor]:
         """As `forward`, and heatmaps (B, J, H / 4, W / 4)."""
-        heatmaps = self.heatmap_head(self.backbone(self.normalise(images)))
+        features = self.backbone(self.normalise(images))
+        heatmaps = (self.final_layer if isinstance(self.backbone, HRNet) else self.heatmap_head)(features)
         uv, peak = highest_cells(heatmaps.detach().float())
         return Prediction(uv, peak=peak.clamp(0, 1)), heatmaps
 

@@ -76,7 +76,7 @@ def from_reference(
         flow = {name.removeprefix(theirs): weight for name, weight in state.items() if name.startswith(theirs)}
         if not ((flow["mask"] == 0) | (flow["mask"] == 1)).all():
             raise InputError(f"{where}: {theirs}mask: expected zeros and ones, got {flow['mask'].tolist()}")
-        likelihood |= {ours + name: weight for name, weight in _flow_from_reference(flow).items()}
+        likelihood |= {ours + name: weight for name, weight in flow_from_reference(flow).items()}
     return network, likelihood
 
 
@@ -106,11 +106,11 @@ def to_reference(network: Regressor, likelihood: Mixed) -> dict[str, Tensor]:
         if name.startswith(ours)
     }
     for theirs, flow in zip(_FLOWS, flows, strict=True):
-        state |= {theirs + name: weight for name, weight in _flow_to_reference(flow).items()}
+        state |= {theirs + name: weight for name, weight in flow_to_reference(flow).items()}
     return state
 
 
-def _flow_from_reference(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def flow_from_reference(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Stacks the two nets of each coupling and transposes their weights, as `RealNVP` holds them."""
     made = {"masks": state["mask"].bool()}
     for name, scale in state.items():
@@ -124,8 +124,8 @@ def _flow_from_reference(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return made
 
 
-def _flow_to_reference(flow: RealNVP) -> dict[str, Tensor]:
-    """The inverse of `_flow_from_reference`."""
+def flow_to_reference(flow: RealNVP) -> dict[str, Tensor]:
+    """The inverse of `flow_from_reference`."""
     made = {"mask": flow.masks.float()}
     for name, both in flow.state_dict().items():
         if name.startswith("nets."):
@@ -141,23 +141,51 @@ def _flow_to_reference(flow: RealNVP) -> dict[str, Tensor]:
 
 def _modules(state: dict[str, Tensor], where: str) -> tuple[Regressor, Mixed]:
     """A new network and likelihood of the sizes that these weights have."""
+    backbone, width = resnet_like(state, "preact.", where)
+    joints = rows(state, "fc_coord.linear.weight", where) // 3
+    network = Regressor(backbone, width, joints, sigma="coordinate", input="reference")
+    deep, flat = (flow_like(state, f"flow{dim}d.", dim, where) for dim in (3, 2))
+    return network, Mixed(ReferenceRLE(3, deep), ReferenceRLE(2, flat))
 
-    def rows(name: str) -> int:
-        shape = tuple(state[name].shape) if name in state else ()
-        if not shape or 0 in shape:
-            raise InputError(f"{where}: {name}: expected a weight, got nothing")
-        return shape[0]
 
-    def flow(dim: int, at: str) -> RealNVP:
-        layers = sum(name.startswith(f"{at}s.0.") and name.endswith(".weight") for name in state)
-        return RealNVP(dim, rows(f"{at}mask"), layers, rows(f"{at}s.0.0.weight"))
+def resnet_like(state: dict[str, Tensor], prefix: str, where: str) -> tuple[str, int]:
+    """The name and the width of the ResNet whose weights have this prefix.
 
-    places = [{name.split(".")[2] for name in state if name.startswith(f"preact.layer{i}.")} for i in range(1, 5)]
-    blocks = tuple(len(stage) for stage in places)
+    Raises:
+        InputError: there is none.
+    """
+    starts = [f"{prefix}layer{i}." for i in range(1, 5)]
+    blocks = tuple(
+        len({name.removeprefix(start).split(".")[0] for name in state if name.startswith(start)}) for start in starts
+    )
     kinds = {kind: name for name, kind in RESNETS.items()}
-    kind = "preact.layer1.0.conv3.weight" in state, blocks
+    kind = f"{prefix}layer1.0.conv3.weight" in state, blocks
     if kind not in kinds:
-        raise InputError(f"{where}: preact: expected one of {', '.join(RESNETS)}, got stages of {blocks} blocks")
-    joints = rows("fc_coord.linear.weight") // 3
-    network = Regressor(kinds[kind], rows("preact.conv1.weight"), joints, sigma="coordinate", input="reference")
-    return network, Mixed(ReferenceRLE(3, flow(3, "flow3d.")), ReferenceRLE(2, flow(2, "flow2d.")))
+        at = prefix.removesuffix(".")
+        raise InputError(f"{where}: {at}: expected one of {', '.join(RESNETS)}, got stages of {blocks} blocks")
+    return kinds[kind], rows(state, f"{prefix}conv1.weight", where)
+
+
+def flow_like(state: dict[str, Tensor], at: str, dim: int, where: str) -> RealNVP:
+    """A new flow of the sizes of the one whose weights have the prefix ``at``.
+
+    Raises:
+        InputError: there is none.
+    """
+    couplings, width = rows(state, f"{at}mask", where), rows(state, f"{at}s.0.0.weight", where)
+    layers = sum(name.startswith(f"{at}s.0.") and name.endswith(".weight") for name in state)
+    if layers < 2:
+        raise InputError(f"{where}: {at}s.0: expected two layers or more, got one")
+    return RealNVP(dim, couplings, layers, width)
+
+
+def rows(state: dict[str, Tensor], name: str, where: str) -> int:
+    """The first side of a weight.
+
+    Raises:
+        InputError: there is no such weight.
+    """
+    shape = tuple(state[name].shape) if name in state else ()
+    if not shape or 0 in shape:
+        raise InputError(f"{where}: {name}: expected a weight, got nothing")
+    return shape[0]

@@ -27,9 +27,10 @@ class Regressor(nn.Module):
         dims: D, 3 for u, v and d, 2 for u and v.
         with_sigma: whether the network predicts sigma.
         sigma: ``"coordinate"`` for one sigma per coordinate, ``"joint"`` for one per joint.
-        input: ``"imagenet"``, or ``"reference"`` for weights of the authors' code. Then pixels are normalised as in
-            that code (see `resnet.PIXELS`), and u and v are moved by half a pixel of the crop, because a joint at pixel
-            x has u = x / S - 1/2 in that code and (x + 1/2) / S - 1/2 here.
+        input: ``"imagenet"``, or, for weights of other code, ``"reference"`` and ``"reference_2d"`` (the authors', 3D
+            and 2D) or ``"mmpose"``. Then pixels are normalised as in that code (see `resnet.PIXELS`), and u and v are
+            moved by half a pixel of the crop, because a joint at pixel x has u = x / S - 1/2 in that code and
+            (x + 1/2) / S - 1/2 here. With ``"mmpose"``, mu = W x + b.
         heatmaps: whether there is a heatmap head, which only an auxiliary loss uses.
         root: the joint that d is relative to; of no consequence without d.
     """
@@ -73,10 +74,10 @@ class Regressor(nn.Module):
 
     def _joints(self, features: Tensor, images: Tensor) -> Prediction:
         x = features.mean((2, 3), dtype=self.mu_head.weight.dtype)
-        mu = rearrange(self.mu_head(F.normalize(x)), "b (j d) -> b j d", d=self.dims)
+        mu = rearrange(self.mu_head(x if self.input == "mmpose" else F.normalize(x)), "b (j d) -> b j d", d=self.dims)
         if self.dims == 3:
             mu = relative_depth(mu, self.root)
-        if self.input == "reference":
+        if self.input != "imagenet":
             half_pixel = (0.5 / images.shape[-1], 0.5 / images.shape[-2], 0.0)
             mu = torch.stack([x + half for x, half in zip(mu.unbind(-1), half_pixel, strict=False)], -1)
         if self.sigma_head is None:

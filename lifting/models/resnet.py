@@ -15,10 +15,13 @@ RESNETS = {
 }
 
 # Mean and standard deviation of red, green and blue, in 0..1. The reference's values are nearly ImageNet's in the order
-# blue, green, red, but its code applies them to RGB images, and its weights were trained that way.
+# blue, green, red, but its code applies them to RGB images, and its weights were trained that way. Its code for 2D
+# (`simple_transform.py`) subtracts the mean only.
 PIXELS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "reference": ((0.406, 0.457, 0.480), (0.225, 0.224, 0.229)),
+    "reference_2d": ((0.406, 0.457, 0.480), (1.0, 1.0, 1.0)),
+    "mmpose": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 
 

@@ -33,6 +33,7 @@ from lifting.keypoints.formats import read_keypoints
 from lifting.lifted import Lifted, read_lifted
 from lifting.likelihood.pose_density import PoseDensity
 from lifting.models.pretrained import load_backbone
+from lifting.models.published_weights import load_published
 from lifting.models.reference_weights import load_reference
 from lifting.prediction import Prediction
 from lifting.shipped import configs, released
@@ -45,6 +46,7 @@ from tests.conftest import SMALL
 from tests.datasets.test_image_index import dotted
 from tests.inference.conftest import OVERRIDES, write_checkpoint
 from tests.keypoints.posed import flat, mmpose, openpose, people, results, save, ultralytics
+from tests.models.test_published_weights import made_up
 from tests.models.test_single_stage_models import reference_state
 from tests.sources import test_bvh, test_image_readers, test_prepare_cmu, test_prepare_h36m
 from tests.test_lifted import random_lifted
@@ -435,6 +437,19 @@ def _reference(path: Path) -> None:
         assert likelihood.with_depth(prediction, torch.zeros(1, 18, 3)).shape == (1, 18)
 
 
+def _make_published(folder: Path) -> Path:
+    torch.save({"meta": {"epoch": 210}, "state_dict": made_up("mmpose")}, folder / "published.pth")
+    return folder / "published.pth"
+
+
+def _published(path: Path) -> None:
+    network, likelihood, _ = load_published(path)
+    with torch.no_grad():
+        prediction = network.eval()(torch.zeros(1, 3, 64, 32))
+        assert prediction.mu.shape == (1, 5, 2) and prediction.log_sigma.shape == (1, 5, 2)
+        assert likelihood(prediction, torch.zeros(1, 5, 2)).shape == (1, 5)
+
+
 def _backbone(path: Path) -> None:
     from lifting.models.regressor import Regressor
 
@@ -489,6 +504,7 @@ def readers() -> list[Reader]:
         Reader("crossfit checkpoint", _make_crossfit, _crossfit),
         Reader("image checkpoint", _make_image_checkpoint, _image_checkpoint),
         Reader("reference", _make_reference, _reference),
+        Reader("published 2d", _make_published, _published),
         Reader("backbone", _make_reference, _backbone),
         Reader("onnx", _make_onnx, _lifter, 0.5),
         *_probes(),

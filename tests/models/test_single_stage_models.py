@@ -114,6 +114,8 @@ def test_pixels_are_normalised_by_the_channel(pixels: str) -> None:
     mean, std = {
         "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         "reference": ((0.406, 0.457, 0.480), (0.225, 0.224, 0.229)),
+        "reference_2d": ((0.406, 0.457, 0.480), (1, 1, 1)),
+        "mmpose": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     }[pixels]
     for c in range(3):
         torch.testing.assert_close(y[:, c], (x[:, c] / 255 - mean[c]) / std[c], rtol=1e-5, atol=1e-6)
@@ -133,10 +135,11 @@ def test_the_heads_compute_what_is_written(pixels: str, sigma: str) -> None:
     with torch.no_grad():
         found = network(images(3, 96))
         features = network.get_submodule("backbone")(Normalise(pixels)(images(3, 96)))
-    offset = 0.5 / 96 if pixels == "reference" else 0.0
+    offset = 0.0 if pixels == "imagenet" else 0.5 / 96
     per_joint = 3 if sigma == "coordinate" else 1
     for b, x in enumerate(features.flatten(2).mean(-1)):
-        mu = (state["mu_head.weight"] @ x / x.norm() + state["mu_head.bias"]).view(5, 3)
+        length = 1.0 if pixels == "mmpose" else x.norm()
+        mu = (state["mu_head.weight"] @ x / length + state["mu_head.bias"]).view(5, 3)
         raw = (state["sigma_head.weight"] @ x + state["sigma_head.bias"]).view(5, per_joint).expand(5, 3)
         expected = torch.stack([mu[:, 0] + offset, mu[:, 1] + offset, mu[:, 2] - mu[0, 2]], -1)
         torch.testing.assert_close(found.mu[b], expected)
