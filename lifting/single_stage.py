@@ -20,8 +20,8 @@ from lifting.chosen_pictures import (
 )
 from lifting.command import InputError, write_json
 from lifting.config import SingleStageConfig, read_config, read_trained
+from lifting.datasets.coco_truth import read_truth
 from lifting.datasets.image_batches import ImageBatches
-from lifting.datasets.image_index import read_truth
 from lifting.datasets.image_set import ImageSet, select
 from lifting.datasets.recordings import warn_of_shared
 from lifting.geometry.skeleton import COCO17, H36M18, JOINT_SETS, MPII16, JointSet

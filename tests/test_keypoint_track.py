@@ -14,7 +14,8 @@ from lifting import chosen_pictures, single_stage
 from lifting.checkpoint import load_checkpoint
 from lifting.command import InputError
 from lifting.config import SingleStageConfig, read_config
-from lifting.datasets.image_index import pack, read_index, read_truth, write_index
+from lifting.datasets.coco_truth import read_truth
+from lifting.datasets.image_index import pack, read_index, write_index
 from lifting.datasets.image_set import ImageSet, in_own_picture, select
 from lifting.geometry.crops import crop_labels, crop_matrix, picture_points, transform
 from lifting.geometry.skeleton import COCO17, H36M17, H36M18

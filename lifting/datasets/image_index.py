@@ -39,7 +39,6 @@ from lifting.command import InputError, existing_file, whole_file
 from lifting.datasets.decode import decode
 from lifting.datasets.image_set import ImageSet, check_boxes
 from lifting.geometry.skeleton import COCO17, H36M18, JOINT_SETS
-from lifting.safe_json import parse_json
 
 FORMAT = "lifting-images"
 VERSION = 1
@@ -85,7 +84,7 @@ def write_index(
         image_set: a set whose pictures are files.
         source: where the labels come from, for human readers.
         checksum: of the source, see `store.checksum_of`.
-        truth: what `read_truth` is to return.
+        truth: what `coco_truth.read_truth` is to return.
 
     Raises:
         InputError: the set is empty.
@@ -183,27 +182,6 @@ def _check_numbers(images: ImageSet, where: str) -> None:
         if values is not None and not np.isfinite(values).all():
             row = int(np.argwhere(~np.isfinite(values))[0][0])
             raise InputError(f"{where}: {name}[{row}]: expected finite numbers, got others")
-
-
-def read_truth(path: Path) -> dict[str, Any] | None:
-    """For each part of an index of COCO a dict in COCO's layout, of the annotations that AP is measured against.
-
-    Its annotations have no segments, which the AP of keypoints does not use. None for an index without it.
-
-    Raises:
-        InputError: the file cannot be read, or its ``truth`` is broken.
-    """
-    where = str(path)
-    with safe_hdf5.open_hdf5(existing_file(path, "image index"), where) as file:
-        found = safe_hdf5.dataset(file, "truth", (-1,), "u", where)
-        if found is None:
-            return None
-        text = safe_hdf5.read(found, np.uint8, where).tobytes()
-    truth = parse_json(text, f"{where}: truth")
-    parts = list(truth.values()) if isinstance(truth, dict) else []
-    if not parts or not all(isinstance(part, dict) and {"images", "annotations"} <= part.keys() for part in parts):
-        raise InputError(f"{where}: truth: expected images and annotations of each part, got others")
-    return dict(truth)
 
 
 def read_encoded(image_set: ImageSet, row: int) -> bytes:

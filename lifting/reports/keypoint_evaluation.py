@@ -44,7 +44,7 @@ def keypoint_report(
     confidence and OKS (Tab. 4 of the RLE paper). What needs labels is left out for detected boxes.
 
     Args:
-        truth: what `image_index.read_truth` has of the pictures' index.
+        truth: what `coco_truth.read_truth` has of the pictures' index.
 
     Raises:
         InputError: the index has no annotations of a tested part to measure AP against; pycocotools is not installed.
@@ -67,7 +67,7 @@ def keypoint_report(
         report["oks"] = 100 * float(similarity.mean())
         report["confidence_oks_r"] = pearson(confidence.mean(1)[with_labels], similarity)
     found = coco_results(images, prediction, matrix, config)
-    return report | average_precision(_truth_of(images, truth), found)
+    return report | average_precision(truth_of(images, truth), found)
 
 
 def _density_numbers(
@@ -104,7 +104,7 @@ def coco_results(
     return results(images.picture, pixels, confidence, images.score.astype(np.float64), area)
 
 
-def _truth_of(images: ImageSet, truth: Mapping[str, Any] | None) -> dict[str, Any]:
+def truth_of(images: ImageSet, truth: Mapping[str, Any] | None) -> dict[str, Any]:
     """The annotations of all parts that the pictures are of.
 
     Raises:
@@ -116,7 +116,12 @@ def _truth_of(images: ImageSet, truth: Mapping[str, Any] | None) -> dict[str, An
         raise InputError(f"expected annotations to measure AP of {', '.join(parts)} against, got {there}")
     if len(parts) > 1:
         raise InputError(f"data.test_parts: expected one part, because AP is of one set of boxes, got {len(parts)}")
-    return dict(truth[parts[0]])
+    annotated = dict(truth[parts[0]])
+    assert images.picture is not None
+    strange = set(images.picture.tolist()) - {int(picture["id"]) for picture in annotated["images"]}
+    if strange:
+        raise InputError(f"expected annotations of every picture, got none of {len(strange):,}, such as {min(strange)}")
+    return annotated
 
 
 def format_keypoints(report: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ class Source(NamedTuple):
         notes: what was decided or left out, a line each.
         layout: whose files they are, for people.
         files: the annotations that were read.
-        truth: what `image_index.read_truth` is to return; None for other sets than COCO.
+        truth: what `coco_truth.read_truth` is to return; None for other sets than COCO.
     """
 
     images: ImageSet

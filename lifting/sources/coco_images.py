@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lifting.command import InputError
+from lifting.datasets.coco_truth import KEYS
 from lifting.datasets.image_set import ImageSet
 from lifting.geometry.skeleton import COCO17
 from lifting.safe_json import read_json
@@ -23,8 +24,6 @@ Numbers = NDArray[np.float64]
 AROUND = 1.25  # the crop over the box
 PERSON = 1  # COCO's number of the category
 JOINTS = len(COCO17)
-# What AP is measured against; segments are of no use for it and take most of the room.
-KEPT = ("id", "image_id", "category_id", "iscrowd", "area", "bbox", "keypoints", "num_keypoints")
 
 
 def read_keypoints(paths: Sequence[Path], images: Path | None, detections: Path | None) -> Source:
@@ -51,7 +50,7 @@ def read_keypoints(paths: Sequence[Path], images: Path | None, detections: Path 
         if part in truth:
             raise InputError(f"{path}: expected one file of the part {part}, got another before it")
         parts.append(_persons(pictures, labels, path, images, part, notes))
-        truth[part] = _truth(content, pictures, labels)
+        truth[part] = _truth(pictures, labels, path)
         if detections is not None and part == "valid":
             parts.append(_detected(detections, pictures, path, images, notes))
             truth["detected"] = truth[part]
@@ -171,11 +170,14 @@ def _detected(
     }
 
 
-def _truth(content: dict[str, Any], pictures: list[Any], labels: list[Any]) -> dict[str, Any]:
+def _truth(pictures: list[Any], labels: list[Any], path: Path) -> dict[str, Any]:
+    """What `coco_truth.read_truth` returns of a part; segments take most of the room and are of no use for AP."""
+    for key in ("id", "category_id", "num_keypoints"):
+        column(labels, key, (), f"{path}: annotations")
     return {
         "images": [{"id": picture["id"]} for picture in pictures],
-        "annotations": [{key: label[key] for key in KEPT if key in label} for label in labels],
-        "categories": content.get("categories", [{"id": PERSON, "name": "person"}]),
+        "annotations": [{key: label[key] for key in KEYS} for label in labels],
+        "categories": [{"id": PERSON, "name": "person", "keypoints": list(COCO17.joints)}],
     }
 
 

@@ -18,6 +18,7 @@ from lifting import lifter, single_stage
 from lifting.checkpoint import load_checkpoint, save_checkpoint
 from lifting.commands.truth import read_truth
 from lifting.config import Config, SingleStageConfig, load_config, read_config
+from lifting.datasets import coco_truth
 from lifting.datasets.decode import decode
 from lifting.datasets.image_index import pack, read_encoded, read_index, write_index
 from lifting.datasets.image_set import ImageSet
@@ -32,15 +33,17 @@ from lifting.inference.lifter import Lifter
 from lifting.keypoints.formats import read_keypoints
 from lifting.lifted import Lifted, read_lifted
 from lifting.likelihood.pose_density import PoseDensity
+from lifting.metrics import oks
 from lifting.models.pretrained import load_backbone
 from lifting.models.published_weights import load_published
 from lifting.models.reference_weights import load_reference
 from lifting.prediction import Prediction
+from lifting.reports.keypoint_evaluation import truth_of
 from lifting.shipped import configs, released
 from lifting.sources.asf_amc import read_amc, read_asf
 from lifting.sources.bvh import read_bvh
 from lifting.sources.bvh_map import read_map
-from lifting.sources.image_readers import read_mpii
+from lifting.sources.image_readers import read_coco, read_mpii
 from lifting.synthetic.poses import sequences
 from tests.conftest import SMALL
 from tests.datasets.test_image_index import dotted
@@ -48,7 +51,7 @@ from tests.inference.conftest import OVERRIDES, write_checkpoint
 from tests.keypoints.posed import flat, mmpose, openpose, people, results, save, ultralytics
 from tests.models.test_published_weights import made_up
 from tests.models.test_single_stage_models import reference_state
-from tests.sources import test_bvh, test_image_readers, test_prepare_cmu, test_prepare_h36m
+from tests.sources import test_bvh, test_coco_images, test_image_readers, test_prepare_cmu, test_prepare_h36m
 from tests.test_lifted import random_lifted
 
 ROOT = Path(__file__).parents[2]
@@ -130,7 +133,9 @@ def _index(path: Path) -> None:
 
 def _images(images: ImageSet) -> None:
     count = len(images)
-    shapes = {"box": (4,), "keypoints": (18, 2), "labelled": (18,), "points": (18, 3), "focal": (2,), "center": (2,)}
+    joints = len(images.joint_set)
+    shapes = {"box": (4,), "keypoints": (joints, 2), "labelled": (joints,), "points": (joints, 3), "cut": (4,)}
+    shapes |= {"focal": (2,), "center": (2,)}
     for field in fields(images):
         value = getattr(images, field.name)
         if isinstance(value, np.ndarray):
@@ -339,6 +344,37 @@ def _predictions(path: Path) -> None:
     assert np.isfinite(report["mpjpe_mm"]) and report["n_poses"] > 0
 
 
+def _make_coco(folder: Path) -> Path:
+    """Annotations of two pictures and a detector's boxes on them; the damaged ones are either."""
+    test_coco_images.save(folder / "coco", test_coco_images.content())
+    save(folder / "coco" / "boxes.json", test_coco_images.boxes())
+    return folder / "coco"
+
+
+def _coco(source: Path) -> None:
+    found = read_coco(source, boxes=source / "boxes.json")
+    _images(found.images)
+    assert found.truth is not None and all("annotations" in part for part in found.truth.values())
+
+
+def _make_coco_index(folder: Path) -> Path:
+    found = read_coco(_make_coco(folder.parent / "pictures"))
+    write_index(folder / "coco.h5", found.images, source="test", checksum="none", truth=found.truth)
+    return folder / "coco.h5"
+
+
+def _coco_index(path: Path) -> None:
+    """As evaluation reads it, up to the AP of joints that are where the labels are."""
+    _read_index(path)
+    images, truth = read_index(path), coco_truth.read_truth(path)
+    if images.picture is None:
+        return
+    score, points = np.ones(len(images)), np.where(images.labelled[..., None], images.keypoints, 0).astype(np.float64)
+    found = oks.results(images.picture, points, np.ones(images.labelled.shape), score, score)
+    values = oks.average_precision(truth_of(images, truth), found)
+    assert all(not value < 0 and not value > 100 for value in values.values())
+
+
 def _make_index(packed: bool, folder: Path) -> Path:
     images = dotted(folder.parent / "pictures", count=4)
     (pack if packed else write_index)(folder / "index.h5", images, source="test", checksum="none")
@@ -493,6 +529,8 @@ def readers() -> list[Reader]:
         Reader("store", _make_store, _store),
         Reader("predictions", _make_predictions, _predictions),
         Reader("image index", partial(_make_index, False), _read_index),
+        Reader("coco", _make_coco, _coco),
+        Reader("coco index", _make_coco_index, _coco_index),
         Reader("packed index", partial(_make_index, True), _read_index),
         Reader("jpeg", _make_picture("a.jpg"), _picture),
         Reader("png", _make_picture("a.png"), _picture),

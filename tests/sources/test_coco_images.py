@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from lifting.command import InputError
-from lifting.datasets.image_index import read_encoded, read_index, read_truth
+from lifting.datasets.coco_truth import read_truth
+from lifting.datasets.image_index import read_encoded, read_index
 from lifting.geometry.skeleton import COCO17
 from lifting.sources.image_readers import read_coco
 from tests.conftest import Shell, refused
