@@ -244,21 +244,37 @@ def _convert_2d(state: dict[str, Tensor], source: Path, output: Path) -> str:
     return f"converted {source} to a checkpoint: {output}\n{found}"
 
 
+# The rows of `cost_table`, with the counts of the RLE paper (3D: Tab. 8 and 9, 2D: Tab. 5).
+COSTS = {
+    "resnet50_l1": "",
+    "resnet50_rle_paper": "23.8M, 5.4G",
+    "integral": "34.3M, 14.1G",
+    "coco_resnet50_rle_paper": "23.6M, 4.0G",
+    "coco_simplepose": "34.0M, 9.7G",
+    "coco_hrnet_w32_rle": "",
+}
+
+
 def cost_table(size: int) -> list[dict[str, Any]]:
-    """Parameters and multiply-adds of the paper's networks at this crop size, beside the counts of Tab. 8 and 9."""
+    """Parameters and multiply-adds of the paper's networks, beside its counts.
+
+    Args:
+        size: side of the crops of 3D networks; those of 2D networks have the size of their configurations.
+    """
     rows = []
-    for leaf, published in (("resnet50_l1", ""), ("resnet50_rle_paper", "23.8M, 5.4G"), ("integral", "34.3M, 14.1G")):
-        objective = build_objective(read_config(SingleStageConfig, CONFIGS / f"{leaf}.yaml"))
+    for leaf, published in COSTS.items():
+        config = read_config(SingleStageConfig, CONFIGS / f"{leaf}.yaml")
+        objective = build_objective(config, H36M18 if config.model.dims == 3 else COCO17)
         flows = sum(p.numel() for p in objective.likelihood.parameters())
-        cost = image_model_cost(objective.network, size)
+        cost = image_model_cost(objective.network, size if config.model.dims == 3 else config.data.size)
         rows.append({"config": leaf, **cost, "flow_parameters": flows, "paper": published})
     return rows
 
 
 def format_cost(rows: list[dict[str, Any]]) -> str:
-    lines = [f"{'':<20}{'parameters':>12}{'of flows':>10}{'multiply-adds':>15}{'as published':>14}  RLE paper"]
+    lines = [f"{'':<26}{'parameters':>12}{'of flows':>10}{'multiply-adds':>15}{'as published':>14}  RLE paper"]
     for row in rows:
         cells = f"{row['parameters'] / 1e6:>11.2f}M{row['flow_parameters'] / 1e6:>9.2f}M"
         cells += f"{row['multiply_adds'] / 1e9:>14.2f}G{row['multiply_adds_as_published'] / 1e9:>13.2f}G"
-        lines.append(f"{row['config']:<20}{cells}  {row['paper']}")
+        lines.append(f"{row['config']:<26}{cells}  {row['paper']}")
     return "\n".join(lines)

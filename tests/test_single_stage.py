@@ -484,3 +484,20 @@ def test_train_refuses_and_evaluate_warns_of_shared_recordings(
     lines = [line for line in caplog.messages if words in line]
     assert len(lines) == 1
     assert "such as S1 " in lines[0]
+
+
+def test_a_2d_network_of_the_same_pictures_is_lifted(
+    shell: Shell, indices: tuple[Path, Path], small: list[str], tmp_path: Path
+) -> None:
+    code, out, err = shell("train", "--output", tmp_path / "run", *small, "model.dims=2", "train.epochs=1", main=MAIN)
+    assert code == 0, err
+    assert "NME" in err
+    assert "PCKh@0.5" in out
+    command = ["evaluate", "--checkpoint", tmp_path / "run" / "last.pt", "--lifter", "released"]
+    code, out, err = shell(*command, "--json", tmp_path / "report.json", "--cut", 0.2, main=MAIN)
+    assert code == 0, err
+    assert "each joint's own 2D sigma" in out
+    lifted = json.loads((tmp_path / "report.json").read_text())["lifted"]
+    assert lifted["cut"] == 0.2
+    assert 50 < lifted["sigma"]["mpjpe_frame_mm"] < 1000  # after one epoch of 40 pictures
+    assert lifted["seconds"] > 0

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lifting.geometry.crops import Size, extent
+
 
 @torch.no_grad()
 def cost_of(module: nn.Module, call: Callable[[Tensor], Any], x: Tensor) -> dict[str, int]:
@@ -20,8 +22,8 @@ def cost_of(module: nn.Module, call: Callable[[Tensor], Any], x: Tensor) -> dict
     return {"parameters": parameters, "multiply_adds": counter.get_total_flops() // 2}
 
 
-def image_model_cost(network: nn.Module, size: int) -> dict[str, int]:
-    """The cost of one image of ``size`` x ``size`` pixels, without its flip and without a flow.
+def image_model_cost(network: nn.Module, size: Size) -> dict[str, int]:
+    """The cost of one crop of this size, without its flip and without a flow.
 
     ``multiply_adds`` are those of `cost_of`. ``multiply_adds_as_published`` reproduce the 5.4 G and 14.1 G of the RLE
     paper (Tab. 8, 9; 256 pixels, ResNet-50), which count batch norm as two per element, and a transposed convolution as
@@ -37,7 +39,8 @@ def image_model_cost(network: nn.Module, size: int) -> dict[str, int]:
     for module in network.modules():
         if _published(module):
             module.register_forward_hook(count)
-    image = torch.zeros(1, 3, size, size, dtype=torch.uint8, device=next(network.parameters()).device)
+    width, height = extent(size)
+    image = torch.zeros(1, 3, height, width, dtype=torch.uint8, device=next(network.parameters()).device)
     return {**cost_of(network, network, image), "multiply_adds_as_published": published[0]}
 
 
