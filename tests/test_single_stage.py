@@ -491,7 +491,7 @@ def test_a_2d_network_of_the_same_pictures_is_lifted(
 ) -> None:
     code, out, err = shell("train", "--output", tmp_path / "run", *small, "model.dims=2", "train.epochs=1", main=MAIN)
     assert code == 0, err
-    assert "NME" in err
+    assert "NME" in out
     assert "PCKh@0.5" in out
     command = ["evaluate", "--checkpoint", tmp_path / "run" / "last.pt", "--lifter", "released"]
     code, out, err = shell(*command, "--json", tmp_path / "report.json", "--cut", 0.2, main=MAIN)
