@@ -13,7 +13,7 @@ from lifting.drawing.pose_figures import QUIET, TEXT, colours, draw_skeleton, ne
 from lifting.geometry.skeleton import JointSet
 
 _COLUMNS = 4
-_AROUND = 0.12  # of the box's sides, what is shown around it
+_AROUND = 0.1  # of the box's sides, what is shown around it
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class DrawnKeypoints:
     Attributes:
         title: a line above the picture.
         picture: (H, W, 3) RGB.
-        box: (4,) x, y, width, height of what is shown, pixels.
+        box: (4,) x, y, width, height, pixels; what is shown is a little more, as far as the picture goes.
         keypoints: (J, 2) pixels.
         deviation: (J, 2) pixels, the standard deviation of each coordinate; None if unknown.
         labels: (J, 2) pixels, NaN where there is none; None to draw none.
@@ -60,9 +60,10 @@ def draw_keypoint_figures(path: str | Path, people: Sequence[DrawnKeypoints], jo
 def _draw(panel: Axes, person: DrawnKeypoints, joint_set: JointSet) -> None:
     tints = colours(joint_set)
     panel.imshow(person.picture)
-    left, top, width, height = person.box
-    across, down = _AROUND * width, _AROUND * height
-    panel.set(xlim=(left - across, left + width + across), ylim=(top + height + down, top - down))
+    low, sides = person.box[:2], person.box[2:]
+    (left, top), (right, bottom) = low - _AROUND * sides, low + (1 + _AROUND) * sides
+    high, wide = person.picture.shape[:2]
+    panel.set(xlim=(max(left, 0), min(right, wide - 1)), ylim=(min(bottom, high - 1), max(top, 0)))
     draw_skeleton(panel, person.keypoints, joint_set, tints, width=2.0, zorder=3)
     if person.deviation is not None:
         for middle, (across, down), tint in zip(person.keypoints, person.deviation, tints, strict=True):
