@@ -113,6 +113,8 @@ def estimate(options: argparse.Namespace) -> None:
     if options.focal is not None and options.lifter is None:
         raise InputError("estimate: --focal: expected --lifter too; a 3D network has --camera FOCAL DEPTH")
     objective, config = single_stage.load(options.checkpoint, options.overrides)
+    if objective.dims == 2 and (options.camera or options.stature is not None):
+        raise InputError("estimate: --camera, --stature: expected a 3D network; a 2D one has --lifter and --focal")
     lift = None
     if options.lifter is not None:
         lift = partial(lift_estimate, lifter=two_step_lifter(objective, options), focal=options.focal)
