@@ -15,8 +15,8 @@ from lifting.datasets.image_index import read_encoded, read_index, write_index
 from lifting.datasets.image_set import ImageSet, recordings_of, select
 from lifting.datasets.recordings import refuse_shared
 from lifting.datasets.store import checksum_of
-from lifting.geometry.joint_maps import coco17_to_h36m18
-from lifting.geometry.skeleton import COCO17, H36M18
+from lifting.geometry.joint_maps import coco17_to_h36m18, h36m18_to_mpii16
+from lifting.geometry.skeleton import COCO17, H36M18, MPII16, JointSet
 from lifting.sources.image_readers import read_coco, read_h36m_images, read_mpii, wrong_s9
 from lifting.synthetic.group_pictures import group_folder
 from lifting.synthetic.pictures import rendered_folder
@@ -40,7 +40,7 @@ def training_sets(config: SingleStageConfig) -> tuple[ImageSet, ImageSet | None]
     if data.flat_path == "rendered" and data.path not in EMBEDDED:
         raise InputError(f"data.flat_path: expected an index of MPII or null for {data.path}, got the rendered set")
     flat = chosen(load_index(data.flat_path, flat=True), data.flat_train_parts, data.flat_path)
-    return main, with_joints_of(flat, main, data.flat_path)
+    return main, with_joints(flat, main.joint_set, f"data.flat_path: {data.flat_path}")
 
 
 def test_set(config: SingleStageConfig) -> ImageSet:
@@ -94,20 +94,24 @@ def flat_test_set(config: SingleStageConfig) -> ImageSet | None:
     return readable(images, skip=data.on_broken == "skip")
 
 
-def with_joints_of(flat: ImageSet, main: ImageSet, path: str) -> ImageSet:
-    """The set with the joints of another one, to be mixed with it: those of COCO become Human3.6M's where they can.
+def with_joints(images: ImageSet, joint_set: JointSet, path: str) -> ImageSet:
+    """The set with other joints, where there is a way to them.
+
+    COCO's joints become Human3.6M's 18 as far as they can, for mixing; the 18 become MPII's 16, which label them.
 
     Raises:
-        InputError: there is no way from its joints to those of the other set.
+        InputError: there is no such way; the message gives ``path``.
     """
-    if flat.joint_set == main.joint_set:
-        return flat
-    if (flat.joint_set, main.joint_set) != (COCO17, H36M18):
-        raise InputError(
-            f"data.flat_path: {path}: expected the joints {main.joint_set.name}, got {flat.joint_set.name}"
-        )
-    keypoints, labelled = coco17_to_h36m18(torch.from_numpy(flat.keypoints), torch.from_numpy(flat.labelled))
-    return replace(flat, keypoints=keypoints.numpy(), labelled=labelled.numpy(), joint_set=H36M18)
+    if images.joint_set == joint_set:
+        return images
+    keypoints, labelled = torch.from_numpy(images.keypoints), torch.from_numpy(images.labelled)
+    if (images.joint_set, joint_set) == (COCO17, H36M18):
+        keypoints, labelled = coco17_to_h36m18(keypoints, labelled)
+    elif (images.joint_set, joint_set) == (H36M18, MPII16) and images.points is None:
+        keypoints, labelled = h36m18_to_mpii16(keypoints), h36m18_to_mpii16(labelled[..., None])[..., 0]
+    else:
+        raise InputError(f"{path}: expected the joints {joint_set.name}, got {images.joint_set.name}")
+    return replace(images, keypoints=keypoints.numpy(), labelled=labelled.numpy(), joint_set=joint_set)
 
 
 def readable(images: ImageSet, *, skip: bool) -> ImageSet:

@@ -17,6 +17,7 @@ from lifting.chosen_pictures import (
     test_set,
     trained_on,
     training_sets,
+    with_joints,
 )
 from lifting.command import InputError, write_json
 from lifting.config import SingleStageConfig, read_config, read_trained
@@ -150,13 +151,9 @@ def evaluate(
     The report is `deep_report` in 3D, `keypoint_report` in 2D.
 
     Raises:
-        InputError: the pictures have other joints than the network.
+        InputError: the pictures do not have the joints of the network.
     """
-    if images.joint_set != objective.joint_set:
-        raise InputError(
-            f"data.path: {config.data.path}: expected the joints {objective.joint_set.name}, which the network has, "
-            f"got {images.joint_set.name}"
-        )
+    images = with_joints(images, objective.joint_set, f"data.path: {config.data.path}")
     prediction, matrix = predict(objective, images, config)
     if objective.dims == 3:
         return deep_report(objective, images, prediction, matrix, config), prediction, matrix

@@ -215,7 +215,7 @@ def test_coco_is_mixed_into_3d_training(index: Path) -> None:
         coco, keypoints=np.zeros((len(coco), 18, 2), np.float32), labelled=np.ones((len(coco), 18), np.bool_),
         joint_set=H36M18,
     )  # fmt: skip
-    flat = chosen_pictures.with_joints_of(coco, deep, "coco.h5")
+    flat = chosen_pictures.with_joints(coco, H36M18, "coco.h5")
     assert flat.joint_set == H36M18
     for name in ("left_wrist", "right_ankle", "left_shoulder"):
         here, there = H36M18.joints.index(name), COCO17.joints.index(name)
@@ -228,7 +228,7 @@ def test_coco_is_mixed_into_3d_training(index: Path) -> None:
     for name in ("spine", "thorax", "neck", "head"):
         assert not flat.labelled[:, H36M18.joints.index(name)].any()
     with pytest.raises(InputError, match="expected the joints coco17, got h36m18"):
-        chosen_pictures.with_joints_of(deep, coco, "h36m.h5")
+        chosen_pictures.with_joints(deep, COCO17, "h36m.h5")
 
 
 def test_estimate_and_lift(shell: Shell, trained: Path, groups: Path, tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from lifting.datasets import image_set
 from lifting.datasets.image_index import write_index
 from lifting.datasets.image_set import ImageSet, select
 from lifting.geometry.crops import crop_labels, crop_matrix, picture_points
-from lifting.geometry.skeleton import H36M18
+from lifting.geometry.joint_maps import h36m18_to_mpii16
+from lifting.geometry.skeleton import H36M18, MPII16
 from lifting.likelihood import RLE, Mixed
 from lifting.models.reference_weights import to_reference
 from lifting.models.regressor import Regressor
@@ -501,3 +502,25 @@ def test_a_2d_network_of_the_same_pictures_is_lifted(
     assert lifted["cut"] == 0.2
     assert 50 < lifted["sigma"]["mpjpe_frame_mm"] < 1000  # after one epoch of 40 pictures
     assert lifted["seconds"] > 0
+
+
+def test_mpii_alone_in_2d_has_a_pckh(
+    shell: Shell, indices: tuple[Path, Path], small: list[str], tmp_path: Path
+) -> None:
+    """With the 18 joints of a network that was trained here, and with MPII's 16, which converted weights have."""
+    alone = ["model.dims=2", f"data.path={indices[1]}", "data.flat_path=null", "data.train_parts=[train]"]
+    alone += ["data.test_parts=[valid]", "train.epochs=1"]
+    code, out, err = shell("train", "--output", tmp_path / "run", *small, *alone, main=MAIN)
+    assert code == 0, err
+    assert "PCKh@0.5" in out
+    config = read_config(SingleStageConfig, overrides=[*small, *alone])
+    images = chosen_pictures.test_set(config)
+    exact = torch.from_numpy(images.keypoints).double()
+    assert image_evaluation.pckh_of(images, exact)["pckh_50"] == 100
+    sixteen = chosen_pictures.with_joints(images, MPII16, "mpii.h5")
+    off = exact + torch.randn(exact.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 8
+    found = image_evaluation.pckh_of(images, off)
+    assert 5 < found["pckh_10"] < 95
+    assert image_evaluation.pckh_of(sixteen, h36m18_to_mpii16(off)) == found
+    objective = single_stage.build_objective(config, MPII16)
+    assert single_stage.evaluate(objective, images, config)[1].mu.shape == (len(images), 16, 2)

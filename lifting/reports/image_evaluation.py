@@ -171,13 +171,19 @@ def flat_report(objective: ImageObjective, images: ImageSet, config: SingleStage
     Raises:
         InputError: nobody's head's size is known.
     """
-    head_size = torch.from_numpy(images.head_size).double()
-    if not head_size.isfinite().any():
+    if not np.isfinite(images.head_size).any():
         raise InputError("PCKh: expected people whose head's size is known (prepare MPII with gt_valid.mat), got none")
     prediction, matrix = predict(objective, images, config)
-    pixels = h36m18_to_mpii16(picture_points(prediction.mu.double(), matrix, config.data.size))
-    target = h36m18_to_mpii16(torch.from_numpy(images.keypoints).double())
-    labelled = h36m18_to_mpii16(torch.from_numpy(images.labelled)[..., None])[..., 0]
+    return pckh_of(images, picture_points(prediction.mu.double(), matrix, config.data.size))
+
+
+def pckh_of(images: ImageSet, pixels: Tensor) -> dict[str, Any]:
+    """`pose_errors.pckh_report` of joints in pictures, (N, J, 2) pixels, of Human3.6M's 18 joints or MPII's 16."""
+    target, labelled = torch.from_numpy(images.keypoints).double(), torch.from_numpy(images.labelled)
+    if images.joint_set != MPII16:
+        pixels, target = h36m18_to_mpii16(pixels), h36m18_to_mpii16(target)
+        labelled = h36m18_to_mpii16(labelled[..., None])[..., 0]
+    head_size = torch.from_numpy(images.head_size).double()
     return pckh_report((pixels - target).norm(dim=-1), labelled, head_size, MPII16.joints)
 
 

@@ -18,9 +18,9 @@ from lifting.drawing.keypoint_figures import DrawnKeypoints, draw_keypoint_figur
 from lifting.geometry.crops import crop_labels, extent, picture_points
 from lifting.geometry.skeleton import COCO17
 from lifting.metrics.oks import average_precision, oks, results
-from lifting.metrics.pose_errors import pearson
+from lifting.metrics.pose_errors import format_pckh, pearson
 from lifting.prediction import Prediction
-from lifting.reports.image_evaluation import deviation_of
+from lifting.reports.image_evaluation import deviation_of, pckh_of
 from lifting.training.objective import ImageObjective
 
 DRAWN = 8  # people in a figure
@@ -41,7 +41,8 @@ def keypoint_report(
     error), ``nll`` the normalised negative log-likelihood of a joint in nats, in the coordinates of the crop,
     ``sigma_error_r`` Pearson's r of a joint's mean sigma and its error, both in units of the crop. On COCO also
     `oks.average_precision`, ``oks`` (the mean, in percent) and ``confidence_oks_r``, Pearson's r of a person's
-    confidence and OKS (Tab. 4 of the RLE paper). What needs labels is left out for detected boxes.
+    confidence and OKS (Tab. 4 of the RLE paper); on MPII `pose_errors.pckh_report`. What needs labels is left out for
+    detected boxes.
 
     Args:
         truth: what `coco_truth.read_truth` has of the pictures' index.
@@ -58,6 +59,8 @@ def keypoint_report(
         side = torch.from_numpy(images.box[:, 2:]).double().prod(1).sqrt()
         report["nme_percent"] = 100 * float((error / side[:, None])[labelled].mean())
         report |= _density_numbers(objective, images, prediction, matrix, config)
+    if np.isfinite(images.head_size).any():
+        report |= pckh_of(images, pixels)
     if images.joint_set != COCO17:
         return report
     confidence = prediction.confidence.double()
@@ -135,6 +138,8 @@ def format_keypoints(report: Mapping[str, Any]) -> str:
         names = {"ap": "AP", "ap_50": "AP50", "ap_75": "AP75", "ap_medium": "AP(M)", "ap_large": "AP(L)", "ar": "AR"}
         known = [f"{name} {report[key]:.1f}" for key, name in names.items() if np.isfinite(report[key])]
         lines.append(f"COCO: {', '.join(known)}")
+    if "pckh_50" in report:
+        lines.append(format_pckh(report))
     return "\n".join(lines)
 
 
