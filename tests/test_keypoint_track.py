@@ -119,23 +119,28 @@ def test_every_way_to_find_joints_trains(small: list[str], tmp_path: Path, overr
     assert ((confidence >= 0) & (confidence <= 1)).all()
 
 
-def test_a_few_pictures_are_fitted(small: list[str], tmp_path: Path) -> None:
-    """Training works: a network that may look at the test people knows them."""
-    make_groups(tmp_path / "few", train=1, val=3, workers=1)
-    read = read_coco(tmp_path / "few")
-    write_index(tmp_path / "few.h5", read.images, source="test", checksum="", truth=read.truth)
+@pytest.fixture(scope="session")
+def fitted(small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of a network that may look at the people it is tested on, with their pictures beside it."""
+    folder = tmp_path_factory.mktemp("fitted")
+    make_groups(folder / "few", train=1, val=3, workers=1)
+    read = read_coco(folder / "few")
+    write_index(folder / "few.h5", read.images, source="test", checksum="", truth=read.truth)
     overrides = [
         *small,
-        *(f"data.path={tmp_path / 'few.h5'}", "data.train_parts=[valid]", "train.batch_size=8", "train.bn_batches=1"),
+        *(f"data.path={folder / 'few.h5'}", "data.train_parts=[valid]", "train.batch_size=8", "train.bn_batches=1"),
         *("data.augment.scale=0", "data.augment.rotation=0", "data.augment.occlude=0", "data.augment.colour=0"),
         *("model.width=16", "train.epochs=40", "train.lr=0.003", "train.warmup_steps=3", "train.lr_steps=[32]"),
         *("train.flip=false", "loss.name=radial"),  # without a flow, whose integral is half a second in every epoch
     ]
-    report = single_stage.train(read_config(SingleStageConfig, overrides=[*overrides, "data.overfit=true"]), tmp_path)
-    assert report is not None
-    assert report["ap"] > 95
     with pytest.raises(InputError, match="expected test recordings that are not trained on"):
-        single_stage.train(read_config(SingleStageConfig, overrides=overrides), tmp_path / "refused")
+        single_stage.train(read_config(SingleStageConfig, overrides=overrides), folder / "refused")
+    single_stage.train(read_config(SingleStageConfig, overrides=[*overrides, "data.overfit=true"]), folder)
+    return folder
+
+
+def test_a_few_pictures_are_fitted(fitted: Path) -> None:
+    assert json.loads((fitted / "report.json").read_text())["ap"] > 95
 
 
 def test_exact_joints_have_an_ap_of_100_from_files_and_from_cut_outs(
@@ -231,25 +236,40 @@ def test_coco_is_mixed_into_3d_training(index: Path) -> None:
         chosen_pictures.with_joints(deep, COCO17, "h36m.h5")
 
 
-def test_estimate_and_lift(shell: Shell, trained: Path, groups: Path, tmp_path: Path) -> None:
-    picture = next((groups / "val").glob("*.jpg"))
-    (tmp_path / "boxes.json").write_text(json.dumps({picture.name: [[10, 10, 120, 200], [60, 20, 100, 180]]}))
-    base = ["estimate", "--checkpoint", trained, "--input", picture, "--boxes", tmp_path / "boxes.json", "--output"]
+def test_estimate_and_lift(shell: Shell, fitted: Path, tmp_path: Path) -> None:
+    images = read_index(fitted / "few.h5")
+    picture = Path(str(images.files[0]))
+    rows = images.files == images.files[0]
+    (tmp_path / "boxes.json").write_text(json.dumps({picture.name: images.box[rows].tolist()}))
+    base = [
+        "estimate",
+        "--checkpoint",
+        fitted / "last.pt",
+        "--input",
+        picture,
+        "--boxes",
+        tmp_path / "boxes.json",
+        "--output",
+    ]
     code, _, err = shell(*base, tmp_path / "flat.json", "--figures", tmp_path / "figures", main=MAIN)
     assert code == 0, err
     flat = json.loads((tmp_path / "flat.json").read_text())
     assert flat["joints"] == list(COCO17.joints)
     assert flat["people"][0]["metres"] is None
-    assert np.shape(flat["people"][1]["pixel_deviation"]) == (17, 2)
-    assert len(list((tmp_path / "figures").iterdir())) == 2
+    assert np.shape(flat["people"][0]["pixel_deviation"]) == (17, 2)
+    known = images.labelled[0]
+    np.testing.assert_allclose(np.array(flat["people"][0]["pixels"])[known], images.keypoints[0][known], atol=9)
+    assert len(list((tmp_path / "figures").iterdir())) == rows.sum()
     assert cv2.imread(str(next((tmp_path / "figures").iterdir()))) is not None
 
     code, _, err = shell(*base, tmp_path / "deep.npz", "--lifter", "released", "--focal", 300, main=MAIN)
     assert code == 0, err
     deep = np.load(tmp_path / "deep.npz")
     assert deep["joints"].tolist() == list(H36M17.joints)
-    assert deep["metres"].shape == deep["deviation"].shape == (2, 17, 3)
-    assert deep["root"].shape == (2, 3)
+    assert deep["metres"].shape == deep["deviation"].shape == (rows.sum(), 17, 3)
+    assert np.isfinite(deep["metres"]).all()
+    assert deep["root"].shape == (rows.sum(), 3)
+    assert (deep["root"][:, 2] > 0.5).all()
     wrists = COCO17.joints.index("left_wrist"), H36M17.joints.index("left_wrist")
     np.testing.assert_allclose(deep["pixels"][:, wrists[1]], [p["pixels"][wrists[0]] for p in flat["people"]])
     code, _, err = shell(*base, tmp_path / "ray.json", "--lifter", "released", main=MAIN)

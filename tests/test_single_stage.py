@@ -497,7 +497,7 @@ def test_a_2d_network_of_the_same_pictures_is_lifted(
     command = ["evaluate", "--checkpoint", tmp_path / "run" / "last.pt", "--lifter", "released"]
     code, out, err = shell(*command, "--json", tmp_path / "report.json", "--cut", 0.2, main=MAIN)
     assert code == 0, err
-    assert "each joint's own 2D sigma" in out
+    assert "draws, each joint's own 2D sigma" in out
     lifted = json.loads((tmp_path / "report.json").read_text())["lifted"]
     assert lifted["cut"] == 0.2
     assert 50 < lifted["sigma"]["mpjpe_frame_mm"] < 1000  # after one epoch of 40 pictures

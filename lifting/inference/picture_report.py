@@ -17,8 +17,8 @@ from lifting.geometry.h36m import action_of
 from lifting.geometry.rays import place_people, ray_frame
 from lifting.geometry.skeleton import H36M17
 from lifting.inference.lifter import Lifter
-from lifting.inference.picture_lifter import lifter_keypoints
-from lifting.inference.root import PIXELS, PLACE
+from lifting.inference.picture_lifter import lift_draws, lifter_keypoints
+from lifting.inference.root import PLACE
 from lifting.metrics.pose_errors import joint_errors, pose_report
 from lifting.reports.image_evaluation import predict
 from lifting.reports.keypoint_evaluation import pixel_deviation
@@ -28,12 +28,13 @@ from lifting.training.objective import ImageObjective
 Array = NDArray[np.float64]
 
 LEVELS = (50, 90)  # percent, of central intervals
-# What the posterior of the joints given their rays is told about the noise of a keypoint.
+# What is done with the 2D network's sigma.
 VARIANTS = {
-    "alone": "the lifter alone",
-    "size": "rays, noise 1 % of the person's size",
-    "even": "rays, the same noise for every joint",
-    "sigma": "rays, each joint's own 2D sigma",
+    "alone": "the keypoints lifted, sigma ignored",
+    "even": "draws, the same noise for every joint",
+    "sigma": "draws, each joint's own 2D sigma",
+    "rays": "the keypoints lifted, then drawn to rays",
+    "sigma_rays": "draws by 2D sigma, then drawn to rays",
 }
 
 
@@ -42,8 +43,10 @@ def picture_report(
 ) -> dict[str, Any]:
     """Errors in space of joints that a 2D network finds in pictures and a lifter lifts, with the true intrinsics.
 
-    Neither the box's depth nor the root's is given. The ``even`` noise is the root mean square of all predicted 2D
-    deviations, so that ``sigma`` differs from it only in which joint is trusted more.
+    The root's depth is not given. The 2D sigma is handed on by lifting draws of the keypoints
+    (`picture_lifter.lift_draws`), or as the noise of the rays that joints are brought to (`geometry.rays`). The
+    ``even`` noise is the root mean square of all predicted 2D deviations, so that ``sigma`` differs from it only in
+    which joint is trusted more.
 
     Args:
         images: with 3D labels.
@@ -69,25 +72,28 @@ def picture_report(
     found = picture_points(prediction.mu.double(), matrix, config.data.size).numpy()
     pixels, deviation = lifter_keypoints(found, spread, images.joint_set)
     assert deviation is not None
-    pose = lifter.lift(pixels, 2 * images.center.astype(np.float64))  # any size: it sees people relative to themselves
-    joints, spread_3d = (x.astype(np.float64) for x in (pose.joints, pose.deviation))
+    size = 2 * images.center.astype(np.float64)  # any will do: the lifter sees people relative to themselves
     focal, center = (x[:, None].astype(np.float64) for x in (images.focal, images.center))
     rays = np.concatenate([(pixels - center) / focal, np.ones((*pixels.shape[:-1], 1))], -1)
     rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
     of_focal = np.sqrt(images.focal.astype(np.float64).prod(1))[:, None]
-    size = np.linalg.norm(np.ptp(pixels, axis=1), axis=-1)[:, None]
-    even = np.full_like(size, np.sqrt(np.square(deviation).mean()))
+    even = np.full_like(deviation, np.sqrt(np.square(deviation).mean()))
+    lifted = {"alone": lifter.lift(pixels, size), "even": lift_draws(lifter, pixels, even, size)}
+    lifted["sigma"] = lift_draws(lifter, pixels, deviation, size)
     report: dict[str, Any] = {"cut": cut, "even_px": float(even[0, 0])}
-    for name, noise in {"size": PIXELS * size, "even": even, "sigma": deviation}.items():
-        placed = place_people(joints, spread_3d, rays, noise / of_focal, about_ray=lifter.axes == "ray", place=PLACE)
-        shrunk = np.sqrt(np.diagonal(placed.covariance, axis1=-2, axis2=-1))
-        report[name] = _scores(images, placed.joints, shrunk)
-    report["seconds"] = (time.perf_counter() - start) / len(images)
     turn = np.swapaxes(ray_frame(rays[:, H36M17.root]), -1, -2)  # from the axes about the pelvis' ray to the camera's
     if lifter.axes != "ray":
         turn = np.broadcast_to(np.eye(3), turn.shape)
-    turned = np.sqrt(np.einsum("nab,njb->nja", np.square(turn), np.square(spread_3d)))
-    report["alone"] = _scores(images, np.einsum("nab,njb->nja", turn, joints), turned)
+    for name, pose in lifted.items():
+        turned = np.sqrt(np.einsum("nab,njb->nja", np.square(turn), np.square(pose.deviation)))
+        report[name] = _scores(images, np.einsum("nab,njb->nja", turn, pose.joints), turned)
+    for name, first in (("rays", "alone"), ("sigma_rays", "sigma")):
+        joints, spread_3d = (x.astype(np.float64) for x in (lifted[first].joints, lifted[first].deviation))
+        angle = deviation / of_focal
+        placed = place_people(joints, spread_3d, rays, angle, about_ray=lifter.axes == "ray", place=PLACE)
+        shrunk = np.sqrt(np.diagonal(placed.covariance, axis1=-2, axis2=-1))
+        report[name] = _scores(images, placed.joints, shrunk)
+    report["seconds"] = (time.perf_counter() - start) / len(images)
     return report
 
 

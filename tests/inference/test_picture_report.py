@@ -14,6 +14,7 @@ from lifting.datasets.image_set import ImageSet
 from lifting.geometry.crops import crop_labels, crop_matrix
 from lifting.inference import picture_report
 from lifting.inference.lifter import Lifter
+from lifting.inference.picture_lifter import lift_draws
 from lifting.inference.picture_report import VARIANTS, format_picture_report
 from lifting.prediction import Prediction
 from lifting.sources.image_readers import read_h36m_images
@@ -64,7 +65,9 @@ def test_a_known_error_costs_less(
     report = picture_report.picture_report(*network, images, Lifter.load())
     error = {name: report[name]["mpjpe_frame_mm"] for name in VARIANTS}
     assert error["sigma"] < error["even"] - 2
-    assert error["sigma"] < error["alone"] - 2
+    assert error["sigma"] < error["alone"] - 3
+    assert error["sigma_rays"] < error["rays"]
+    assert report["alone"]["coverage"]["90"] < report["sigma"]["coverage"]["90"] < 99
     assert report["even_px"] == pytest.approx(np.sqrt((14 * SURE**2 + 4 * UNSURE**2) / 18), rel=0.15)
     for name in VARIANTS:
         assert 0 < report[name]["coverage"]["50"] < report[name]["coverage"]["90"] < 100
@@ -88,3 +91,29 @@ def test_what_cannot_be_lifted_is_refused(images: ImageSet, network: tuple[Image
     config = read_config(SingleStageConfig, overrides=overrides)
     with pytest.raises(InputError, match="expected a 2D network with sigma"):
         picture_report.picture_report(single_stage.build_objective(config), config, images, Lifter.load())
+
+
+def test_draws_without_noise_are_the_lifter_itself() -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.uniform(100, 300, (3, 17, 2))
+    lifter = Lifter.load()
+    once, drawn = lifter.lift(pixels, (400, 400)), lift_draws(lifter, pixels, np.zeros((3, 17)), (400, 400))
+    for name in ("joints", "sigma", "deviation"):
+        np.testing.assert_allclose(getattr(drawn, name), getattr(once, name), atol=1e-6)
+
+
+def test_the_spread_of_draws_is_added_to_the_lifters_own() -> None:
+    """Against the same sum written out: mean of variances plus variance of means."""
+    rng = np.random.default_rng(1)
+    pixels, deviation = rng.uniform(100, 300, (2, 17, 2)), rng.uniform(0, 20, (2, 17))
+    pixels[1, 5] = np.nan
+    lifter = Lifter.load()
+    found = lift_draws(lifter, pixels, deviation, (400, 400), draws=6)
+    half = np.random.default_rng(0).normal(size=(3, 2, 17, 2)) * deviation[..., None]
+    poses = [lifter.lift(pixels + sign * off, (400, 400)) for sign in (1, -1) for off in half]
+    np.testing.assert_allclose(found.joints, np.mean([pose.joints for pose in poses], 0), atol=1e-6)
+    variance = np.mean([pose.deviation.astype(float) ** 2 for pose in poses], 0)
+    variance += np.var([pose.joints.astype(float) for pose in poses], 0)
+    np.testing.assert_allclose(found.deviation, np.sqrt(variance), atol=1e-6)
+    assert (found.deviation[:, 1:] > lifter.lift(pixels, (400, 400)).deviation[:, 1:] * 0.5).all()
+    assert np.isfinite(found.joints).all()  # the missing joint too
