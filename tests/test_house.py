@@ -26,8 +26,8 @@ HOUSE: list[dict[str, list[str]]] = [
             "json_people", "json_frames", "json_formats", "formats",
         ],
         "likelihood": [
-            "unit_densities", "coupling_step", "flow", "scale", "shared_flow", "learned", "mixed", "build",
-            "radial_mixture", "pose_density",
+            "unit_densities", "coupling_step", "flow", "scalar_flow", "scale", "shared_flow", "learned", "mixed",
+            "build", "radial_mixture", "pose_density",
         ],
         "datasets": [
             "pose_checks", "store", "poses", "recordings", "pose_augment", "pose_batches",
