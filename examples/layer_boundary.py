@@ -24,6 +24,7 @@ LOSSES: dict[str, Callable[[], Likelihood]] = {
     "RLE, the paper's form": lambda: RLE.paper(dim=1),
     "RLE": lambda: RLE(dim=1),
 }
+TITLES = ("mean error, px", "95 % below, px", "NLL, nats", "kurtosis of x_bar")
 
 
 class Columns(nn.Module):
@@ -65,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--figure", help="draws test images with what RLE predicts, of the last seed")
     options = parser.parse_args(arguments)
     count, steps = (40, 2) if options.short else (1000, 500)
-    print(f"{'loss':22}" + "".join(f"{title:>18}" for title in ("mean error, px", "95 % below, px", "NLL, nats")))
+    print(f"{'loss':22}" + "".join(f"{title:>20}" for title in TITLES))
     for name, build in LOSSES.items():
         rows = []
         for seed in range(options.seeds):
@@ -77,9 +78,11 @@ def main(arguments: list[str] | None = None) -> None:
             found = network(images)
             error = DEPTH * (found.mu - edges).abs().flatten()
             nll = np.log(DEPTH) - likelihood.log_prob(found, edges).mean().item()
-            rows.append([error.mean().item(), error.quantile(0.95).item(), nll])
+            x_bar = likelihood.standardise(found, edges)
+            kurtosis = (x_bar**4).mean() / (x_bar**2).mean() ** 2  # 3 for a normal density, 6 for Laplace's
+            rows.append([error.mean().item(), error.quantile(0.95).item(), nll, kurtosis.item()])
         cells = [f"{np.mean(column):.3f} ± {np.std(column):.3f}" for column in zip(*rows, strict=True)]
-        print(f"{name:22}" + "".join(f"{cell:>18}" for cell in cells), flush=True)
+        print(f"{name:22}" + "".join(f"{cell:>20}" for cell in cells), flush=True)
     if options.figure:
         draw(options.figure, images, edges, found, likelihood.deviation(found))
 

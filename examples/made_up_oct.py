@@ -47,19 +47,23 @@ def scans(count: int, random: np.random.Generator) -> tuple[Tensor, Tensor]:
 def draw(path: str, images: Tensor, edges: Tensor, found: Prediction, deviation: Tensor) -> None:
     """Three test images from sure to unsure, and errors by tenths of the predicted deviation; shares of the depth."""
     figure = Figure((9, 3), layout="constrained")
-    axes = figure.subplots(1, 4, width_ratios=[1, 1, 1, 1.6])
+    *pictures, plot = figure.subplots(1, 4, width_ratios=[1, 1, 1, 1.7])
     doubt = deviation.mean((1, 2)).argsort()
-    for axis, n in zip(axes, doubt[[0, len(doubt) // 2, -1]].tolist(), strict=False):
+    for axis, n in zip(pictures, doubt[[len(doubt) // 10, len(doubt) // 2, -len(doubt) // 20]].tolist(), strict=True):
         mu, reach = (DEPTH * x[n, :, 0] for x in (found.mu, deviation))
         axis.imshow(images[n, 0], cmap="gray", aspect="auto")
-        axis.fill_between(range(WIDTH), mu - 2 * reach, mu + 2 * reach, color="tab:orange", alpha=0.4, lw=0)
-        axis.plot(range(WIDTH), mu, "tab:orange", label="predicted, ±2 deviations")
+        axis.fill_between(range(WIDTH), mu - 2 * reach, mu + 2 * reach, color="tab:orange", alpha=0.5, lw=0)
+        axis.plot(range(WIDTH), mu, "tab:orange", lw=1, label="predicted, ± 2 deviations")
         axis.plot(range(WIDTH), DEPTH * edges[n, :, 0], "c--", lw=1, label="true")
-        axis.set(xticks=[], yticks=[])
-    axes[0].legend(fontsize=7, loc="lower left")
-    groups = [DEPTH * x.flatten()[deviation.flatten().argsort()] for x in (deviation, (found.mu - edges).abs())]
-    sizes = [[part.square().mean().sqrt().item() for part in x.chunk(10)] for x in groups]
-    axes[3].loglog(*sizes, "o-", color="tab:orange")
-    axes[3].loglog(sizes[0], sizes[0], "k:", lw=1)
-    axes[3].set(xlabel="predicted deviation, pixels", ylabel="root mean square error, pixels")
+        axis.set(xticks=[], yticks=[], xlim=(0, WIDTH - 1))
+    figure.legend(*pictures[0].get_legend_handles_labels(), loc="outside upper left", ncols=2, fontsize=8)
+    order = deviation.flatten().argsort()
+    predicted, error = (DEPTH * x.flatten()[order] for x in (deviation, found.mu - edges))
+    sizes = [[part.square().mean().sqrt().item() for part in x.chunk(10)] for x in (predicted, error)]
+    plot.loglog(*sizes, "o-", color="tab:orange")
+    plot.axline((1, 1), slope=1, color="black", ls=":", lw=1)
+    for axis in (plot.xaxis, plot.yaxis):
+        axis.set_minor_formatter("")
+        axis.set_ticks([0.3, 0.5, 1, 2], labels=["0.3", "0.5", "1", "2"])
+    plot.set(xlabel="predicted deviation, pixels", ylabel="root mean square error, pixels")
     figure.savefig(path, dpi=90)

@@ -119,7 +119,7 @@ def test_no_room_is_the_whole_house() -> None:
 
 def test_the_tests_mirror_the_rooms() -> None:
     folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and list(path.glob("test_*.py"))}
-    hurt = {"faults", "fuzz", "hostile"}  # what `make faults` and `make fuzz` run, and files made to do harm
+    hurt = {"faults", "fuzz", "hostile", "load"}  # what `make faults`, `fuzz` and `load` run, and files made to do harm
     assert folders <= {room for room, files in SHELF.items() if files} | {"gpu"} | hurt
 
 
