@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test faults fuzz bench gpu tables weights lint lock
+.PHONY: help demo test faults fuzz load bench gpu tables weights lint lock
 help:
 	@echo "make demo    trains, evaluates and draws on the embedded set (about four minutes on two cores)"
 	@echo "make test    runs the test suite"
@@ -11,6 +11,7 @@ help:
 	@echo "make weights CMU=cmu_bvh.zip  makes the released weights anew (about half an hour)"
 	@echo "make faults  hurts training runs in every way there is and prints what they survived (about twenty minutes)"
 	@echo "make fuzz    feeds 1,000 damaged files to every reader (about an hour); FUZZ='--only store --inputs 100' for some"
+	@echo "make load    ten thousand lifts, five million poses, two hundred trainings (fifteen minutes); LOAD='--only score' for some"
 	@echo "make bench   times the fast paths and writes bench.json"
 	@echo "make gpu     tests and times everything on a GPU, in ten minutes, and writes gpu.md; nothing without a GPU"
 	@echo "make lint    ruff and mypy"
@@ -33,6 +34,9 @@ faults: .venv/ready
 
 fuzz: .venv/ready
 	$(BIN)/python -m tests.fuzz $(FUZZ)
+
+load: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.load $(LOAD)
 
 gpu: .venv/ready
 	$(BIN)/python -m tests.gpu

@@ -9,6 +9,7 @@ the file (default 1) says that frame i of the file is frame ``i * stride`` of th
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from torch import Tensor
 from lifting import safe_hdf5
 from lifting.command import InputError, Parser, RunError, existing_file, run_command, whole_file, write_json
 from lifting.datasets.store import PoseStore
+from lifting.geometry.cameras import Camera
 from lifting.geometry.h36m import action_of
-from lifting.metrics.bones import bone_report
-from lifting.metrics.pose_errors import format_report, joint_errors, pose_report
+from lifting.metrics.bones import bone_report, pooled
+from lifting.metrics.pose_errors import PoseSums, format_report, joint_errors
 
 Clip = tuple[str, str, str]  # subject, sequence, camera
 
@@ -66,8 +68,15 @@ def read_predictions(path: str | Path) -> tuple[dict[Clip, np.ndarray], int]:
     Raises:
         InputError: the file is not HDF5, is empty, or holds anything but (T, J, 3) floats in the layout above.
     """
-    where = f"{existing_file(path, 'predictions')}: expected datasets /subject/sequence/camera"
-    with safe_hdf5.open_hdf5(Path(path), str(path)) as file:
+    with _predictions(path) as (found, stride):
+        return {clip: _read(poses, path) for clip, poses in found.items()}, stride
+
+
+@contextmanager
+def _predictions(path: str | Path) -> Iterator[tuple[dict[Clip, h5py.Dataset], int]]:
+    """Opens a prediction file: the dataset of each clip, of the right shape and kind but not read, and the stride."""
+    where = _expected(path)
+    with safe_hdf5.open_hdf5(existing_file(path, "predictions"), str(path)) as file:
         found = {
             (subject, sequence, camera): _poses(views, camera, where)
             for subject, sequences in _groups(file, where)
@@ -76,7 +85,15 @@ def read_predictions(path: str | Path) -> tuple[dict[Clip, np.ndarray], int]:
         }
         if not found:
             raise InputError(f"{where}, found none")
-        return found, _stride(file, str(path))
+        yield found, _stride(file, str(path))
+
+
+def _expected(path: str | Path) -> str:
+    return f"{path}: expected datasets /subject/sequence/camera"
+
+
+def _read(poses: h5py.Dataset, path: str | Path) -> np.ndarray:
+    return safe_hdf5.read(poses, np.float64, _expected(path))
 
 
 def _groups(parent: h5py.Group, where: str) -> Iterator[tuple[str, h5py.Group]]:
@@ -86,10 +103,10 @@ def _groups(parent: h5py.Group, where: str) -> Iterator[tuple[str, h5py.Group]]:
         yield name, group
 
 
-def _poses(views: h5py.Group, camera: str, where: str) -> np.ndarray:
+def _poses(views: h5py.Group, camera: str, where: str) -> h5py.Dataset:
     found = safe_hdf5.dataset(views, camera, (-1, -1, 3), "f", where)
     assert found is not None
-    return safe_hdf5.read(found, np.float64, where)
+    return found
 
 
 def _stride(file: h5py.File, where: str) -> int:
@@ -105,47 +122,48 @@ def score_predictions(path: str | Path, data_path: str | Path, device: str = "cp
 
     The root is subtracted from both. The report also has ``subjects``, ``stride``, ``n_clips`` and
     ``n_clips_in_data``. A clip is a sequence seen by one camera; ``n_clips`` were scored, and the data has
-    ``n_clips_in_data`` for those subjects.
+    ``n_clips_in_data`` for those subjects. One clip is in memory at a time, however many there are.
 
     Raises:
         InputError: a file cannot be used; the data does not have a clip; poses are of the wrong number or shape, not
             finite, or not in metres.
     """
-    predictions, stride = read_predictions(path)
-    names = sorted({action_of(sequence) for _, sequence, _ in predictions})
-    errors, actions, moved_roots = [], [], 0
-    with PoseStore(data_path) as store:
-        root = store.joint_set.root
-        for clip, poses in predictions.items():
-            target = _target(store, clip, stride)
-            prediction = torch.from_numpy(poses)
+    moved_roots, bones, cameras = 0, [], dict[str, dict[str, Camera]]()
+    with _predictions(path) as (predictions, stride), PoseStore(data_path) as store:
+        joint_set = store.joint_set
+        root = joint_set.root
+        names = sorted({action_of(sequence) for _, sequence, _ in predictions})
+        sums = PoseSums(names, joint_set.joints)
+        for clip, dataset in predictions.items():
+            target = _target(store, clip, stride, cameras)
+            prediction = torch.from_numpy(_read(dataset, path))
             _check(f"{path}: /{'/'.join(clip)}", prediction, target, stride)
             moved_roots += bool(prediction[:, root].norm(dim=-1).max() > _ROOT_TOLERANCE)
             relative = [(x - x[:, root : root + 1]).to(device) for x in (prediction, target)]
-            errors.append({name: error.cpu() for name, error in joint_errors(*relative).items()})
-            actions.append(torch.full((len(poses),), names.index(action_of(clip[1]))))
+            one = torch.zeros(len(prediction), dtype=torch.int64)
+            sums.add(joint_errors(*relative), (one + names.index(action_of(clip[1]))).to(device))
+            bones.append((len(prediction), bone_report(prediction, joint_set, one)))
         subjects = [subject for subject in store.subjects if any(subject == clip[0] for clip in predictions)]
         in_data = sum(len(store.sequences(subject)) * len(store.cameras(subject)) for subject in subjects)
-        joint_set = store.joint_set
+        count = len(predictions)
     if moved_roots:
-        _log.info("note: the root was not at zero in %d of %d clips; it was subtracted", moved_roots, len(predictions))
-    if len(predictions) < in_data:
-        whose = ", ".join(subjects)
-        _log.info("note: scored %d of the %d clips that the data has for %s", len(predictions), in_data, whose)
-    together = {name: torch.cat([clip_errors[name] for clip_errors in errors]) for name in errors[0]}
-    report = pose_report(together, torch.cat(actions), names, joint_set.joints)
-    frames = torch.tensor([len(poses) for poses in predictions.values()])
-    every = torch.from_numpy(np.concatenate(list(predictions.values())))
-    report |= bone_report(every, joint_set, torch.repeat_interleave(frames))
-    scope = {"subjects": subjects, "stride": stride, "n_clips": len(predictions), "n_clips_in_data": in_data}
-    return {**report, **scope}
+        _log.info("note: the root was not at zero in %d of %d clips; it was subtracted", moved_roots, count)
+    if count < in_data:
+        _log.info("note: scored %d of the %d clips that the data has for %s", count, in_data, ", ".join(subjects))
+    scope = {"subjects": subjects, "stride": stride, "n_clips": count, "n_clips_in_data": in_data}
+    return {**sums.report(), **pooled(bones), **scope}
 
 
-def _target(store: PoseStore, clip: Clip, stride: int) -> Tensor:
-    """(T, J, 3) float64, every ``stride``-th pose of a clip in camera axes; `InputError` if there is no such clip."""
+def _target(store: PoseStore, clip: Clip, stride: int, known: dict[str, dict[str, Camera]]) -> Tensor:
+    """(T, J, 3) float64, every ``stride``-th pose of a clip in camera axes; `InputError` if there is no such clip.
+
+    ``known`` keeps the cameras of each subject: reading them for every clip took as long as the errors.
+    """
     subject, sequence, name = clip
     world = torch.from_numpy(store.positions(subject, sequence)[::stride]).double()
-    cameras = store.cameras(subject)
+    if subject not in known:
+        known[subject] = store.cameras(subject)
+    cameras = known[subject]
     if name not in cameras:
         raise InputError(f"{store.path}: no camera {name!r} for {subject}; there are {', '.join(cameras)}")
     return cameras[name].world_to_camera(world)

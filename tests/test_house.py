@@ -26,8 +26,8 @@ HOUSE: list[dict[str, list[str]]] = [
             "json_people", "json_frames", "json_formats", "formats",
         ],
         "likelihood": [
-            "unit_densities", "coupling_step", "flow", "scale", "shared_flow", "learned", "mixed", "build",
-            "radial_mixture", "pose_density",
+            "unit_densities", "coupling_step", "flow", "scalar_flow", "scale", "shared_flow", "learned", "mixed",
+            "build", "radial_mixture", "pose_density",
         ],
         "datasets": [
             "pose_checks", "store", "poses", "recordings", "pose_augment", "pose_batches",
@@ -129,7 +129,7 @@ def test_no_room_is_the_whole_house() -> None:
 
 def test_the_tests_mirror_the_rooms() -> None:
     folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and list(path.glob("test_*.py"))}
-    hurt = {"faults", "fuzz", "hostile"}  # what `make faults` and `make fuzz` run, and files made to do harm
+    hurt = {"faults", "fuzz", "hostile", "load"}  # what `make faults`, `fuzz` and `load` run, and files made to do harm
     assert folders <= {room for room, files in SHELF.items() if files} | {"gpu"} | hurt
 
 

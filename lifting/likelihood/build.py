@@ -4,19 +4,20 @@ from lifting.command import InputError
 from lifting.config import FlowConfig, LossConfig
 from lifting.likelihood.flow import Bijection, RealNVP, ZukoFlow
 from lifting.likelihood.learned import DLE, RLE, BasicFlow, ReferenceRLE
+from lifting.likelihood.scalar_flow import ScalarFlow
 from lifting.likelihood.scale import ConstantVariance, Likelihood
 from lifting.likelihood.unit_densities import BASES
 
 
 def build_flow(config: FlowConfig, dim: int) -> Bijection:
-    """The flow that a configuration names.
+    """The flow that a configuration names. With D = 1, ``realnvp`` is a `ScalarFlow` of as many layers.
 
     Raises:
         InputError: the flow needs a library that is not installed.
     """
     sizes = config.model_dump(exclude={"kind"})
     if config.kind == "realnvp":
-        return RealNVP(dim, **sizes)
+        return RealNVP(dim, **sizes) if dim > 1 else ScalarFlow(config.couplings)
     try:
         return ZukoFlow(config.kind, dim, **sizes)
     except ModuleNotFoundError as error:

@@ -47,7 +47,7 @@ class RealNVP(Bijection):
 
     f is the composition from noise to data; ``log_prob(x) = log N(f^-1(x); 0, I) + log |det df^-1/dx|``. The scale
     nets s_k end in a tanh, the shift nets t_k do not. Masks alternate between the last coordinates and the first
-    (D = 3: {2}, {0, 1}; D = 2: {1}, {0}; D = 1: nothing is kept, each layer is a plain affine map).
+    (D = 3: {2}, {0, 1}; D = 2: {1}, {0}). With D = 1 a coupling would have nothing to keep: see `ScalarFlow`.
 
     Every net has ``layers`` fully connected layers, with D inputs, D outputs and ``width`` hidden units, as in the
     reference code: with D = 2 and six couplings, 3 x 64 gives the 53.8K parameters of the RLE paper's Tab. 6. The last
@@ -57,24 +57,29 @@ class RealNVP(Bijection):
     within rounding, in less time.
 
     Args:
-        dim: D.
+        dim: D, at least 2.
         couplings: number of coupling layers K.
         layers: fully connected layers in each net, at least 2.
         width: their hidden width.
+
+    Raises:
+        ValueError: a size is out of range.
     """
 
     masks: Tensor
 
     def __init__(self, dim: int = 3, couplings: int = 6, layers: int = 3, width: int = 64) -> None:
         super().__init__()
-        if min(dim, couplings) < 1 or layers < 2 or width < 1:
+        if dim == 1:
+            raise ValueError(
+                "RealNVP: expected dim >= 2, got 1: without another coordinate every coupling is an affine map, and "
+                "the flow a normal density; use ScalarFlow, the default of RLE(dim=1)"
+            )
+        if dim < 2 or min(couplings, width) < 1 or layers < 2:
             got = f"dim {dim}, couplings {couplings}, layers {layers}, width {width}"
-            raise ValueError(f"RealNVP: expected dim, couplings and width >= 1 and layers >= 2, got {got}")
+            raise ValueError(f"RealNVP: expected dim and layers >= 2, couplings and width >= 1, got {got}")
         kept = torch.arange(dim) >= (dim + 1) // 2
-        if dim > 1:
-            masks = torch.stack([kept if k % 2 == 0 else ~kept for k in range(couplings)])
-        else:
-            masks = torch.zeros(couplings, 1, dtype=torch.bool)
+        masks = torch.stack([kept if k % 2 == 0 else ~kept for k in range(couplings)])
         self.register_buffer("masks", masks)
         self.dim = dim
         self.sizes = {"couplings": couplings, "layers": layers, "width": width}

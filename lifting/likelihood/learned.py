@@ -8,6 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lifting.likelihood.flow import ROWS, Bijection, Density, RealNVP, by_rows, checked
+from lifting.likelihood.scalar_flow import ScalarFlow
 from lifting.likelihood.scale import Likelihood, check
 from lifting.likelihood.shared_flow import choose, log_g_of_all
 from lifting.likelihood.unit_densities import fixed_draws
@@ -47,7 +48,10 @@ class Learned(Likelihood):
 
     def __init__(self, dim: int, base: str, beta: float, flow: Density | None) -> None:
         super().__init__(dim, base, beta)
-        self.flow = RealNVP(dim) if flow is None else checked(flow, dim)
+        if flow is None:
+            self.flow: Density = RealNVP(dim) if dim > 1 else ScalarFlow()
+        else:
+            self.flow = checked(flow, dim)
         self._kept = Kept()
 
     def _unit_deviation(self, draws: int, like: Tensor) -> Tensor:
@@ -88,7 +92,7 @@ class WithFlow(Learned):
 
         The sum is checked against an importance-sampling estimate, which needs no grid. If the two differ and ``cells``
         is None, the grid is made finer and wider once. If they still differ, which happens with a very narrow flow, the
-        estimate is returned.
+        estimate is returned. With D = 1 and ``cells`` None, the grid is four times as wide.
 
         Args:
             reach: half the width of the grid, above zero.
@@ -105,8 +109,11 @@ class WithFlow(Learned):
     @torch.no_grad()
     def _log_norm(self, reach: float, cells: int | None) -> Tensor:
         estimate = self._estimate()
-        coarse = {1: 4096, 2: 512}.get(self.dim, 64)
-        for count, width in [(cells, reach)] if cells else [(coarse, reach), (3 * coarse // 2, 1.2 * reach)]:
+        coarse = {2: 512}.get(self.dim, 64)
+        grids = [(coarse, reach), (3 * coarse // 2, 1.2 * reach)]
+        if self.dim == 1:  # where a grid of any width and finesse costs little
+            grids = [(2**14, 4 * reach), (2**17, 4 * reach)]
+        for count, width in [(cells, reach)] if cells else grids:
             total = self._riemann_sum(width, count)
             if (estimate / total - 1).abs() < 0.015:
                 return -torch.log(total)
@@ -167,7 +174,7 @@ class RLE(WithFlow):
 
     Args:
         dim, base, beta: see `Likelihood`.
-        flow: a `Density`; RealNVP by default.
+        flow: a `Density`; by default RealNVP, and `ScalarFlow` where D = 1.
         normalise: whether the training loss includes log s.
         flow_steers_mu: whether the flow's gradient reaches mu. The flow learns heavier tails than Q's, and with these
             the likelihood gives up on hard samples, which raises the mean error. If False, mu follows Q alone. Sigma

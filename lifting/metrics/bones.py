@@ -6,6 +6,8 @@ Estimation"). Both are zero for a rigid skeleton; motion capture deviates slight
 Shape letters: N poses, J joints, K bones, C clips.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -91,6 +93,16 @@ def mpsce(poses: Tensor, joint_set: JointSet, clip: Tensor) -> float | None:
     weight = count[several, None]
     deviation = (square[several] / (weight - 1)).sqrt().mean(1, keepdim=True)
     return float((weight * deviation).sum() / weight.sum())
+
+
+def pooled(reports: Sequence[tuple[int, dict[str, float]]]) -> dict[str, float]:
+    """The `bone_report` of several clips together, from the number of poses and the report of each."""
+    found = {}
+    for name in ("mpsse_mm", "mpsce_mm"):
+        parts = [(count, report[name]) for count, report in reports if name in report]
+        if parts:
+            found[name] = sum(count * value for count, value in parts) / sum(count for count, _ in parts)
+    return found
 
 
 def bone_report(poses: Tensor, joint_set: JointSet, clip: Tensor) -> dict[str, float]:

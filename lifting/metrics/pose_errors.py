@@ -166,6 +166,75 @@ def rare_report(errors: Mapping[str, Tensor], rare: Tensor) -> dict[str, Any]:
     return report
 
 
+class PoseSums:
+    """What a `pose_report` is made of, summed over parts of the poses, so that they need not be in memory all at once.
+
+    Args:
+        action_names: the actions that poses can be of.
+        joint_names: J names.
+    """
+
+    def __init__(self, action_names: Sequence[str], joint_names: Sequence[str]) -> None:
+        self.action_names, self.joint_names = action_names, joint_names
+        self._counts = torch.zeros(len(action_names), dtype=torch.int64)
+        self._sums: dict[str, Tensor] = {}  # metric -> (actions, J) float64
+        self._correct = torch.zeros(len(_AUC_THRESHOLDS), dtype=torch.int64)
+
+    def add(self, errors: Mapping[str, Tensor], actions: Tensor) -> None:
+        """Adds some poses.
+
+        Args:
+            errors: what `joint_errors` returned, (N, J) metres each.
+            actions: (N,) int64, each pose's index in ``action_names``.
+
+        Raises:
+            ValueError: no poses, or numbers of poses or joints that do not match.
+        """
+        expected = (len(actions), len(self.joint_names))
+        for name, error in errors.items():
+            if tuple(error.shape) != expected or not len(actions):
+                raise ValueError(f"{name}: expected {expected} errors of at least one pose, got {tuple(error.shape)}")
+        count = len(self.action_names)
+        self._counts += torch.bincount(actions.cpu(), minlength=count)
+        # In chunks, because a sum in float64 begins with a copy in float64.
+        rows = torch.split(actions, CHUNK)
+        for name, error in errors.items():
+            total = self._sums.setdefault(name, torch.zeros(count, expected[1], dtype=torch.float64))
+            for part, mine in zip(torch.split(error, CHUNK), rows, strict=True):
+                share = torch.nn.functional.one_hot(mine, count).double()
+                total += (share.mT @ part.double()).cpu()
+        for part in torch.split(errors["mpjpe"], CHUNK):
+            self._correct += torch.stack([torch.count_nonzero(part < limit) for limit in _AUC_THRESHOLDS]).cpu()
+
+    def report(self) -> dict[str, Any]:
+        """The report of all poses so far, see `pose_report`.
+
+        Raises:
+            ValueError: there were none.
+        """
+        poses, joints = int(self._counts.sum()), len(self.joint_names)
+        if not poses:
+            raise ValueError("report: expected at least one pose, got none")
+        per_action: dict[str, dict[str, float]] = {}
+        for index in self._counts.nonzero()[:, 0].tolist():
+            count = int(self._counts[index])
+            means = {f"{m}_mm": 1000 * float(total[index].sum()) / (count * joints) for m, total in self._sums.items()}
+            per_action[self.action_names[index]] = {**means, "n_poses": count}
+        shares = [100 * correct / (poses * joints) for correct in self._correct.tolist()]
+        return {
+            **{f"{m}_mm": sum(row[f"{m}_mm"] for row in per_action.values()) / len(per_action) for m in self._sums},
+            **{f"{m}_frame_mm": 1000 * float(total.sum()) / (poses * joints) for m, total in self._sums.items()},
+            "n_poses": poses,
+            "pck_150mm": shares[_AUC_THRESHOLDS.index(PCK_THRESHOLD)],
+            "auc": sum(shares) / len(shares),
+            "per_action": per_action,
+            "per_joint": {
+                joint: {f"{m}_mm": 1000 * float(self._sums[m][:, j].sum()) / poses for m in ("mpjpe", "pa_mpjpe")}
+                for j, joint in enumerate(self.joint_names)
+            },
+        }
+
+
 def pose_report(
     errors: Mapping[str, Tensor], actions: Tensor, action_names: Sequence[str], joint_names: Sequence[str]
 ) -> dict[str, Any]:
@@ -182,36 +251,9 @@ def pose_report(
     Raises:
         ValueError: no poses, or numbers of poses or joints that do not match.
     """
-    expected = (len(actions), len(joint_names))
-    for name, error in errors.items():
-        if tuple(error.shape) != expected or not len(actions):
-            raise ValueError(f"{name}: expected {expected} errors of at least one pose, got {tuple(error.shape)}")
-    # In chunks, because a sum in float64 begins with a copy in float64.
-    chunks = {name: torch.split(error, CHUNK) for name, error in errors.items()}
-    per_pose = {
-        name: 1000 * torch.cat([c.mean(1, dtype=torch.float64) for c in parts]) for name, parts in chunks.items()
-    }
-    per_joint = {
-        name: 1000 * torch.stack([c.sum(0, dtype=torch.float64) for c in parts]).sum(0) / len(actions)
-        for name, parts in chunks.items()
-    }
-    per_action: dict[str, dict[str, float]] = {}
-    for index in torch.unique(actions).tolist():
-        mine = actions == index
-        means = {f"{name}_mm": float(error[mine].mean()) for name, error in per_pose.items()}
-        per_action[action_names[index]] = {**means, "n_poses": int(mine.sum())}
-    return {
-        **{f"{m}_mm": sum(row[f"{m}_mm"] for row in per_action.values()) / len(per_action) for m in errors},
-        **{f"{name}_frame_mm": float(error.mean()) for name, error in per_pose.items()},
-        "n_poses": len(actions),
-        "pck_150mm": pck(errors["mpjpe"]),
-        "auc": auc(errors["mpjpe"]),
-        "per_action": per_action,
-        "per_joint": {
-            joint: {f"{m}_mm": float(per_joint[m][j]) for m in ("mpjpe", "pa_mpjpe")}
-            for j, joint in enumerate(joint_names)
-        },
-    }
+    sums = PoseSums(action_names, joint_names)
+    sums.add(errors, actions)
+    return sums.report()
 
 
 def format_report(report: Mapping[str, Any]) -> str:

@@ -46,7 +46,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return calls
 
 
-@pytest.mark.parametrize("dim", [1, 2, 3, 4])
+@pytest.mark.parametrize("dim", [2, 3, 4])
 @pytest.mark.parametrize("couplings", [1, 2, 5])
 @pytest.mark.parametrize("layers", [2, 3, 4])
 def test_values_and_gradients_are_those_of_the_readable_path(
@@ -61,7 +61,7 @@ def test_values_and_gradients_are_those_of_the_readable_path(
     torch.testing.assert_close(gradients(found, of), gradients(expected, of), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("dim", [1, 2, 3])
+@pytest.mark.parametrize("dim", [2, 3])
 def test_gradcheck(dim: int) -> None:
     flow = random_flow(dim, couplings=3, layers=3, width=4)
     x = torch.randn(9, dim, dtype=torch.float64, requires_grad=True)

@@ -19,7 +19,7 @@ def random_flow(dim: int, *, couplings: int = 6, layers: int = 3, width: int = 1
     return flow
 
 
-@pytest.mark.parametrize("dim", [1, 2, 3, 4])
+@pytest.mark.parametrize("dim", [2, 3, 4])
 @pytest.mark.parametrize("couplings", [1, 6])
 def test_log_det_is_that_of_autograds_jacobian(dim: int, couplings: int) -> None:
     flow = random_flow(dim, couplings=couplings)
@@ -29,7 +29,7 @@ def test_log_det_is_that_of_autograds_jacobian(dim: int, couplings: int) -> None
     torch.testing.assert_close(torch.linalg.slogdet(jacobian)[1], log_det, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("dim", [1, 2, 3])
+@pytest.mark.parametrize("dim", [2, 3])
 def test_round_trip(dim: int) -> None:
     flow = random_flow(dim)
     z = torch.randn(4, 50, dim, dtype=torch.float64)
@@ -42,13 +42,12 @@ def test_every_coordinate_is_moved() -> None:
     assert ((flow(z) - z).abs() > 1e-6).all()
 
 
-@pytest.mark.parametrize(("dim", "cells"), [(1, 20_000), (2, 900)])
-def test_density_integrates_to_one(dim: int, cells: int) -> None:
-    flow = random_flow(dim, scale=0.2)
+def test_density_integrates_to_one() -> None:
+    flow, cells = random_flow(2, scale=0.2), 900
     axis = (torch.arange(cells, dtype=torch.float64) + 0.5) * (40 / cells) - 20
-    grid = torch.stack(torch.meshgrid(*[axis] * dim, indexing="ij"), -1)
+    grid = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1)
     with torch.no_grad():
-        mass = flow.log_prob(grid).exp().sum() * (40 / cells) ** dim
+        mass = flow.log_prob(grid).exp().sum() * (40 / cells) ** 2
     assert mass.item() == pytest.approx(1, abs=1e-4)
 
 

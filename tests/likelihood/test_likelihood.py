@@ -23,7 +23,8 @@ from lifting.likelihood import (
     build_likelihood,
     shared_flow,
 )
-from lifting.likelihood.flow import Density, RealNVP
+from lifting.likelihood.flow import Bijection, Density, RealNVP
+from lifting.likelihood.scalar_flow import ScalarFlow
 from lifting.likelihood.unit_densities import BASES, fixed_draws, log_gaussian
 from lifting.models.fc import FCBaseline
 from lifting.models.regressor import Regressor
@@ -37,7 +38,7 @@ def random_rle(dim: int, base: str = "laplace", **options: float | bool) -> RLE:
     """RLE with a flow far from its start: the paper's form plus log s, unless ``options`` say otherwise."""
     options = {"beta": 0.0, "flow_steers_mu": True} | options
     torch.manual_seed(dim)
-    flow = RealNVP(dim, width=16).double()
+    flow: Bijection = (RealNVP(dim, width=16) if dim > 1 else ScalarFlow()).double()
     for parameter in flow.parameters():
         nn.init.normal_(parameter, std=0.2)
     return RLE(dim, base, flow=flow, **options)  # type: ignore[arg-type]
@@ -695,6 +696,8 @@ def test_a_module_that_is_no_density_is_refused_as_a_flow(kind: Callable[..., Li
     for sizes in ({"couplings": 0}, {"layers": 1}, {"width": 0}):
         with pytest.raises(ValueError, match="RealNVP: expected"):
             RealNVP(3, **sizes)
+    with pytest.raises(ValueError, match=r"RealNVP: expected dim >= 2, got 1: .* use ScalarFlow"):
+        RealNVP(1)
 
 
 def test_an_unknown_base_is_refused() -> None:

@@ -8,7 +8,7 @@ import torch
 
 from lifting.geometry.cameras import matrix_from_quaternion
 from lifting.geometry.skeleton import COCO17, H36M17, H36M18, MPII16, JointSet
-from lifting.metrics.bones import bone_lengths, bone_report, mirrored_bones, mpsce, mpsse
+from lifting.metrics.bones import bone_lengths, bone_report, mirrored_bones, mpsce, mpsse, pooled
 
 D64 = torch.float64
 
@@ -83,6 +83,15 @@ def test_people_of_different_size_are_no_inconstancy() -> None:
     both, person = torch.cat([small, tall]), torch.tensor([0] * 9 + [1] * 7)
     assert mpsce(both, H36M17, person) == pytest.approx(0, abs=1e-12)
     assert (mpsce(both, H36M17, torch.zeros(16, dtype=torch.long)) or 0) > 0.01
+
+
+def test_clips_one_by_one_give_the_report_of_all() -> None:
+    x, clip = poses(12), torch.tensor([0] * 5 + [1] + [2] * 6)
+    parts = [(int((clip == n).sum()), bone_report(x[clip == n], H36M17, clip[clip == n])) for n in range(3)]
+    assert pooled(parts) == pytest.approx(bone_report(x, H36M17, clip))
+    assert set(parts[1][1]) == {"mpsse_mm"}
+    assert pooled(parts[1:2]).keys() == {"mpsse_mm"}
+    assert pooled([]) == {}
 
 
 def test_what_is_not_defined_is_left_out() -> None:
