@@ -55,8 +55,8 @@ HOUSE: list[dict[str, list[str]]] = [
         ],
     },
     {"training": [
-        "allocator", "ranks", "stops", "run_folder", "norms", "objective", "steps", "health", "progress", "engine",
-        "evaluation",
+        "adam", "allocator", "ranks", "stops", "run_folder", "norms", "objective", "steps", "health", "progress",
+        "engine", "evaluation",
     ], "evaluate": [], "series": []},
     {"lifter": [], "chosen_pictures": []},
     {"reports": [
