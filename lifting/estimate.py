@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,13 +17,15 @@ from lifting.command import InputError, existing_file, whole_file, write_json
 from lifting.config import SingleStageConfig
 from lifting.datasets.augment import ROOT, warp
 from lifting.datasets.decode import decode
-from lifting.drawing.pose_figures import DrawnPose, draw_poses
 from lifting.geometry.crops import DEPTH, camera_points, crop_matrix, picture_points
 from lifting.geometry.skeleton import H36M18
 from lifting.reports.image_evaluation import deviation_of, predict_crops
 from lifting.safe_json import read_json
 from lifting.synthetic.motion import RATIOS
 from lifting.training.objective import ImageObjective
+
+if TYPE_CHECKING:
+    from lifting.drawing.pose_figures import DrawnPose
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 STATURE = 1.7  # metres
@@ -186,11 +188,15 @@ def estimate_all(
         if figures is not None:
             number = sum(other.name == one.name for other in found)
             name = f"{file.name}.png" if box is None else f"{file.name}_{number}.png"
+            from lifting.drawing.pose_figures import draw_poses  # with Matplotlib, which nothing else here needs
+
             draw_poses(figures / name, [_drawn(one, picture)])
     return found
 
 
-def _drawn(one: Estimate, picture: NDArray[np.uint8]) -> DrawnPose:
+def _drawn(one: Estimate, picture: NDArray[np.uint8]) -> "DrawnPose":
+    from lifting.drawing.pose_figures import DrawnPose
+
     return DrawnPose(
         title=one.name,
         keypoints=one.pixels[:17],

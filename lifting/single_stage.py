@@ -29,7 +29,6 @@ from lifting.prediction import Prediction
 from lifting.reports.image_evaluation import deep_report, draw, flat_report, mean_pose_error, predict
 from lifting.shipped import configs
 from lifting.sources.image_readers import read_h36m_images, read_mpii, wrong_s9
-from lifting.synthetic.pictures import rendered_folder
 from lifting.training import ranks
 from lifting.training.engine import fit
 from lifting.training.objective import ImageObjective
@@ -205,6 +204,8 @@ def load_index(path: str, *, flat: bool = False) -> ImageSet:
     """Reads an index file, or that of the embedded rendered set, which is made on first use."""
     if path != "rendered":
         return read_index(Path(path))
+    from lifting.synthetic.pictures import rendered_folder  # with the parts of scipy that make motion
+
     folder = rendered_folder()
     index = folder / ("mpii.h5" if flat else "h36m.h5")
     if not index.exists():

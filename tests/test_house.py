@@ -50,8 +50,8 @@ HOUSE: list[dict[str, list[str]]] = [
         ],
     },
     {"training": [
-        "allocator", "ranks", "stops", "run_folder", "norms", "objective", "steps", "health", "progress", "engine",
-        "evaluation",
+        "adam", "allocator", "ranks", "stops", "run_folder", "norms", "objective", "steps", "health", "progress",
+        "engine", "evaluation",
     ], "evaluate": [], "series": []},
     {"lifter": []},
     {"reports": ["density_scores", "uncertainty", "hypotheses", "camera_evidence", "image_evaluation", "robustness"]},

@@ -50,12 +50,17 @@ class HeatmapHead(nn.Sequential):
         layers: list[nn.Module] = []
         for features in (inputs, width, width):
             deconvolution = nn.ConvTranspose2d(features, width, 4, stride=2, padding=1, bias=False)
-            nn.init.normal_(deconvolution.weight, std=0.001)
+            _near_zero_(deconvolution.weight)
             layers += [deconvolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
         last = nn.Conv2d(width, outputs, 1)
-        nn.init.normal_(last.weight, std=0.001)  # so that the heatmaps of a new network are flat
+        _near_zero_(last.weight)  # so that the heatmaps of a new network are flat
         nn.init.zeros_(last.get_parameter("bias"))
         super().__init__(*layers, last)
+
+
+def _near_zero_(weight: Tensor) -> None:
+    if not weight.is_meta:  # see `checkpoint.built`
+        nn.init.normal_(weight, std=0.001)
 
 
 def soft_argmax(volume: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from lifting.command import RunError, Terminated, whole_file
 from lifting.config import RunConfig, dump_config
 from lifting.prediction import Batch
 from lifting.training import health, ranks, steps
+from lifting.training.adam import Adam
 from lifting.training.allocator import keep_freed_pages
 from lifting.training.norms import over_all_ranks
 from lifting.training.objective import AnyObjective
@@ -60,7 +61,7 @@ def fit(
     first_rank = ranks.rank() == 0
     with ranks.losses_in_one_line(), alone_in(folder) if first_rank else nullcontext(), Stops() as stops:
         device = next(objective.parameters()).device
-        optimizer = torch.optim.Adam(objective.parameters(), lr=config.train.lr, fused=device.type in ("cuda", "cpu"))
+        optimizer = Adam(objective.parameters(), lr=config.train.lr, fused=device.type in ("cuda", "cpu"))
         progress = resume(objective, optimizer, folder, config, len(batches))
         board = None
         if first_rank:
