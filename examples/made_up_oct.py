@@ -61,7 +61,7 @@ def draw(path: str, images: Tensor, edges: Tensor, found: Prediction, deviation:
     predicted, error = (DEPTH * x.flatten()[order] for x in (deviation, found.mu - edges))
     sizes = [[part.square().mean().sqrt().item() for part in x.chunk(10)] for x in (predicted, error)]
     plot.loglog(*sizes, "o-", color="tab:orange")
-    plot.axline((1, 1), slope=1, color="black", ls=":", lw=1)
+    plot.axline((0.3, 0.3), (2, 2), color="black", ls=":", lw=1)
     for axis in (plot.xaxis, plot.yaxis):
         axis.set_minor_formatter("")
         axis.set_ticks([0.3, 0.5, 1, 2], labels=["0.3", "0.5", "1", "2"])

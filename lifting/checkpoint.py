@@ -134,7 +134,8 @@ def built(build: Callable[[], Module], content: dict[str, Any], where: str) -> M
     """``build()``, a module with a ``network`` and a ``likelihood``, with their weights of a loaded checkpoint.
 
     It is first built without memory, so that a configuration whose weights would be larger than those of the file is
-    refused before it takes any.
+    refused before it takes any. A constructor that computes with tensors there has torch import ``torch._dynamo``,
+    which takes a second; those of this package make constants of lists, and draw no weights.
 
     Raises:
         InputError: beginning with ``where``: a weight does not fit.

@@ -18,8 +18,6 @@ from lifting.datasets.store import checksum_of
 from lifting.geometry.joint_maps import coco17_to_h36m18, h36m18_to_mpii16
 from lifting.geometry.skeleton import COCO17, H36M18, MPII16, JointSet
 from lifting.sources.image_readers import read_coco, read_h36m_images, read_mpii, wrong_s9
-from lifting.synthetic.group_pictures import group_folder
-from lifting.synthetic.pictures import rendered_folder
 
 log = logging.getLogger(__name__)
 
@@ -168,6 +166,9 @@ def index_of(path: str, *, flat: bool = False) -> Path:
     """The file that ``data.path`` or, if ``flat``, ``data.flat_path`` names. That of an embedded set is made first."""
     if path not in EMBEDDED:
         return Path(path)
+    from lifting.synthetic.group_pictures import group_folder  # with the parts of scipy that make motion
+    from lifting.synthetic.pictures import rendered_folder
+
     if path == "rendered_coco":
         folder, name = group_folder(), "coco"
     else:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,8 +17,6 @@ from lifting.command import InputError, existing_file, whole_file, write_json
 from lifting.config import SingleStageConfig
 from lifting.datasets.augment import ROOT, warp
 from lifting.datasets.decode import decode
-from lifting.drawing.keypoint_figures import DrawnKeypoints, draw_keypoint_figures
-from lifting.drawing.pose_figures import DrawnPose, draw_poses
 from lifting.geometry.crops import DEPTH, camera_points, crop_matrix, picture_points
 from lifting.geometry.skeleton import H36M18, JointSet
 from lifting.reports.image_evaluation import deviation_of, predict_crops
@@ -26,6 +24,9 @@ from lifting.reports.keypoint_evaluation import pixel_deviation
 from lifting.safe_json import read_json
 from lifting.synthetic.motion import RATIOS
 from lifting.training.objective import ImageObjective
+
+if TYPE_CHECKING:
+    from lifting.drawing.pose_figures import DrawnPose
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 STATURE = 1.7  # metres
@@ -219,14 +220,20 @@ def estimate_all(
 
 def _draw(path: Path, one: Estimate, picture: NDArray[np.uint8], joint_set: JointSet) -> None:
     if one.metres is not None:
+        from lifting.drawing.pose_figures import draw_poses  # with Matplotlib, which nothing else here needs
+
         draw_poses(path, [_drawn(one, picture)])
         return
+    from lifting.drawing.keypoint_figures import DrawnKeypoints, draw_keypoint_figures
+
     box = np.array(one.box)
     person = DrawnKeypoints(one.name, picture, box, one.pixels, one.pixel_deviation, labels=None)
     draw_keypoint_figures(path, [person], joint_set)
 
 
-def _drawn(one: Estimate, picture: NDArray[np.uint8]) -> DrawnPose:
+def _drawn(one: Estimate, picture: NDArray[np.uint8]) -> "DrawnPose":
+    from lifting.drawing.pose_figures import DrawnPose
+
     metres = one.metres
     assert metres is not None
     return DrawnPose(

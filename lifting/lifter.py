@@ -18,7 +18,7 @@ from lifting.evaluate import write_predictions
 from lifting.geometry.cameras import denormalise_screen
 from lifting.geometry.skeleton import JOINT_SETS, JointSet
 from lifting.likelihood import build_likelihood
-from lifting.likelihood.flow import Density
+from lifting.likelihood.flow import Bijection, Density
 from lifting.likelihood.pose_density import PoseDensity
 from lifting.metrics.pose_errors import joint_errors, rare_report, rareness
 from lifting.models import build_lifter
@@ -165,7 +165,8 @@ def cost(objective: Objective, joints: int) -> dict[str, int]:
     found = cost_of(objective.network, objective.network, torch.zeros(1, joints, channels, device=device))
     flow = getattr(objective.likelihood, "flow", None)
     if isinstance(flow, Density):
-        of_flow = cost_of(flow, flow.log_prob, torch.zeros(joints, objective.likelihood.dim, device=device))
+        density = flow.inverse if isinstance(flow, Bijection) else flow.log_prob  # as written, not its fast path
+        of_flow = cost_of(flow, density, torch.zeros(joints, objective.likelihood.dim, device=device))
         found |= {f"flow_{name}": count for name, count in of_flow.items()}
     return found
 

@@ -57,6 +57,8 @@ COLUMNS = {
     "ause": ("AUSE", 3),
     "seconds": ("training (s)", 0),
 }
+# What is said of a run when it is done: the first that its report has.
+SHOWN = {"mpjpe_mm": "MPJPE {:.1f} mm (action mean)", "ap": "AP {:.1f}", "nme_percent": "NME {:.2f} %"}
 # Which mean the RLE paper prints for each track; its numbers stand beside ours of the same mean.
 PAPER_MEAN = {"lifting": "action mean", "single_stage": "frame mean"}
 
@@ -163,8 +165,7 @@ def carry_out(run: Run, threads: int) -> None:
                 last = (run.folder / "log.txt").read_text().strip().splitlines()[-1:]
                 raise RunError(f"{run.folder}: {arguments[0]} failed: {''.join(last)}")
     report = json.loads(run.report.read_text())
-    headings = [(key, heading) for key, (heading, _) in COLUMNS.items() if key in report]
-    log.info(f"{run.folder}: {headings[0][1]} {report[headings[0][0]]:.1f}")
+    log.info(f"{run.folder}: {next(text.format(report[key]) for key, text in SHOWN.items() if key in report)}")
 
 
 def row_of(runs: list[Run]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from lifting import chosen_pictures, single_stage
 from lifting.command import InputError, write_json
 from lifting.commands.runs import configured_run, train_or_stop
 from lifting.config import SingleStageConfig
-from lifting.drawing.pose_figures import check_ending
 from lifting.estimate import STATURE, estimate_all, pictures, save_estimates
 from lifting.inference.export import export_single_stage
 from lifting.inference.lifter import Lifter
@@ -35,8 +34,12 @@ def train(options: argparse.Namespace) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    for figure in filter(None, (options.figure, options.occlusion, options.truncation)):
-        check_ending(figure)
+    figures = [path for path in (options.figure, options.occlusion, options.truncation) if path]
+    if figures:
+        from lifting.drawing.pose_figures import check_ending
+
+        for figure in figures:
+            check_ending(figure)
     objective, config = single_stage.load(options.checkpoint, options.overrides)
     if objective.dims == 2 and (options.occlusion or options.truncation):
         raise InputError("evaluate: --occlusion, --truncation: expected a 3D network, got one with model.dims 2")

@@ -1,4 +1,4 @@
-"""`flow.RealNVP.log_prob` and its gradient in few passes over memory: the fast path of float32 training on a CPU.
+"""`flow.RealNVP.log_prob` and its gradient in few passes over memory: the fast path on a CPU.
 
 `RealNVP.inverse` is the specification, and the tests hold this file to it. A coupling moves one half of the
 coordinates, a, and keeps the other, b::
@@ -40,18 +40,33 @@ def log_prob(x: Tensor, moved: Sequence[int], layers: Sequence[Tensor]) -> Tenso
         layers: (bias, weight) of every layer of the nets, in the dtype of x: (K, 2, 1 + inputs, outputs), where 2 is
             for scale and shift.
     """
+    if not torch.is_grad_enabled():
+        couplings = _couplings(moved, x.shape[1], layers)
+        return torch.cat([_forward(couplings, part)[0] for part in _chunks(x, layers)])
     values: Tensor = _LogProb.apply(x, tuple(moved), *layers)  # type: ignore[no-untyped-call]
     return values
+
+
+def _couplings(moved: Sequence[int], dim: int, layers: Sequence[Tensor]) -> list["_Coupling"]:
+    """From data to noise, the last coupling comes first."""
+    return [_coupling(k, moved[k], dim, layers) for k in reversed(range(len(moved)))]
+
+
+def _chunks(x: Tensor, layers: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    width = layers[0].shape[-1]
+    return x.tensor_split(max(1, -(-len(x) * 2 * width * x.dtype.itemsize // CHUNK_BYTES)))
 
 
 class _LogProb(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, moved: tuple[int, ...], *layers: Tensor) -> Tensor:
-        # From data to noise, the last coupling comes first.
-        ctx.couplings = [_coupling(k, moved[k], x.shape[1], layers) for k in reversed(range(len(moved)))]
-        width = layers[0].shape[-1]
-        chunks = max(1, -(-len(x) * 2 * width * x.dtype.itemsize // CHUNK_BYTES))
-        values, ctx.chunks = zip(*(_forward(ctx.couplings, part) for part in x.tensor_split(chunks)), strict=True)
+        ctx.couplings = _couplings(moved, x.shape[1], layers)
+        ctx.chunks, values = [], []
+        for part in _chunks(x, layers):
+            kept: list[_Kept] = []
+            value, noise = _forward(ctx.couplings, part, kept)
+            values.append(value)
+            ctx.chunks.append(_Chunk(noise, kept))
         ctx.shapes = [layer.shape for layer in layers]
         return torch.cat(values)
 
@@ -114,11 +129,11 @@ def _with_one(layer: Tensor) -> Tensor:
     return torch.cat([one, layer], -1)
 
 
-def _forward(couplings: list[_Coupling], x: Tensor) -> tuple[Tensor, _Chunk]:
-    """The log-density, (n, D) -> (n,), and what `_backward` needs."""
+def _forward(couplings: list[_Coupling], x: Tensor, kept: list[_Kept] | None = None) -> tuple[Tensor, Tensor]:
+    """The log-density, (n, D) -> (n,), and the noise (D, n); adds to ``kept`` what `_backward` needs."""
     n, dim = x.shape
     halves = [torch.cat([x.new_ones(1, n), half.T]) for half in x.tensor_split([(dim + 1) // 2], 1)]
-    log_det, kept = x.new_zeros(n), []
+    log_det = x.new_zeros(n)
     for coupling in couplings:
         before = halves[coupling.moved]
         inputs = _inputs(coupling, halves[1 - coupling.moved])
@@ -129,10 +144,10 @@ def _forward(couplings: list[_Coupling], x: Tensor) -> tuple[Tensor, _Chunk]:
         torch.sub(before[1:], shift, out=after[1:]).mul_(shrink)
         halves[coupling.moved] = after
         log_det -= scale.sum(0)
-        kept.append(_Kept(inputs, scale, shrink, after[1:]))
+        if kept is not None:
+            kept.append(_Kept(inputs, scale, shrink, after[1:]))
     noise = torch.cat([half[1:] for half in halves])
-    values = log_det - 0.5 * noise.square().sum(0) - 0.5 * dim * math.log(2 * math.pi)
-    return values, _Chunk(noise, kept)
+    return log_det - 0.5 * noise.square().sum(0) - 0.5 * dim * math.log(2 * math.pi), noise
 
 
 def _inputs(coupling: _Coupling, half: Tensor) -> list[Tensor]:

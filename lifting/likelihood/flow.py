@@ -53,8 +53,8 @@ class RealNVP(Bijection):
     reference code: with D = 2 and six couplings, 3 x 64 gives the 53.8K parameters of the RLE paper's Tab. 6. The last
     layers start at zero, so that an untrained flow is exactly N(0, I).
 
-    `inverse` is the specification of ``log_prob``. In float32 training on a CPU, `coupling_step` computes the same
-    within rounding, in less time.
+    `inverse` is the specification of ``log_prob``. On a CPU, `coupling_step` computes the same within rounding, in less
+    time.
 
     Args:
         dim: D, at least 2.
@@ -78,9 +78,8 @@ class RealNVP(Bijection):
         if dim < 2 or min(couplings, width) < 1 or layers < 2:
             got = f"dim {dim}, couplings {couplings}, layers {layers}, width {width}"
             raise ValueError(f"RealNVP: expected dim and layers >= 2, couplings and width >= 1, got {got}")
-        kept = torch.arange(dim) >= (dim + 1) // 2
-        masks = torch.stack([kept if k % 2 == 0 else ~kept for k in range(couplings)])
-        self.register_buffer("masks", masks)
+        kept = [[(d >= (dim + 1) // 2) == (k % 2 == 0) for d in range(dim)] for k in range(couplings)]
+        self.register_buffer("masks", torch.tensor(kept))
         self.dim = dim
         self.sizes = {"couplings": couplings, "layers": layers, "width": width}
         sizes = [dim, *[width] * (layers - 1), dim]
@@ -111,9 +110,8 @@ class RealNVP(Bijection):
 
     def _moved_halves(self, x: Tensor) -> list[int]:
         """The half that each coupling moves, 0 or 1, where `coupling_step` computes `log_prob`; none elsewhere."""
-        trains = torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
         fits = x.device.type == "cpu" and x.dtype == next(self.parameters()).dtype
-        if not (trains and fits) or torch.compiler.is_compiling():
+        if not fits or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
             return []
         first = [i < (self.dim + 1) // 2 for i in range(self.dim)]
         kept = [[not one for one in first], first]
@@ -222,6 +220,8 @@ def checked(flow: Flow, dim: int) -> Flow:
     if like is None:
         lacks = ", ".join(missing) or "parameters"
         raise ValueError(f"flow: expected a module with log_prob, sample and parameters, got {name} without {lacks}")
+    if like.is_meta:  # without values, see `checkpoint.built`
+        return flow
     with fixed_draws(like.device):
         drawn = flow.sample((2,))
     found = tuple(drawn.shape), tuple(flow.log_prob(drawn).shape)

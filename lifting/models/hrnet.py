@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lifting.models.resnet import BasicBlock, Bottleneck
+from lifting.models.resnet import BasicBlock, Bottleneck, near_zero_
 
 # Features of the branch at 1/4 of the resolution.
 HRNETS = {"hrnet_w32": 32, "hrnet_w48": 48}
@@ -22,7 +22,7 @@ _BLOCKS = 4  # in layer1, and in each branch of a module
 def heatmap_layer(features: int, joints: int) -> nn.Conv2d:
     """What turns the features of an `HRNet` into heatmaps, flat ones in a new network: its authors' ``final_layer``."""
     layer = nn.Conv2d(features, joints, 1)
-    nn.init.normal_(layer.weight, std=0.001)
+    near_zero_(layer.weight)
     nn.init.zeros_(layer.get_parameter("bias"))
     return layer
 
@@ -69,7 +69,7 @@ class HRNet(nn.Module):
             for count, modules in zip((2, 3, 4), _MODULES, strict=True)
         )  # fmt: skip
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d) and not module.weight.is_meta:  # see `checkpoint.built`
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:

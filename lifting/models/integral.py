@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
-from lifting.models.resnet import Normalise, ResNet
+from lifting.models.resnet import Normalise, ResNet, near_zero_
 from lifting.prediction import Prediction
 
 
@@ -54,10 +54,10 @@ class HeatmapHead(nn.Sequential):
         layers: list[nn.Module] = []
         for features in (inputs, width, width):
             deconvolution = nn.ConvTranspose2d(features, width, 4, stride=2, padding=1, bias=False)
-            nn.init.normal_(deconvolution.weight, std=0.001)
+            near_zero_(deconvolution.weight)
             layers += [deconvolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
         last = nn.Conv2d(width, outputs, 1)
-        nn.init.normal_(last.weight, std=0.001)  # so that the heatmaps of a new network are flat
+        near_zero_(last.weight)  # so that the heatmaps of a new network are flat
         nn.init.zeros_(last.get_parameter("bias"))
         super().__init__(*layers, last)
 

@@ -2,7 +2,6 @@
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 # Whether the blocks are bottlenecks, and the number of blocks in each of the four stages.
@@ -54,7 +53,7 @@ class ResNet(nn.Module):
             layers.append(nn.Sequential(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = layers
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d) and not module.weight.is_meta:  # see `checkpoint.built`
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -129,11 +128,17 @@ class Normalise(nn.Module):
 
     def __init__(self, pixels: str) -> None:
         super().__init__()
-        mean, std = (rearrange(torch.tensor(v, dtype=torch.float64), "rgb -> rgb 1 1") for v in PIXELS[pixels])
-        dtype = torch.get_default_dtype()
-        self.register_buffer("scale", (1 / (255 * std)).to(dtype), persistent=False)
-        self.register_buffer("shift", (-mean / std).to(dtype), persistent=False)
+        mean, std = PIXELS[pixels]
+        scale, shift = [1 / (255 * s) for s in std], [-m / s for m, s in zip(mean, std, strict=True)]
+        for name, values in (("scale", scale), ("shift", shift)):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, 3, S, S), in the same memory layout."""
         return torch.addcmul(self.shift, images.to(self.scale.dtype), self.scale)
+
+
+def near_zero_(weight: Tensor) -> None:
+    """Draws weights so small that the heatmaps of a new network are flat."""
+    if not weight.is_meta:  # see `checkpoint.built`
+        nn.init.normal_(weight, std=0.001)

@@ -125,8 +125,9 @@ class GroupLayer(nn.Module):
         self.weights = nn.ParameterList(torch.empty(o, i + more) for i, o in zip(inputs, outputs, strict=True))
         for weight in self.weights:
             nn.init.kaiming_uniform_(weight, a=5**0.5)  # as nn.Linear does
-        group = torch.tensor([number for number, count in enumerate(inputs) for _ in range(count)])
-        self.register_buffer("outside", group != torch.arange(len(inputs))[:, None], persistent=False)
+        group = [number for number, count in enumerate(inputs) for _ in range(count)]
+        outside = [[number != g for g in group] for number in range(len(inputs))]
+        self.register_buffer("outside", torch.tensor(outside), persistent=False)
         self.context = nn.Parameter(torch.zeros((len(inputs) - 1) * sum(inputs)))
         self.bias = nn.Parameter(torch.zeros(len(inputs)))
         self.norm = nn.BatchNorm1d(len(inputs)) if recombine == "multiply" else None

@@ -16,7 +16,6 @@ from lifting.datasets.decode import decode
 from lifting.datasets.image_batches import crop_batches
 from lifting.datasets.image_index import read_encoded
 from lifting.datasets.image_set import ImageSet, select
-from lifting.drawing.pose_figures import DrawnPose, draw_poses
 from lifting.geometry.crops import DEPTH, Size, camera_points, crop_labels, extent, picture_points
 from lifting.geometry.h36m import action_of
 from lifting.geometry.joint_maps import h36m18_to_mpii16
@@ -197,6 +196,8 @@ def draw(
     rows: int = 4,
 ) -> None:
     """A figure of test pictures, evenly spread over the set, with what is predicted in them and in space."""
+    from lifting.drawing.pose_figures import DrawnPose, draw_poses  # Matplotlib takes as long as a small evaluation
+
     places = np.linspace(0, len(images) - 1, rows + 2).astype(np.int64)[1:-1]
     some, matrix = select(images, places), matrix[places]
     prediction = prediction.rows(torch.from_numpy(places))

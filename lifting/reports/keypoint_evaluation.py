@@ -14,7 +14,6 @@ from lifting.config import SingleStageConfig
 from lifting.datasets.decode import decode
 from lifting.datasets.image_index import read_encoded
 from lifting.datasets.image_set import ImageSet, in_own_picture, select
-from lifting.drawing.keypoint_figures import DrawnKeypoints, draw_keypoint_figures
 from lifting.geometry.crops import crop_labels, extent, picture_points
 from lifting.geometry.skeleton import COCO17
 from lifting.metrics.oks import average_precision, oks, results
@@ -152,6 +151,8 @@ def draw_keypoints(
     config: SingleStageConfig,
 ) -> None:
     """A figure of test pictures, evenly spread over the set, with what is predicted in them."""
+    from lifting.drawing.keypoint_figures import DrawnKeypoints, draw_keypoint_figures  # with Matplotlib
+
     places = np.unique(np.linspace(0, len(images) - 1, min(DRAWN, len(images))).astype(np.int64))
     some = select(images, places)
     chosen = prediction.rows(torch.from_numpy(places))

@@ -1,22 +1,23 @@
 """What a hidden joint costs: a grey square over joints, boxes that leave a part of the person out."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lifting.config import SingleStageConfig
 from lifting.datasets.image_set import ImageSet
-from lifting.drawing.pose_figures import LEFT, QUIET, RIGHT, TEXT, new_figure, save_figure
 from lifting.geometry.crops import extent, transform
 from lifting.metrics.pose_errors import joint_errors
 from lifting.prediction import Prediction
 from lifting.reports.image_evaluation import in_metres, predict, root_relative
 from lifting.training.objective import ImageObjective
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # The groups of the RLE paper's Tab. 15 and 16, joints of the right and of the left.
 GROUPS = {
@@ -121,6 +122,8 @@ def format_truncation(report: list[dict[str, float]]) -> str:
 
 def draw_occlusion(path: Path, report: dict[str, Any]) -> None:
     """The table as a picture: how much a group's error grows, in millimetres."""
+    from lifting.drawing.pose_figures import TEXT, new_figure, save_figure
+
     names = list(GROUPS)
     grown = np.array([[report["occluded"][h][n] - report["clean"][n] for n in names] for h in names])
     figure = new_figure(7.2, 5.6)
@@ -141,6 +144,8 @@ def draw_occlusion(path: Path, report: dict[str, Any]) -> None:
 
 
 def draw_truncation(path: Path, report: list[dict[str, float]]) -> None:
+    from lifting.drawing.pose_figures import LEFT, QUIET, RIGHT, TEXT, new_figure, save_figure
+
     figure = new_figure(6.2, 4.2)
     panel: Axes = figure.subplots()
     for key, name, colour in (("inside_mm", "joints in the frame", RIGHT), ("outside_mm", "joints outside", LEFT)):

@@ -80,15 +80,21 @@ def test_float32_is_as_exact_as_the_readable_path() -> None:
     torch.testing.assert_close(flow.log_prob(x).double(), readable(exact, exact_x), rtol=1e-5, atol=1e-5)
 
 
-def test_bfloat16_and_evaluation_take_the_readable_path(taken: list[int]) -> None:
+def test_bfloat16_takes_the_readable_path(taken: list[int]) -> None:
     flow, x = RealNVP(3), torch.randn(20, 3)
     with torch.autocast("cpu", torch.bfloat16):
-        flow.log_prob(x)
-    with torch.no_grad():
         flow.log_prob(x)
     assert not taken
     flow.log_prob(x)
     assert taken == [20]
+
+
+def test_an_evaluation_has_the_bits_of_a_training_step(taken: list[int]) -> None:
+    flow, x = random_flow(3, couplings=4, layers=3), torch.randn(30, 3, dtype=torch.float64)
+    with torch.no_grad():
+        without = flow.log_prob(x)
+    assert torch.equal(without, flow.log_prob(x).detach())
+    assert taken == [30, 30]
 
 
 def test_no_rows() -> None:
