@@ -19,6 +19,7 @@ from lifting.datasets.augment import ROOT, warp
 from lifting.datasets.decode import decode
 from lifting.geometry.crops import DEPTH, camera_points, crop_matrix, picture_points
 from lifting.geometry.skeleton import H36M18, JointSet
+from lifting.prediction import Prediction
 from lifting.reports.image_evaluation import deviation_of, predict_crops
 from lifting.reports.keypoint_evaluation import pixel_deviation
 from lifting.safe_json import read_json
@@ -45,7 +46,7 @@ class Estimate:
     Attributes:
         name: file name of the picture.
         box: x, y, width, height in pixels.
-        joints: names of the J joints.
+        joint_set: the J joints.
         pixels: (J, 2) joints in the picture.
         confidence: (J,) in [0, 1], see `Prediction.confidence`.
         pixel_deviation: (J, 2) pixels, the standard deviation of each coordinate; None from a network without sigma.
@@ -56,7 +57,7 @@ class Estimate:
 
     name: str
     box: Box
-    joints: tuple[str, ...]
+    joint_set: JointSet
     pixels: NDArray[np.float64]
     confidence: NDArray[np.float64]
     pixel_deviation: NDArray[np.float64] | None
@@ -143,13 +144,28 @@ def estimate(
     one = Estimate(
         name,
         box,
-        objective.joint_set.joints,
+        objective.joint_set,
         pixels=picture_points(prediction.mu[0].double(), matrix, size).numpy(),
         confidence=prediction.confidence[0].double().numpy(),
         pixel_deviation=None if spread is None else spread[0],
     )
     if objective.dims == 2:
         return one
+    metres, deviation = _in_space(objective, prediction, matrix, config, picture, box, camera, stature)
+    return replace(one, metres=metres, deviation=deviation)
+
+
+def _in_space(
+    objective: ImageObjective,
+    prediction: Prediction,
+    matrix: Tensor,
+    config: SingleStageConfig,
+    picture: NDArray[np.uint8],
+    box: Box,
+    camera: tuple[float, float] | None,
+    stature: float,
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """``metres`` and ``deviation`` of an `Estimate`, from a 3D network's prediction of one crop."""
     uvd = prediction.mu[0].double()
     if camera is None:
         across = across_scale(uvd, stature)
@@ -157,15 +173,14 @@ def estimate(
     else:
         focal, root_depth = (torch.tensor(value, dtype=torch.float64) for value in camera)
         middle = torch.tensor([picture.shape[1] - 1, picture.shape[0] - 1], dtype=torch.float64) / 2
-        metres = camera_points(uvd, matrix, size, focal.expand(2), middle, root_depth)
+        metres = camera_points(uvd, matrix, config.data.size, focal.expand(2), middle, root_depth)
         across = max(box[2:]) / camera[0] * camera[1]
     deviation = None
     if prediction.log_sigma is not None:
         units = torch.tensor([across, across, DEPTH], dtype=torch.float64)
         deviation = (deviation_of(objective, prediction)[0].double() * units).numpy()
         deviation[ROOT] = 0  # the pelvis is the origin by definition
-    metres = metres - metres[ROOT]
-    return replace(one, metres=metres.numpy(), deviation=deviation)
+    return (metres - metres[ROOT]).numpy(), deviation
 
 
 def across_scale(uvd: Tensor, stature: float) -> float:
@@ -253,7 +268,7 @@ def save_estimates(path: Path, estimates: list[Estimate]) -> None:
     The arrays are those of `Estimate`; ``joints`` stands once, for all people. What is None is null in JSON, and left
     out of the other.
     """
-    joints = estimates[0].joints
+    joints = estimates[0].joint_set.joints
     if path.suffix == ".json":
         people: list[dict[str, Any]] = [
             {"picture": one.name, "box": list(one.box)}

@@ -36,7 +36,7 @@ from lifting.models.reference_weights import load_reference, save_reference
 from lifting.models.regressor import Regressor
 from lifting.prediction import Prediction
 from lifting.reports.image_evaluation import deep_report, draw, flat_report, mean_pose_error, predict
-from lifting.reports.keypoint_evaluation import draw_keypoints, keypoint_report
+from lifting.reports.keypoint_evaluation import draw_keypoints, keypoint_report, truth_of
 from lifting.shipped import configs
 from lifting.training import ranks
 from lifting.training.engine import fit
@@ -45,6 +45,8 @@ from lifting.training.objective import ImageObjective
 log = logging.getLogger(__name__)
 
 CONFIGS = configs("single_stage")
+# By D, what draws some test pictures with what is predicted in them, and in space by a 3D network.
+DRAWINGS = {3: draw, 2: draw_keypoints}
 
 
 def build_objective(config: SingleStageConfig, joint_set: JointSet = H36M18, *, start: bool = False) -> ImageObjective:
@@ -98,6 +100,7 @@ def train(config: SingleStageConfig, folder: Path) -> dict[str, Any] | None:
             deep, flat = training_sets(config)
             test, flat_test = test_set(config), flat_test_set(config)
         refuse_trained_on(config, test, flat_test)
+        truth = truth_for(config, test)  # before hours of training
         objective = build_objective(config, deep.joint_set, start=not (folder / "last.pt").exists()).to(device)
         batches = ImageBatches(deep, flat, config, device, rank=ranks.rank(), world=ranks.world())
         if ranks.rank() == 0:
@@ -113,13 +116,13 @@ def train(config: SingleStageConfig, folder: Path) -> dict[str, Any] | None:
             if batches.skipped:
                 some = ", ".join(sorted(batches.skipped)[:3])
                 log.warning(f"{len(batches.skipped):,} pictures could not be read and were skipped: {some}, ...")
-            return evaluate(objective, test, config)[0]
+            return evaluate(objective, test, config, truth)[0]
 
         fit(objective, batches, after_epoch, config, folder)
         report, prediction, matrix = evaluate_all(objective, test, flat_test, config)
         if ranks.rank() == 0:
             write_json(folder / "report.json", report)
-            draw_some(folder / "poses.png", objective, test, prediction, matrix, config)
+            DRAWINGS[objective.dims](folder / "poses.png", objective, test, prediction, matrix, config)
             return report
         return None
     finally:
@@ -143,12 +146,22 @@ def load(checkpoint: Path, overrides: list[str] | None = None) -> tuple[ImageObj
     return objective.to(device).eval(), config
 
 
+def truth_for(config: SingleStageConfig, images: ImageSet) -> dict[str, Any] | None:
+    """The annotations for `keypoint_report`; None for other pictures than COCO's. Raises as `truth_of` does."""
+    if images.joint_set != COCO17:
+        return None
+    return truth_of(images, read_truth(index_of(config.data.path)))
+
+
 def evaluate(
-    objective: ImageObjective, images: ImageSet, config: SingleStageConfig
+    objective: ImageObjective, images: ImageSet, config: SingleStageConfig, truth: dict[str, Any] | None = None
 ) -> tuple[dict[str, Any], Prediction, Tensor]:
     """The report of these pictures, and the predictions and crop matrices that `predict` returns.
 
     The report is `deep_report` in 3D, `keypoint_report` in 2D.
+
+    Args:
+        truth: of `truth_for`; without it there is no AP.
 
     Raises:
         InputError: the pictures do not have the joints of the network.
@@ -157,7 +170,6 @@ def evaluate(
     prediction, matrix = predict(objective, images, config)
     if objective.dims == 3:
         return deep_report(objective, images, prediction, matrix, config), prediction, matrix
-    truth = read_truth(index_of(config.data.path))
     return keypoint_report(objective, images, prediction, matrix, config, truth), prediction, matrix
 
 
@@ -168,7 +180,7 @@ def evaluate_all(
     if ranks.rank() == 0:
         for shared, path in trained_on(config, images, flat):
             warn_of_shared(shared, path)
-    report, prediction, matrix = evaluate(objective, images, config)
+    report, prediction, matrix = evaluate(objective, images, config, truth_for(config, images))
     if objective.dims == 3:
         known = load_index(config.data.path)
         training = select(known, np.isin(known.part, config.data.train_parts))
@@ -177,19 +189,6 @@ def evaluate_all(
     if flat is not None:
         report["flat"] = flat_report(objective, flat, config)
     return report, prediction, matrix
-
-
-def draw_some(
-    path: Path,
-    objective: ImageObjective,
-    images: ImageSet,
-    prediction: Prediction,
-    matrix: Tensor,
-    config: SingleStageConfig,
-) -> None:
-    """A figure of some test pictures with what is predicted in them, and in space by a 3D network."""
-    drawing = draw if objective.dims == 3 else draw_keypoints
-    drawing(path, objective, images, prediction, matrix, config)
 
 
 def convert(source: Path, output: Path) -> str:

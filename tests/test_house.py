@@ -31,7 +31,7 @@ HOUSE: list[dict[str, list[str]]] = [
         ],
         "datasets": [
             "pose_checks", "store", "poses", "recordings", "pose_augment", "pose_batches",
-            "image_set", "decode", "coco_truth", "image_index", "augment", "image_batches",
+            "image_set", "decode", "coco_truth", "image_index", "image_packing", "augment", "image_batches",
         ],
     },
     {"lifted": []},

@@ -15,13 +15,14 @@ from lifting.checkpoint import load_checkpoint
 from lifting.command import InputError
 from lifting.config import SingleStageConfig, read_config
 from lifting.datasets.coco_truth import read_truth
-from lifting.datasets.image_index import pack, read_index, write_index
+from lifting.datasets.image_index import read_index, write_index
+from lifting.datasets.image_packing import pack
 from lifting.datasets.image_set import ImageSet, in_own_picture, select
 from lifting.geometry.crops import crop_labels, crop_matrix, picture_points, transform
 from lifting.geometry.skeleton import COCO17, H36M17, H36M18
 from lifting.inference.picture_lifter import lifter_keypoints
 from lifting.prediction import Prediction
-from lifting.reports.keypoint_evaluation import coco_results, keypoint_report
+from lifting.reports.keypoint_evaluation import coco_results, keypoint_report, truth_of
 from lifting.sources.image_readers import read_coco
 from lifting.synthetic.group_pictures import make_groups
 from tests.conftest import Shell, refused
@@ -154,7 +155,7 @@ def test_exact_joints_have_an_ap_of_100_from_files_and_from_cut_outs(
     for path in (index, index.with_name("packed.h5")):
         some = select(images, np.arange(len(images))) if path == index else read_index(path)
         prediction, matrix = exact(some, config)
-        report = keypoint_report(objective, some, prediction, matrix, config, read_truth(path))
+        report = keypoint_report(objective, some, prediction, matrix, config, truth_of(some, read_truth(path)))
         assert report["ap"] == pytest.approx(100)
         assert report["oks"] == pytest.approx(100, abs=1e-3)
         assert report["nme_percent"] < 1e-3

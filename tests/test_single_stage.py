@@ -317,7 +317,7 @@ def test_estimate_a_picture_and_a_folder(
 def test_estimates_are_saved_under_any_other_ending_as_arrays(tmp_path: Path) -> None:
     pixels, metres = np.random.default_rng(0).normal(size=(18, 2)), np.ones((18, 3))
     box = (0.0, 0.0, 5.0, 5.0)
-    person = estimate.Estimate("a.png", box, H36M18.joints, pixels, np.ones(18), None, metres=metres)
+    person = estimate.Estimate("a.png", box, H36M18, pixels, np.ones(18), None, metres=metres)
     estimate.save_estimates(tmp_path / "joints.data", [person])
     found = np.load(tmp_path / "joints.data")
     assert np.array_equal(found["pixels"], pixels[None])

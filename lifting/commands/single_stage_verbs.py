@@ -48,7 +48,8 @@ def evaluate(options: argparse.Namespace) -> None:
     if not 0 <= options.cut < 1:
         raise InputError(f"evaluate: --cut: expected a share from 0 up to 1, got {options.cut:g}")
     lifter = None if options.lifter is None else two_step_lifter(objective, options)
-    images, flat = chosen_pictures.test_set(config), chosen_pictures.flat_test_set(config)
+    deep, flat = chosen_pictures.deep_test_set(config), chosen_pictures.flat_test_set(config)
+    images = deep if objective.dims == 3 else chosen_pictures.without_depth(deep)
     if options.results and images.picture is None:
         raise InputError(f"evaluate: --results: expected pictures of COCO, got {config.data.path}")
     report, prediction, matrix = single_stage.evaluate_all(objective, images, flat, config)
@@ -57,7 +58,6 @@ def evaluate(options: argparse.Namespace) -> None:
     if options.truncation:
         report["truncation"] = robustness.truncation_report(objective, images, config)
     if lifter is not None:
-        deep = chosen_pictures.deep_test_set(config)
         report["lifted"] = picture_report(objective, config, deep, lifter, cut=options.cut)
     if not ranks.stop():
         return
@@ -68,7 +68,7 @@ def evaluate(options: argparse.Namespace) -> None:
     if options.truncation:
         robustness.draw_truncation(options.truncation, report["truncation"])
     if options.figure:
-        single_stage.draw_some(options.figure, objective, images, prediction, matrix, config)
+        single_stage.DRAWINGS[objective.dims](options.figure, objective, images, prediction, matrix, config)
     if options.results:
         write_json(options.results, coco_results(images, prediction, matrix, config))
     print(format_all(report))

@@ -15,42 +15,27 @@ it is absolute.
 """
 
 import atexit
-import errno
 import io
 import json
-import math
 import os
-import shutil
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import cv2
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from lifting import safe_hdf5
 from lifting.command import InputError, existing_file, whole_file
-from lifting.datasets.decode import decode
 from lifting.datasets.image_set import ImageSet, check_boxes
 from lifting.geometry.skeleton import COCO17, H36M18, JOINT_SETS
 
 FORMAT = "lifting-images"
 VERSION = 1
 
-SIDE = 320  # pixels; the longer side of a packed box is at most this
-MARGIN = 1.3 * (math.cos(math.pi / 6) + math.sin(math.pi / 6))  # holds the augmented crop: 1.3 boxes, turned by 30 deg
-QUALITY = 95  # of packed JPEGs
-
 _LARGEST_PICTURE = 1 << 30  # bytes
-_BLOCK = 256  # pictures that are encoded before their bytes are written
-_ROW = 1 << 10  # upper bound of the bytes of a row's labels
-_CHUNK = 1 << 22  # bytes; more than HDF5's cache holds, so that it reads one picture and not its whole chunk
 
 _JOINT_SETS = {joint_set.name for joint_set in (H36M18, COCO17)}
 _WORDS = ("files", "part", "sequence", "camera")
@@ -90,7 +75,7 @@ def write_index(
         InputError: the set is empty.
         OSError: the file could not be written.
     """
-    _check_any(path, image_set)
+    check_any(path, image_set)
     files = [os.path.abspath(file) for file in image_set.files.tolist()]
     root = os.path.commonpath({os.path.dirname(file) for file in files})
     names = [os.path.relpath(file, root) for file in files]
@@ -99,17 +84,21 @@ def write_index(
     image = io.BytesIO()  # in memory first, as in store.py
     with h5py.File(image, "w") as file:
         file.attrs["root"] = safe_hdf5.fixed(os.path.relpath(root, home) if inside else root)
-        _write(file, replace(image_set, files=np.array(names)), source, checksum, truth)
+        write_contents(file, replace(image_set, files=np.array(names)), source, checksum, truth)
     with whole_file(path) as temporary:
         temporary.write_bytes(image.getbuffer())
 
 
-def _check_any(path: Path, image_set: ImageSet) -> None:
+def check_any(path: Path, image_set: ImageSet) -> None:
+    """Raises `InputError` for an empty set."""
     if not len(image_set):
         raise InputError(f"{path}: expected at least one picture to write, got none")
 
 
-def _write(file: h5py.File, image_set: ImageSet, source: str, checksum: str, truth: dict[str, Any] | None) -> None:
+def write_contents(
+    file: h5py.File, image_set: ImageSet, source: str, checksum: str, truth: dict[str, Any] | None
+) -> None:
+    """Writes all of an index but its pictures into an open file."""
     texts = {"format": FORMAT, "joint_set": image_set.joint_set.name, "source": source, "checksum": checksum}
     file.attrs.update({name: safe_hdf5.fixed(text) for name, text in texts.items()}, version=VERSION)
     for name in _WORDS:
@@ -174,11 +163,11 @@ def _column(file: h5py.File, name: str, shape: tuple[int, ...], kinds: str, dtyp
 
 def _check_numbers(images: ImageSet, where: str) -> None:
     """InputError unless there are pictures, and whatever has to be a number is finite, and boxes have a size."""
-    _check_any(Path(where), images)
+    check_any(Path(where), images)
     check_boxes(images, images.box)
     labelled = np.where(images.labelled[..., None], images.keypoints, 0)
-    deep = {"points": images.points, "focal": images.focal, "center": images.center}
-    for name, values in {"keypoints": labelled, **deep}.items():
+    always = ("points", "focal", "center", "score", "cut")
+    for name, values in {"keypoints": labelled, **{name: getattr(images, name) for name in always}}.items():
         if values is not None and not np.isfinite(values).all():
             row = int(np.argwhere(~np.isfinite(values))[0][0])
             raise InputError(f"{where}: {name}[{row}]: expected finite numbers, got others")
@@ -228,110 +217,3 @@ def _packed(path: Path, process: int) -> tuple[h5py.Dataset, NDArray[np.int64]]:
     if encoded is None or offsets is None or encoded.dtype != np.uint8:
         raise InputError(f"{path}: expected an index with packed pictures")
     return encoded, safe_hdf5.read(offsets, np.int64, where)
-
-
-def pack(
-    path: Path,
-    image_set: ImageSet,
-    *,
-    source: str,
-    checksum: str,
-    truth: dict[str, Any] | None = None,
-    side: int = SIDE,
-    margin: float = MARGIN,
-) -> None:
-    """Writes an index that contains the pictures: for each row, a JPEG cut out around its box, with labels to match.
-
-    The cut-out is the square around the centre of the box with ``margin`` times its longer side, clipped to the
-    picture. It is shrunk if the longer side of the box exceeds ``side`` pixels.
-
-    Args:
-        source, checksum, truth: as in `write_index`.
-
-    Raises:
-        InputError: the set is empty, a picture cannot be read, or a box is outside its picture.
-        OSError: the file could not be written.
-    """
-    _check_any(path, image_set)
-    origins: list[NDArray[np.int64]] = []
-    zooms: list[NDArray[np.float64]] = []
-    sizes = [0]
-    cut = partial(_cut, image_set, side=side, margin=margin)
-    with whole_file(path) as temporary, h5py.File(temporary, "w") as file, ThreadPoolExecutor() as pool:
-        encoded = file.create_dataset("encoded", (0,), np.uint8, maxshape=(None,), chunks=(_CHUNK,))
-        for rows in _blocks(len(image_set)):
-            jpegs, block_origins, block_zooms = zip(*pool.map(cut, rows), strict=True)
-            _append(encoded, b"".join(jpegs), path.parent)
-            origins += block_origins
-            zooms += block_zooms
-            sizes += map(len, jpegs)
-        file["offsets"] = np.cumsum(sizes, dtype=np.int64)
-        moved = _moved(image_set, np.array(origins), np.array(zooms))
-        _check_room(path.parent, _ROW * len(moved))
-        _write(file, moved, source, checksum, truth)
-
-
-def _blocks(count: int) -> Iterator[range]:
-    with tqdm(total=count, desc="packing", disable=None) as bar:
-        for start in range(0, count, _BLOCK):
-            rows = range(start, min(start + _BLOCK, count))
-            yield rows
-            bar.update(len(rows))
-
-
-def _append(encoded: h5py.Dataset, block: bytes, folder: Path) -> None:
-    _check_room(folder, len(block))
-    start = len(encoded)
-    encoded.resize((start + len(block),))
-    encoded[start:] = np.frombuffer(block, np.uint8)
-
-
-def _check_room(folder: Path, size: int) -> None:
-    """Raises OSError if the disk does not have ``size`` bytes and some to spare: HDF5 would crash the process."""
-    if shutil.disk_usage(folder).free < size + 2 * _CHUNK:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _cut(
-    image_set: ImageSet, row: int, *, side: int, margin: float
-) -> tuple[bytes, NDArray[np.int64], NDArray[np.float64]]:
-    """A JPEG, the pixel of the picture at its top left, and its zoom (its pixels per picture pixel), both (x, y)."""
-    name = str(image_set.files[row])
-    picture = decode(read_encoded(image_set, row), name)
-    box, extent = image_set.box[row].astype(np.float64), np.array(picture.shape[1::-1])
-    longer = box[2:].max()
-    middle, reach = box[:2] + box[2:] / 2, margin * longer / 2
-    low = np.maximum(np.floor(middle - reach), 0).astype(np.int64)
-    high = np.minimum(np.ceil(middle + reach) + 1, extent).astype(np.int64)
-    if not longer > 0 or (high <= low).any():
-        width, height = extent
-        raise InputError(f"{name}: expected a box that overlaps the {width} x {height} picture, got {box.tolist()}")
-    cut: cv2.typing.MatLike = picture[low[1] : high[1], low[0] : high[0]]
-    size = np.maximum((high - low) * min(1.0, side / longer), 1).astype(np.int64)  # rounded down
-    if (size < high - low).any():
-        cut = cv2.resize(cut, size.tolist(), interpolation=cv2.INTER_AREA)
-    _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(cut, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-    return jpeg.tobytes(), low, size / (high - low)
-
-
-def _moved(image_set: ImageSet, origin: NDArray[np.int64], zoom: NDArray[np.float64]) -> ImageSet:
-    """The set with its labels in pixels of the cut-outs, and with their names."""
-
-    def placed(points: NDArray[np.float32]) -> NDArray[np.float32]:
-        low, factor = (a.reshape(len(a), *[1] * (points.ndim - 2), 2) for a in (origin, zoom))
-        return np.asarray((points - low + 0.5) * factor - 0.5, dtype=np.float32)
-
-    box = np.concatenate([placed(image_set.box[:, :2]), image_set.box[:, 2:] * zoom], 1)
-    moved = replace(
-        image_set,
-        files=np.array([f"{os.path.basename(file)}#{row}" for row, file in enumerate(image_set.files.tolist())]),
-        box=box.astype(np.float32),
-        keypoints=placed(image_set.keypoints),
-        head_size=(image_set.head_size * np.sqrt(zoom.prod(1))).astype(np.float32),
-    )
-    if image_set.area is not None:
-        area, cut = image_set.area * zoom.prod(1), np.concatenate([origin, zoom], 1)
-        moved = replace(moved, area=area.astype(np.float32), cut=cut.astype(np.float32))
-    if image_set.focal is None or image_set.center is None:
-        return moved
-    return replace(moved, focal=(image_set.focal * zoom).astype(np.float32), center=placed(image_set.center))

@@ -42,10 +42,12 @@ def crop_matrix(
         ValueError: a box whose longer side is not above zero.
     """
     box = box.double()
+    scale = torch.as_tensor(scale, dtype=torch.float64)
+    side = box[..., 2:].amax(-1) * scale
+    if not (side > 0).all():
+        raise ValueError(f"box: expected a side above zero, got {float(side.min()):g}")
     whole = _extent_of(size, box)
-    zoom = 1 / ((box[..., 2:] / whole).amax(-1) * torch.as_tensor(scale, dtype=torch.float64))
-    if not (box[..., 2:].amax(-1) > 0).all():
-        raise ValueError(f"box: expected a side above zero, got {float(box[..., 2:].amax(-1).min()):g}")
+    zoom = 1 / ((box[..., 2:] / whole).amax(-1) * scale)
     turn = torch.as_tensor(angle, dtype=torch.float64)
     cos, sin = zoom * torch.cos(turn), zoom * torch.sin(turn)
     sign = 1 - 2 * torch.as_tensor(mirrored, dtype=torch.float64)

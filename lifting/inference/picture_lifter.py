@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lifting.command import InputError
 from lifting.estimate import Estimate
-from lifting.geometry.skeleton import COCO17, H36M17, JOINT_SETS, JointSet
+from lifting.geometry.skeleton import COCO17, H36M17, JointSet
 from lifting.inference.intrinsics import intrinsics_of_focal
 from lifting.inference.lifted_people import lift_all
 from lifting.inference.lifter import Lifter, Pose
@@ -34,7 +34,7 @@ def lift_estimate(one: Estimate, size: tuple[int, int], lifter: Lifter, focal: f
     Raises:
         InputError: the lifter needs a joint that the 2D network does not give.
     """
-    pixels, deviation = lifter_keypoints(one.pixels, one.pixel_deviation, joint_set_of(one))
+    pixels, deviation = lifter_keypoints(one.pixels, one.pixel_deviation, one.joint_set)
     seen = np.where(np.isfinite(pixels).all(-1), 1.0, 0.0)
     keypoints = Keypoints(pixels[None, None], seen[None, None], H36M17.name, size, (one.name,), ("0",))
     lifted = lift_all(lifter, keypoints)
@@ -49,7 +49,7 @@ def lift_estimate(one: Estimate, size: tuple[int, int], lifter: Lifter, focal: f
     has_deviation = bool(np.isfinite(lifted.deviation).any())
     return replace(
         one,
-        joints=H36M17.joints,
+        joint_set=H36M17,
         pixels=pixels,
         confidence=lifted.confidence[0, 0].astype(np.float64) if has_deviation else seen,
         pixel_deviation=None if deviation is None else np.repeat(deviation[:, None], 2, 1),
@@ -107,8 +107,3 @@ def lift_draws(lifter: Lifter, pixels: Array, deviation: Array, size: ArrayLike,
     grown = np.divide(total, own, out=np.ones_like(total), where=own > 0)
     sigma = np.sqrt(np.square(poses.sigma, dtype=np.float64).mean(0)) * grown
     return Pose(poses.joints.mean(0), sigma.astype(np.float32), total.astype(np.float32))
-
-
-def joint_set_of(one: Estimate) -> JointSet:
-    """The set with the joints of an estimate."""
-    return next(joint_set for joint_set in JOINT_SETS.values() if joint_set.joints == one.joints)

@@ -13,14 +13,13 @@ from lifting.command import InputError
 from lifting.config import SingleStageConfig
 from lifting.datasets.image_set import ImageSet
 from lifting.geometry.crops import picture_points
-from lifting.geometry.h36m import action_of
 from lifting.geometry.rays import place_people, ray_frame
 from lifting.geometry.skeleton import H36M17
 from lifting.inference.lifter import Lifter
 from lifting.inference.picture_lifter import lift_draws, lifter_keypoints
 from lifting.inference.root import PLACE
-from lifting.metrics.pose_errors import joint_errors, pose_report
-from lifting.reports.image_evaluation import predict
+from lifting.metrics.pose_errors import joint_errors
+from lifting.reports.image_evaluation import predict, report_by_action, root_relative
 from lifting.reports.keypoint_evaluation import pixel_deviation
 from lifting.reports.robustness import cut_box
 from lifting.training.objective import ImageObjective
@@ -99,16 +98,11 @@ def picture_report(
 
 def _scores(images: ImageSet, joints: Array, deviation: Array) -> dict[str, Any]:
     """The report of root-relative joints in camera axes, (N, 17, 3) metres."""
-    assert images.points is not None
-    points = images.points[:, : len(H36M17)].astype(np.float64)
-    truth = points - points[:, :1]
-    actions = [action_of(sequence) for sequence in images.sequence]
-    names = sorted(set(actions))
-    index = torch.tensor([names.index(action) for action in actions])
-    errors = joint_errors(torch.from_numpy(joints), torch.from_numpy(truth))
-    off = np.abs(joints - truth)[:, 1:] / np.maximum(deviation[:, 1:], 1e-9)
+    truth = root_relative(images)[:, : len(H36M17)]
+    errors = joint_errors(torch.from_numpy(joints), truth)
+    off = np.abs(joints - truth.numpy())[:, 1:] / np.maximum(deviation[:, 1:], 1e-9)
     coverage = {str(level): 100 * float((off < norm.ppf(0.5 + level / 200)).mean()) for level in LEVELS}
-    return {**pose_report(errors, index, names, H36M17.joints), "coverage": coverage}
+    return {**report_by_action(images, errors), "coverage": coverage}
 
 
 def format_picture_report(report: Mapping[str, Any]) -> str:

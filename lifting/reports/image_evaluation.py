@@ -106,10 +106,7 @@ def deep_report(
     """
     mu, sigma = in_metres(prediction, matrix, images, config.data.size)
     errors = joint_errors(mu[:, :17], root_relative(images)[:, :17])
-    actions = [action_of(sequence) for sequence in images.sequence]
-    names = sorted(set(actions))
-    index = torch.tensor([names.index(action) for action in actions])
-    report = pose_report(errors, index, names, H36M17.joints)
+    report = report_by_action(images, errors)
     recordings = list(zip(images.part, images.sequence, images.camera, strict=True))
     number = {recording: i for i, recording in enumerate(dict.fromkeys(recordings))}
     report |= bone_report(mu[:, :17], H36M17, torch.tensor([number[recording] for recording in recordings]))
@@ -124,6 +121,14 @@ def deep_report(
     if sigma is not None:
         report["sigma_error_r"] = pearson(sigma[:, free].mean(-1), errors["mpjpe"][:, free])
     return report
+
+
+def report_by_action(images: ImageSet, errors: dict[str, Tensor]) -> dict[str, Any]:
+    """`pose_errors.pose_report` of the errors of 17 joints in pictures with 3D labels."""
+    actions = [action_of(sequence) for sequence in images.sequence]
+    names = sorted(set(actions))
+    index = torch.tensor([names.index(action) for action in actions])
+    return pose_report(errors, index, names, H36M17.joints)
 
 
 def in_metres(prediction: Prediction, matrix: Tensor, images: ImageSet, size: Size) -> tuple[Tensor, Tensor | None]:

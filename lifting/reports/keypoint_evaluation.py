@@ -9,13 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lifting.command import InputError
+from lifting.command import InputError, needing
 from lifting.config import SingleStageConfig
 from lifting.datasets.decode import decode
 from lifting.datasets.image_index import read_encoded
 from lifting.datasets.image_set import ImageSet, in_own_picture, select
 from lifting.geometry.crops import crop_labels, extent, picture_points
-from lifting.geometry.skeleton import COCO17
 from lifting.metrics.oks import average_precision, oks, results
 from lifting.metrics.pose_errors import format_pckh, pearson
 from lifting.prediction import Prediction
@@ -32,7 +31,7 @@ def keypoint_report(
     prediction: Prediction,
     matrix: Tensor,
     config: SingleStageConfig,
-    truth: Mapping[str, Any] | None,
+    truth: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """The numbers of predicted joints in pictures.
 
@@ -44,10 +43,10 @@ def keypoint_report(
     detected boxes.
 
     Args:
-        truth: what `coco_truth.read_truth` has of the pictures' index.
+        truth: of pictures of COCO, what `truth_of` found for them.
 
     Raises:
-        InputError: the index has no annotations of a tested part to measure AP against; pycocotools is not installed.
+        InputError: pycocotools is not installed.
     """
     size = config.data.size
     pixels = picture_points(prediction.mu.double(), matrix, size)
@@ -60,7 +59,7 @@ def keypoint_report(
         report |= _density_numbers(objective, images, prediction, matrix, config)
     if np.isfinite(images.head_size).any():
         report |= pckh_of(images, pixels)
-    if images.joint_set != COCO17:
+    if truth is None:
         return report
     confidence = prediction.confidence.double()
     if images.area is not None and labelled.any():
@@ -69,7 +68,7 @@ def keypoint_report(
         report["oks"] = 100 * float(similarity.mean())
         report["confidence_oks_r"] = pearson(confidence.mean(1)[with_labels], similarity)
     found = coco_results(images, prediction, matrix, config)
-    return report | average_precision(truth_of(images, truth), found)
+    return report | average_precision(truth, found)
 
 
 def _density_numbers(
@@ -107,11 +106,17 @@ def coco_results(
 
 
 def truth_of(images: ImageSet, truth: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The annotations of all parts that the pictures are of.
+    """The annotations that AP of these pictures of COCO is measured against.
+
+    Args:
+        truth: what `coco_truth.read_truth` has of the pictures' index.
 
     Raises:
-        InputError: there are none of one of them, or the parts share annotations.
+        InputError: there are none, or the pictures are of several parts, which share annotations; pycocotools is not
+            installed.
     """
+    with needing("COCO's AP"):
+        import pycocotools  # noqa: F401 - otherwise a training would miss it only after its first epoch
     parts = [str(part) for part in np.unique(images.part)]
     if truth is None or not set(parts) <= truth.keys():
         there = ", ".join(truth or ()) or "none"

@@ -4,7 +4,8 @@ import logging
 from pathlib import Path
 
 from lifting.command import InputError
-from lifting.datasets.image_index import pack, write_index
+from lifting.datasets.image_index import write_index
+from lifting.datasets.image_packing import pack
 from lifting.datasets.store import checksum_of
 from lifting.sources.annotations import Source, check_pictures, table
 from lifting.sources.coco_images import read_keypoints
@@ -84,10 +85,10 @@ def read_coco(source: Path, images: Path | None = None, boxes: Path | None = Non
 
 
 def write_source(path: Path, found: Source, title: str, packed: bool) -> None:
-    """Writes what a reader found, with its pictures (`image_index.pack`) or without, and says what it noted.
+    """Writes what a reader found, with its pictures (`image_packing.pack`) or without, and says what it noted.
 
     Raises:
-        InputError: a picture is missing, and what `image_index.pack` and `image_index.write_index` raise.
+        InputError: a picture is missing, and what `image_packing.pack` and `image_index.write_index` raise.
     """
     check_pictures(found.images)
     write = pack if packed else write_index

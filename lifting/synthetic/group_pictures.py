@@ -12,7 +12,6 @@ label as a rule, and those of the face have none. People, poses and cameras are 
 """
 
 import json
-import logging
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,18 +24,8 @@ from tqdm import tqdm
 from lifting.command import write_json
 from lifting.geometry import h36m
 from lifting.geometry.skeleton import COCO17, H36M17
-from lifting.synthetic import body_shape, rendering, scenery
-from lifting.synthetic.making import (
-    check_replaceable,
-    processes,
-    recipe,
-    recipe_of,
-    some_poses,
-    whole_folder,
-)
+from lifting.synthetic import body_shape, making, rendering, scenery
 from lifting.synthetic.rendering import Array, Cones, Single, View
-
-log = logging.getLogger(__name__)
 
 SIZE = (320, 256)  # of a picture, pixels
 SHARES = (0.55, 0.3, 0.15)  # of pictures with one, two, three people
@@ -69,12 +58,8 @@ class Person(NamedTuple):
 
 def group_folder(folder: Path = Path("data")) -> Path:
     """The cached set ``folder/rendered_coco``, made if it is missing or from another recipe."""
-    path = folder / "rendered_coco"
     counts = {"train": 3000, "val": 400}
-    if recipe_of(path) != recipe(__file__, 0, counts):
-        log.info("making the rendered set %s (a minute, once)", path)
-        make_groups(path, **counts)
-    return path
+    return making.cached(folder / "rendered_coco", __file__, counts, make_groups, "a minute")
 
 
 def make_groups(folder: Path, *, seed: int = 0, train: int = 3000, val: int = 400, workers: int | None = None) -> None:
@@ -89,14 +74,14 @@ def make_groups(folder: Path, *, seed: int = 0, train: int = 3000, val: int = 40
         InputError: the folder contains something else, or a number is larger than that of the frames to choose from.
         OSError: a file could not be written.
     """
-    check_replaceable(folder)
+    making.check_replaceable(folder)
     counts = {"train": train, "val": val}
     rng = np.random.default_rng([seed, SEED])
     crowds = {split: 1 + rng.choice(len(SHARES), count, p=SHARES) for split, count in counts.items()}
     subjects = {"train": h36m.TRAIN_SUBJECTS, "val": h36m.TEST_SUBJECTS}
     cast = (seed + SEED, [(subjects[split], int(crowds[split].sum())) for split in counts])
-    with whole_folder(folder) as temporary, processes(workers or os.cpu_count() or 1) as spread:
-        poses = dict(zip(counts, next(iter(spread(some_poses, [cast], 1))), strict=True))
+    with making.whole_folder(folder) as temporary, making.processes(workers or os.cpu_count() or 1) as spread:
+        poses = dict(zip(counts, next(iter(spread(making.some_poses, [cast], 1))), strict=True))
         (temporary / "annotations").mkdir()
         with tqdm(total=train + val, desc="rendered set", unit="picture", disable=None) as bar:
             for part, split in enumerate(counts):
@@ -108,15 +93,12 @@ def make_groups(folder: Path, *, seed: int = 0, train: int = 3000, val: int = 40
                     Shot(temporary / split / f"{i + 1:012}.jpg", people, (seed, SEED, part, i))
                     for i, people in enumerate(groups)
                 ]
-                taken = []
-                for one in spread(take, shots, 16):
-                    taken.append(one)
-                    bar.update()
+                taken = making.counted(spread, bar, take, shots)
                 _write(temporary / "annotations", split, shots, taken)
                 if split == "val":
                     detections = _detections(np.random.default_rng([seed, SEED, 2]), taken)
                     (temporary / "annotations" / "person_detections_val.json").write_text(json.dumps(detections))
-        write_json(temporary / "recipe.json", recipe(__file__, seed, counts))
+        write_json(temporary / "recipe.json", making.recipe(__file__, seed, counts))
 
 
 def take(shot: Shot) -> list[Person]:

@@ -1,6 +1,7 @@
 """What makes a rendered set: people in poses from a seed, processes that render, a folder that is whole or absent."""
 
 import json
+import logging
 import multiprocessing
 import shutil
 import tempfile
@@ -8,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -17,6 +18,11 @@ from lifting.command import InputError
 from lifting.datasets.store import Sequence, checksum_of
 from lifting.synthetic import action_scripts, body_shape, motion, poses, rendering, scenery
 from lifting.synthetic.rendering import Array
+
+log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 class Pose(NamedTuple):
@@ -49,6 +55,20 @@ def check_replaceable(folder: Path) -> None:
         raise InputError(f"{folder}: expected a new or empty folder or a rendered set to replace, got something else")
 
 
+def cached(folder: Path, maker: str, counts: dict[str, int], make: Callable[..., None], takes: str) -> Path:
+    """The folder of a set, which ``make`` writes if it is missing or from another recipe.
+
+    Args:
+        maker: the file of ``make``.
+        counts: its keyword arguments.
+        takes: how long it takes, for the log.
+    """
+    if recipe_of(folder) != recipe(maker, 0, counts):
+        log.info("making the rendered set %s (%s, once)", folder, takes)
+        make(folder, **counts)
+    return folder
+
+
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder that replaces ``folder`` if the block succeeds, as `command.whole_file` does for a file."""
@@ -78,6 +98,15 @@ def processes(workers: int) -> Iterator[Spread]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         yield lambda function, tasks, chunk: pool.map(function, tasks, chunksize=chunk)
+
+
+def counted(spread: Spread, bar: Any, task: Callable[[Item], Made], items: Iterable[Item]) -> list[Made]:
+    """What a task makes of many items, with a progress bar."""
+    done = []
+    for made in spread(task, items, 16):
+        done.append(made)
+        bar.update()
+    return done
 
 
 def some_poses(cast: tuple[int, list[tuple[tuple[str, ...], int]]]) -> list[list[Pose]]:

@@ -12,11 +12,11 @@ The two sets share neither people nor poses. They contain no recorded motion and
 """
 
 import json
-import logging
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -28,20 +28,9 @@ from tqdm import tqdm
 from lifting.command import write_json
 from lifting.geometry import h36m
 from lifting.geometry.joint_maps import h36m17_to_h36m18, h36m18_to_mpii16
-from lifting.synthetic import body_shape, rendering, scenery
-from lifting.synthetic.making import (
-    Pose,
-    Spread,
-    check_replaceable,
-    processes,
-    recipe,
-    recipe_of,
-    some_poses,
-    whole_folder,
-)
+from lifting.synthetic import body_shape, making, rendering, scenery
+from lifting.synthetic.making import Pose
 from lifting.synthetic.rendering import Array, View
-
-log = logging.getLogger(__name__)
 
 MPII_JOINTS = (
     "rank", "rkne", "rhip", "lhip", "lkne", "lank", "pelv", "thor",
@@ -73,12 +62,8 @@ class Taken(NamedTuple):
 
 def rendered_folder(folder: Path = Path("data")) -> Path:
     """The cached set ``folder/rendered``, made if it is missing or from another recipe."""
-    path = folder / "rendered"
     counts = {"train": 5000, "test": 800, "flat_train": 4000, "flat_valid": 500}
-    if recipe_of(path) != recipe(__file__, 0, counts):
-        log.info("making the rendered set %s (a minute or two, once)", path)
-        make_rendered(path, **counts)
-    return path
+    return making.cached(folder / "rendered", __file__, counts, make_rendered, "a minute or two")
 
 
 def make_rendered(
@@ -103,7 +88,7 @@ def make_rendered(
         InputError: the folder contains something else, or a number is larger than that of the frames to choose from.
         OSError: a file could not be written.
     """
-    check_replaceable(folder)
+    making.check_replaceable(folder)
     counts = {"train": train, "test": test, "flat_train": flat_train, "flat_valid": flat_valid}
     half = flat_train // 2
     casts = [
@@ -111,27 +96,14 @@ def make_rendered(
         (seed + FLAT_SEED, [(h36m.TRAIN_SUBJECTS, half), (h36m.TEST_SUBJECTS, flat_valid)]),
         (seed + FLAT_SEED + 1, [(h36m.SUBJECTS, flat_train - half)]),
     ]
-    with whole_folder(folder) as temporary, processes(workers or os.cpu_count() or 1) as spread:
-        (solid_train, solid_test), (flat_first, flat_test), (flat_second,) = spread(some_poses, casts, 1)
+    with making.whole_folder(folder) as temporary, making.processes(workers or os.cpu_count() or 1) as spread:
+        (solid_train, solid_test), (flat_first, flat_test), (flat_second,) = spread(making.some_poses, casts, 1)
         with tqdm(total=sum(counts.values()), desc="rendered set", unit="picture", disable=None) as bar:
-            takes = _counted(spread, bar)
+            takes = partial(making.counted, spread, bar, take)
             _write_solid(temporary / "h36m", solid_train + solid_test, seed, takes)
             _write_flat(temporary / "mpii", "train", flat_first + flat_second, seed, takes)
             _write_flat(temporary / "mpii", "valid", flat_test, seed, takes)
-        write_json(temporary / "recipe.json", recipe(__file__, seed, counts))
-
-
-def _counted(spread: Spread, bar: Any) -> Callable[[list[Shot]], list[Taken]]:
-    """`take` for many shots, with a progress bar."""
-
-    def takes(shots: list[Shot]) -> list[Taken]:
-        done = []
-        for taken in spread(take, shots, 16):
-            done.append(taken)
-            bar.update()
-        return done
-
-    return takes
+        write_json(temporary / "recipe.json", making.recipe(__file__, seed, counts))
 
 
 def take(shot: Shot) -> Taken:

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from lifting.config import SingleStageConfig, read_config
 from lifting.datasets.image_batches import ImageBatches
-from lifting.datasets.image_index import pack, read_index
+from lifting.datasets.image_index import read_index
+from lifting.datasets.image_packing import pack
 from lifting.datasets.image_set import ImageSet
 from lifting.geometry.crops import crop_matrix
 from lifting.models.resnet import PIXELS

@@ -14,7 +14,8 @@ from lifting.command import InputError
 from lifting.config import SingleStageConfig, read_config
 from lifting.datasets import image_batches
 from lifting.datasets.image_batches import BROKEN_IN_A_ROW, Crops, ImageBatches
-from lifting.datasets.image_index import pack, read_index
+from lifting.datasets.image_index import read_index
+from lifting.datasets.image_packing import pack
 from lifting.datasets.image_set import ImageSet
 from lifting.geometry.crops import crop_labels, picture_points
 from lifting.prediction import Batch

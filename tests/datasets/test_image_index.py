@@ -15,10 +15,11 @@ import pytest
 from numpy.typing import NDArray
 
 from lifting.command import InputError
-from lifting.datasets import image_index
+from lifting.datasets import image_packing
 from lifting.datasets.augment import Augmentation, crop_of
 from lifting.datasets.decode import decode
-from lifting.datasets.image_index import pack, read_encoded, read_index, write_index
+from lifting.datasets.image_index import read_encoded, read_index, write_index
+from lifting.datasets.image_packing import pack
 from lifting.datasets.image_set import ImageSet, select
 
 FLAT = ("points", "focal", "center")
@@ -180,7 +181,7 @@ def test_rows_of_a_packed_set_keep_their_pictures(tmp_path: Path, images: ImageS
 
 def test_many_blocks(tmp_path: Path, images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = packed(tmp_path / "whole.h5", images)
-    monkeypatch.setattr(image_index, "_BLOCK", 2)
+    monkeypatch.setattr(image_packing, "_BLOCK", 2)
     parts = packed(tmp_path / "parts.h5", images)
     assert [read_encoded(parts, row) for row in range(5)] == [read_encoded(whole, row) for row in range(5)]
     assert_same(parts, whole)

@@ -20,7 +20,8 @@ from lifting.commands.truth import read_truth
 from lifting.config import Config, SingleStageConfig, load_config, read_config
 from lifting.datasets import coco_truth
 from lifting.datasets.decode import decode
-from lifting.datasets.image_index import pack, read_encoded, read_index, write_index
+from lifting.datasets.image_index import read_encoded, read_index, write_index
+from lifting.datasets.image_packing import pack
 from lifting.datasets.image_set import ImageSet
 from lifting.datasets.poses import load_poses
 from lifting.datasets.store import PoseStore, write_store

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from lifting import lifter, single_stage
 from lifting.config import SingleStageConfig, load_config, read_config
-from lifting.datasets.image_index import pack, read_encoded, read_index
+from lifting.datasets.image_index import read_encoded, read_index
+from lifting.datasets.image_packing import pack
 from lifting.datasets.store import PoseStore, Sequence, write_store
 from lifting.evaluate import Clip, score_predictions, write_predictions
 from lifting.geometry import h36m

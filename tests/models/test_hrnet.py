@@ -17,38 +17,16 @@ from lifting.models.hrnet import HRNETS, HRNet
 from lifting.models.hrnet_pose import HRNetPose
 from lifting.models.pretrained import load_backbone
 from lifting.models.resnet import Normalise
+from tests.models.networks import listed_shapes, unlike_new
 
 # Convolutions and batch norms by name, with the shape of their weight. Written once from timm 1.0.31, whose classifiers
 # have the weights that HRNet's authors published, without those of the last exchange that a pose network does not have.
 LISTED: dict[str, dict[str, list[int]]] = json.loads(Path(__file__).with_name("hrnet_names.json").read_text())
 
 
-def listed_shapes(name: str) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
-    for module, shape in LISTED[name].items():
-        shapes[f"{module}.weight"] = tuple(shape)
-        if len(shape) == 1:
-            shapes |= {f"{module}.{part}": tuple(shape) for part in ("bias", "running_mean", "running_var")}
-            shapes[f"{module}.num_batches_tracked"] = ()
-    return shapes
-
-
 def images(height: int = 64, width: int = 64) -> Tensor:
     generator = torch.Generator().manual_seed(5)
     return torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8, generator=generator)
-
-
-def unlike_new(network: nn.Module) -> nn.Module:
-    """Gives a network random batch norms and heads, and puts it in evaluation mode."""
-    torch.manual_seed(1)
-    for name, tensor in network.state_dict().items():
-        if not tensor.is_floating_point():
-            continue
-        if name.endswith("running_var") or (tensor.dim() == 1 and name.endswith("weight")):
-            tensor.uniform_(0.5, 1.5)
-        elif tensor.dim() == 1 or "head" in name or "final" in name:
-            tensor.normal_(std=0.3)
-    return network.eval()
 
 
 # The backbone
@@ -58,7 +36,7 @@ def unlike_new(network: nn.Module) -> nn.Module:
 def test_names_and_shapes_are_the_authors(name: str) -> None:
     with torch.device("meta"):
         network = HRNet(name)
-    assert {key: tuple(value.shape) for key, value in network.state_dict().items()} == listed_shapes(name)
+    assert {key: tuple(value.shape) for key, value in network.state_dict().items()} == listed_shapes(LISTED[name])
 
 
 @pytest.mark.parametrize(("name", "millions"), [("hrnet_w32", 28.5), ("hrnet_w48", 63.6)])

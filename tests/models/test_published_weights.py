@@ -15,6 +15,7 @@ from lifting.likelihood import ReferenceRLE
 from lifting.models.published_weights import from_published, is_published_2d, load_published
 from lifting.models.resnet import RESNETS, ResNet
 from lifting.prediction import Prediction
+from tests.models.networks import slow_flow
 
 HERE = Path(__file__).parent
 # Heads and flows for 17 joints and a ResNet-50: the authors' from regression_nf.py and layers/real_nvp.py, mmpose's
@@ -78,22 +79,6 @@ def test_the_listed_names_are_read(kind: str, name: str) -> None:
     )
 
 
-def their_log_prob(state: dict[str, Tensor], flow: str, x: Tensor) -> Tensor:
-    def net(letter: str, k: int, x: Tensor) -> Tensor:
-        for place in (0, 2, 4):
-            x = x @ state[f"{flow}{letter}.{k}.{place}.weight"].T + state[f"{flow}{letter}.{k}.{place}.bias"]
-            x = torch.where(x > 0, x, 0.01 * x) if place < 4 else x
-        return x.tanh() if letter == "s" else x
-
-    log_det = torch.zeros(len(x))
-    for k in reversed(range(6)):
-        mask = state[f"{flow}mask"][k]
-        scale, shift = net("s", k, mask * x) * (1 - mask), net("t", k, mask * x) * (1 - mask)
-        x = (1 - mask) * (x - shift) * torch.exp(-scale) + mask * x
-        log_det = log_det - scale.sum(1)
-    return log_det - 0.5 * (x**2).sum(1) - math.log(2 * math.pi)
-
-
 def their_outputs(kind: str, state: dict[str, Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
     """Joints in pixels of the crop and sigma, both (B, J, 2), as their code computes them."""
     rgb, (height, width) = images.float(), images.shape[2:]
@@ -119,7 +104,7 @@ def their_outputs(kind: str, state: dict[str, Tensor], images: Tensor) -> tuple[
 
 def their_loss(kind: str, state: dict[str, Tensor], error: Tensor, sigma: Tensor) -> Tensor:
     """Of each joint, from error = mu - target and sigma, both (N, 2)."""
-    log_phi = their_log_prob(state, FLOW[kind], error / sigma)[:, None]
+    log_phi = slow_flow(state, FLOW[kind], error / sigma)[:, None]
     if kind == "authors":
         amplitude = 1 / math.sqrt(2 * math.pi)
         log_q = torch.log(sigma / amplitude) + error.abs() / (math.sqrt(2) * sigma + 1e-9)

@@ -22,6 +22,7 @@ from lifting.models.pretrained import load_backbone
 from lifting.models.reference_weights import from_reference, load_reference, save_reference, to_reference
 from lifting.models.regressor import Regressor, heatmap_losses
 from lifting.models.resnet import PIXELS, RESNETS, Normalise, ResNet
+from tests.models.networks import listed_shapes, slow_flow, unlike_new
 
 # Written once from torchvision 0.28: convolutions and batch norms by name, with the shape of their weight.
 LISTED: dict[str, dict[str, list[int]]] = json.loads(Path(__file__).with_name("resnet_names.json").read_text())
@@ -31,32 +32,9 @@ TOTALS = {
 }  # fmt: skip
 
 
-def listed_shapes(name: str) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
-    for module, shape in LISTED[name].items():
-        shapes[f"{module}.weight"] = tuple(shape)
-        if len(shape) == 1:
-            shapes |= {f"{module}.{part}": tuple(shape) for part in ("bias", "running_mean", "running_var")}
-            shapes[f"{module}.num_batches_tracked"] = ()
-    return shapes
-
-
 def images(count: int = 2, size: int = 64) -> Tensor:
     generator = torch.Generator().manual_seed(5)
     return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
-
-
-def unlike_new(network: nn.Module) -> nn.Module:
-    """Gives a network random batch norms and heads, and puts it in evaluation mode."""
-    torch.manual_seed(1)
-    for name, tensor in network.state_dict().items():
-        if not tensor.is_floating_point():
-            continue
-        if name.endswith("running_var") or (tensor.dim() == 1 and name.endswith("weight")):
-            tensor.uniform_(0.5, 1.5)
-        elif tensor.dim() == 1 or "head" in name:
-            tensor.normal_(std=0.3)
-    return network.eval()
 
 
 # The backbone
@@ -66,7 +44,7 @@ def unlike_new(network: nn.Module) -> nn.Module:
 def test_names_and_shapes_are_torchvisions(name: str) -> None:
     with torch.device("meta"):
         network = ResNet(name)
-    assert {key: tuple(value.shape) for key, value in network.state_dict().items()} == listed_shapes(name)
+    assert {key: tuple(value.shape) for key, value in network.state_dict().items()} == listed_shapes(LISTED[name])
     classifier = (network.channels + 1) * 1000
     assert sum(p.numel() for p in network.parameters()) + classifier == TOTALS[name]
 
@@ -398,7 +376,7 @@ def test_unusable_weights_are_refused(tmp_path: Path) -> None:
 def reference_state(name: str = "resnet18", joints: int = 18) -> dict[str, Tensor]:
     """Random weights as the authors' code saves them, with shapes from the list and from the flows' description."""
     torch.manual_seed(4)
-    state = {f"preact.{key}": torch.randn(shape) for key, shape in listed_shapes(name).items()}
+    state = {f"preact.{key}": torch.randn(shape) for key, shape in listed_shapes(LISTED[name]).items()}
     state |= {key: torch.tensor(7) for key in state if key.endswith("num_batches_tracked")}
     features = 2048 if "preact.layer1.0.conv3.weight" in state else 512
     for head in ("fc_coord.linear", "fc_sigma"):
@@ -414,25 +392,6 @@ def reference_state(name: str = "resnet18", joints: int = 18) -> dict[str, Tenso
     return state
 
 
-def slow_flow(state: dict[str, Tensor], flow: str, x: Tensor) -> Tensor:
-    """log_prob of the reference's flow, written from its equations."""
-
-    def net(letter: str, k: int, x: Tensor) -> Tensor:
-        for place in (0, 2, 4):
-            x = x @ state[f"{flow}.{letter}.{k}.{place}.weight"].T + state[f"{flow}.{letter}.{k}.{place}.bias"]
-            x = torch.where(x > 0, x, 0.01 * x) if place < 4 else x
-        return x.tanh() if letter == "s" else x
-
-    log_det = torch.zeros(len(x))
-    for k in reversed(range(6)):
-        mask = state[f"{flow}.mask"][k]
-        kept = mask * x
-        scale, shift = net("s", k, kept) * (1 - mask), net("t", k, kept) * (1 - mask)
-        x = (1 - mask) * (x - shift) * torch.exp(-scale) + kept
-        log_det = log_det - scale.sum(1)
-    return log_det - 0.5 * (x**2).sum(1) - x.shape[1] / 2 * math.log(2 * math.pi)
-
-
 def test_the_references_flows_are_ours(tmp_path: Path) -> None:
     state = reference_state()
     state["flow3d.mask"] = state["flow3d.mask"].flip(0)  # our code takes them in either order
@@ -443,7 +402,7 @@ def test_the_references_flows_are_ours(tmp_path: Path) -> None:
         x = torch.randn(200, dim)
         with torch.no_grad():
             found = ours.flow.double().log_prob(x.double())
-        twin = slow_flow({key: value.double() for key, value in state.items()}, flow, x.double())
+        twin = slow_flow({key: value.double() for key, value in state.items()}, f"{flow}.", x.double())
         torch.testing.assert_close(found, twin, rtol=1e-6, atol=1e-6)
         assert (found + 0.5 * (x**2).sum(1)).std() > 0.5  # far from a normal density
 
@@ -486,7 +445,7 @@ def test_ours_in_the_references_layout() -> None:
 @pytest.mark.parametrize("name", RESNETS)
 def test_the_depth_follows_from_the_names(name: str) -> None:
     state = reference_state("resnet18" if name in ("resnet18", "resnet34") else "resnet50")
-    shapes = {f"preact.{key}": shape for key, shape in listed_shapes(name).items()}
+    shapes = {f"preact.{key}": shape for key, shape in listed_shapes(LISTED[name]).items()}
     state = {key: value for key, value in state.items() if not key.startswith("preact.")}
     state |= {key: torch.zeros(()).expand(shape) for key, shape in shapes.items()}
     state |= {"preact.fc.weight": torch.zeros(10, 512), "preact.fc.bias": torch.zeros(10)}
