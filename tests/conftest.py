@@ -9,7 +9,7 @@ import run_lifting
 from lifting.command import run_command
 from lifting.datasets.store import write_store
 from lifting.geometry import h36m
-from lifting.synthetic.poses import sequences
+from lifting.synthetic.poses import plans
 
 SUBJECTS = ("S1", "S5", "S9")
 SMALL = [
@@ -33,9 +33,9 @@ COCO_OF_H36M = [9, 10, 10, 10, 10, 11, 14, 12, 15, 13, 16, 4, 1, 5, 2, 6, 3]
 def small_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three subjects with two sequences each, four cameras."""
     path = tmp_path_factory.mktemp("store") / "small.h5"
-    chosen = [s for s in sequences(seed=0) if s.subject in SUBJECTS and s.name.startswith(("Walking", "Greeting"))]
+    chosen = [p for p in plans(seed=0) if p.subject in SUBJECTS and p.name.startswith(("Walking", "Greeting"))]
     cameras = {subject: h36m.cameras(subject) for subject in SUBJECTS}
-    write_store(path, chosen, cameras, frame_rate=50.0, source="test", checksum="none")
+    write_store(path, [plan.performed() for plan in chosen], cameras, frame_rate=50.0, source="test", checksum="none")
     return path
 
 

@@ -8,25 +8,37 @@ import pytest
 import torch
 from scipy.stats import chi
 
+import run_lifting
 from lifting import Lifter, crossfit, lifter
+from lifting.config import load_config
 from lifting.geometry.cameras import denormalise_screen
 from lifting.likelihood import Likelihood
 from lifting.likelihood.pose_density import PoseDensity
-from tests.conftest import Shell, refused
+from tests.conftest import SMALL, Shell, refused
 
 
-@pytest.fixture
-def trained(shell: Shell, small: list[str], tmp_path: Path) -> Path:
-    code, _, err = shell("train", "--output", tmp_path / "run", *small)
-    assert code == 0, err
-    return tmp_path / "run" / "last.pt"
+@pytest.fixture(scope="module")
+def trained(small_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that no test changes."""
+    folder = tmp_path_factory.mktemp("trained")
+    lifter.train(load_config(overrides=[f"data.path={small_store}", *SMALL]), folder)
+    return folder / "last.pt"
 
 
-def test_the_density_changes_and_the_predictions_stay(shell: Shell, trained: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "crossfit"
-    code, out, err = shell("crossfit", "--checkpoint", trained, "--output", folder)
-    assert code == 0, err
-    assert str(folder / "last.pt") in out
+@pytest.fixture(scope="module")
+def fitted(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which the command has fitted a density to the errors of `trained`."""
+    folder = tmp_path_factory.mktemp("crossfit")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["run_lifting.py", "crossfit", "--checkpoint", str(trained), "--output", str(folder)])
+        run_lifting.main()
+    return folder
+
+
+def test_the_density_changes_and_the_predictions_stay(
+    shell: Shell, trained: Path, fitted: Path, tmp_path: Path
+) -> None:
+    folder = fitted
     for person, other in (("S1", "S5"), ("S5", "S1")):
         _, config = lifter.load(folder / f"without_{person}" / "last.pt")
         assert (config.data.train_subjects, config.data.test_subjects) == ((other,), (person,))
@@ -51,14 +63,15 @@ def test_the_density_changes_and_the_predictions_stay(shell: Shell, trained: Pat
     refused(again, "last.pt", "with a density already")
     runs = [(folder / f"without_{person}" / "last.pt") for person in ("S1", "S5")]
     seen = [run.stat().st_mtime_ns for run in runs]
-    assert shell("crossfit", "--checkpoint", trained, "--output", folder)[0] == 0
+    code, out, err = shell("crossfit", "--checkpoint", trained, "--output", folder)
+    assert code == 0, err
+    assert str(folder / "last.pt") in out
     assert [run.stat().st_mtime_ns for run in runs] == seen, "it trained again"
 
 
-def test_lift_has_the_deviations_of_the_density(shell: Shell, trained: Path, tmp_path: Path) -> None:
+def test_lift_has_the_deviations_of_the_density(shell: Shell, fitted: Path, tmp_path: Path) -> None:
     """From the checkpoint, from its export, and from ONNX: those of `PoseDensity.deviation` for the same keypoints."""
-    assert shell("crossfit", "--checkpoint", trained, "--output", tmp_path / "crossfit")[0] == 0
-    checkpoint, small_one, graph = tmp_path / "crossfit" / "last.pt", tmp_path / "small.pt", tmp_path / "small.onnx"
+    checkpoint, small_one, graph = fitted / "last.pt", tmp_path / "small.pt", tmp_path / "small.onnx"
     for output in (small_one, graph):
         code, _, err = shell("export", "--checkpoint", checkpoint, "--output", output)
         assert code == 0, err

@@ -15,8 +15,9 @@ import cv2
 import numpy as np
 
 from lifting.command import InputError
-from lifting.datasets.store import Sequence, checksum_of
+from lifting.datasets.store import checksum_of
 from lifting.synthetic import action_scripts, body_shape, motion, poses, rendering, scenery
+from lifting.synthetic.poses import Plan
 from lifting.synthetic.rendering import Array
 
 log = logging.getLogger(__name__)
@@ -112,19 +113,20 @@ def counted(spread: Spread, bar: Any, task: Callable[[Item], Made], items: Itera
 def some_poses(cast: tuple[int, list[tuple[tuple[str, ...], int]]]) -> list[list[Pose]]:
     """For each group of a seed's subjects, the given number of frames, evenly spaced over all their sequences."""
     seed, wanted = cast
-    sequences = list(poses.sequences(seed))
-    return [_frames([s for s in sequences if s.subject in subjects], count) for subjects, count in wanted]
+    plans = list(poses.plans(seed))
+    return [_frames([plan for plan in plans if plan.subject in subjects], count) for subjects, count in wanted]
 
 
-def _frames(sequences: list[Sequence], count: int) -> list[Pose]:
-    lengths = np.array([len(sequence.positions) for sequence in sequences])
+def _frames(plans: list[Plan], count: int) -> list[Pose]:
+    lengths = np.array([plan.frames for plan in plans])
     ends = np.cumsum(lengths)
     if count > ends[-1]:
         raise InputError(f"rendered set: expected at most {ends[-1]} pictures of these people, got {count}")
-    found = []
-    for place in ((np.arange(count) + 0.5) * ends[-1] / count).astype(int):
-        s = int(np.searchsorted(ends, place, side="right"))
+    found, s, positions = [], -1, np.empty(0)
+    for place in ((np.arange(count) + 0.5) * ends[-1] / count).astype(int):  # in the order of the sequences
+        if s < 0 or place >= ends[s]:
+            s = int(np.searchsorted(ends, place, side="right"))
+            positions = plans[s].performed().positions
         frame = int(place - ends[s] + lengths[s])
-        joints = sequences[s].positions[frame].astype(np.float64)
-        found.append(Pose(sequences[s].subject, sequences[s].name, frame, joints))
+        found.append(Pose(plans[s].subject, plans[s].name, frame, positions[frame].astype(np.float64)))
     return found

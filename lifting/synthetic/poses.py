@@ -7,6 +7,7 @@ store, with the cameras of Human3.6M. The set contains no recorded motion.
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from einops import repeat
@@ -57,14 +58,44 @@ def _checksum(seed: int) -> str:
     return f"{checksum_of(Path(str(m)) for m in (__file__, action_scripts.__file__, motion.__file__))} seed {seed}"
 
 
-def sequences(seed: int) -> Iterator[Sequence]:
-    """All sequences of the set. Each has its own random generator, so a change to one leaves the others as they are."""
+class Plan(NamedTuple):
+    """A sequence of the set that has not been performed.
+
+    Its ``key`` seeds a random generator of its own, so a change to one sequence leaves the others as they are.
+    """
+
+    subject: str
+    name: str
+    body: Body
+    action: Action
+    ground: str
+    key: tuple[int, ...]
+
+    @property
+    def frames(self) -> int:
+        """How many it will have: the first number that `perform` draws."""
+        return _frames(np.random.default_rng(self.key))
+
+    def performed(self) -> Sequence:
+        positions = perform(np.random.default_rng(self.key), self.body, self.action, self.ground)
+        return Sequence(self.subject, self.name, positions.astype(np.float32))
+
+
+def plans(seed: int) -> Iterator[Plan]:
+    """All sequences of the set, for whoever needs only some: performing one takes as long as planning hundreds."""
     for s, (subject, body) in enumerate(bodies(seed).items()):
         for a, (name, action) in enumerate(ACTIONS.items()):
             for i, ground in enumerate(action.grounds):
-                rng = np.random.default_rng([seed, s, a, i])
-                positions = perform(rng, body, action, ground).astype(np.float32)
-                yield Sequence(subject, f"{name} {i}" if i else name, positions)
+                yield Plan(subject, f"{name} {i}" if i else name, body, action, ground, (seed, s, a, i))
+
+
+def sequences(seed: int) -> Iterator[Sequence]:
+    """All sequences of the set."""
+    return (plan.performed() for plan in plans(seed))
+
+
+def _frames(rng: np.random.Generator) -> int:
+    return int(rng.integers(*FRAMES))
 
 
 def bodies(seed: int) -> dict[str, Body]:
@@ -77,7 +108,7 @@ def bodies(seed: int) -> dict[str, Body]:
 
 def perform(rng: np.random.Generator, body: Body, action: Action, ground: str) -> Array:
     """One sequence of one person, mirrored half of the time: (T, 17, 3) world positions in metres."""
-    frames = int(rng.integers(*FRAMES))
+    frames = _frames(rng)
     time = np.arange(-MARGIN, frames + MARGIN) / h36m.FRAME_RATE
     steps = _walk(rng, body, action, time) if ground == "walk" else _stand(rng, time, still=ground != "stand")
     pose = _choreography(rng, action, ground, time)

@@ -22,7 +22,7 @@ from lifting.datasets.store import write_store
 from lifting.geometry import h36m
 from lifting.sources.image_readers import read_h36m_images, read_mpii
 from lifting.synthetic.pictures import make_rendered
-from lifting.synthetic.poses import sequences
+from lifting.synthetic.poses import plans
 
 # The children of this process have torch and the rest imported already, and are processes like any other.
 FORKING = get_context("forkserver")
@@ -66,7 +66,7 @@ class Ended:
 def tracks(folder: Path) -> dict[str, Track]:
     """Both tracks on small data, which are made in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = [s for s in sequences(seed=0) if s.subject in ("S1", "S9") and s.name.startswith("Walking")]
+    chosen = [p.performed() for p in plans(seed=0) if p.subject in ("S1", "S9") and p.name.startswith("Walking")]
     cameras = {subject: h36m.cameras(subject) for subject in ("S1", "S9")}
     write_store(folder / "poses.h5", chosen, cameras, frame_rate=50.0, source="test", checksum="none")
     make_rendered(folder / "set", train=36, test=4, flat_train=12, flat_valid=2, workers=1)

@@ -23,7 +23,7 @@ def main() -> None:
     print(f"{'reader':<24}{'inputs':>8}{'accepted':>10}{'refused':>9}{'failed':>8}")
     total: Counter[str] = Counter()
     for name in options.only or [reader.name for reader in readers()]:
-        found = fuzz([name], options.seed, options.first, options.inputs)
+        found = fuzz({name: options.inputs}, options.seed, options.first)
         counts = Counter(outcome.kind for outcome in found)
         print(row(name, counts), flush=True)
         for outcome in found:

@@ -45,7 +45,7 @@ from lifting.sources.asf_amc import read_amc, read_asf
 from lifting.sources.bvh import read_bvh
 from lifting.sources.bvh_map import read_map
 from lifting.sources.image_readers import read_coco, read_mpii
-from lifting.synthetic.poses import sequences
+from lifting.synthetic.poses import plans
 from tests.conftest import SMALL
 from tests.datasets.test_image_index import dotted
 from tests.inference.conftest import OVERRIDES, write_checkpoint
@@ -319,7 +319,7 @@ def _intrinsics(path: Path) -> None:
 
 
 def _make_store(folder: Path) -> Path:
-    chosen = [s for s in sequences(seed=0) if s.subject in ("S1", "S9") and s.name == "Walking"]
+    chosen = [p.performed() for p in plans(seed=0) if p.subject in ("S1", "S9") and p.name == "Walking"]
     short = [type(s)(s.subject, s.name, s.positions[:6]) for s in chosen]
     for one in short:
         cameras = h36m.cameras(one.subject)

@@ -6,13 +6,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 MEANING: dict[int, str] = {
-    signal.SIGPROF: "it hangs: more than 10 s of processor time",
+    signal.SIGPROF: "it hangs: it takes too much processor time",
     signal.SIGALRM: "it hangs without computing",
 }
 
@@ -26,13 +26,13 @@ class Outcome(NamedTuple):
     message: str
 
 
-def fuzz(names: Sequence[str], seed: int, first: int, count: int) -> list[Outcome]:
-    """Feeds inputs ``first`` to ``first + count - 1`` to each of these readers."""
+def fuzz(counts: Mapping[str, int], seed: int, first: int) -> list[Outcome]:
+    """Feeds so many inputs, from ``first`` on, to each of these readers."""
     found: list[Outcome] = []
-    following = dict.fromkeys(names, first)
+    following = dict.fromkeys(counts, first)
     while following:
         before, begun, died = len(found), None, ""
-        for reader, number, kind, message in _work(following, seed, first + count):
+        for reader, number, kind, message in _work(following, counts, seed, first):
             if kind == "begun":
                 begun = reader, number
             elif kind == "died":
@@ -45,14 +45,16 @@ def fuzz(names: Sequence[str], seed: int, first: int, count: int) -> list[Outcom
         elif died or len(found) == before:
             raise RuntimeError(f"the worker does not run: {died}")
         following |= {outcome.reader: outcome.number + 1 for outcome in found[before:]}
-        following = {name: number for name, number in following.items() if number < first + count}
+        following = {name: number for name, number in following.items() if number < first + counts[name]}
     return found
 
 
-def _work(following: dict[str, int], seed: int, stop: int) -> Iterator[tuple[str, int, str, str]]:
+def _work(
+    following: dict[str, int], counts: Mapping[str, int], seed: int, first: int
+) -> Iterator[tuple[str, int, str, str]]:
     """The worker's lines; one of kind "died" follows if a signal or an error ended it."""
-    first = [f"{name}@{number}" for name, number in following.items()]
-    command = [sys.executable, "-m", "tests.fuzz.worker", str(seed), str(stop), *first]
+    work = [f"{name}@{number}-{first + counts[name]}" for name, number in following.items()]
+    command = [sys.executable, "-m", "tests.fuzz.worker", str(seed), *work]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "0", "OPENCV_LOG_LEVEL": "SILENT"}
     # Into a file: a full pipe that nobody reads would stop the worker.
     with (

@@ -1,6 +1,6 @@
 """Feeds damaged files to readers, in a process that has little memory and little time, and says what came of each.
 
-    python -m tests.fuzz.worker SEED STOP READER@FIRST [READER@FIRST ...]
+    python -m tests.fuzz.worker SEED READER@FIRST-STOP [READER@FIRST-STOP ...]
 
 Writes a line of JSON before each input and another after it, so that whoever reads them knows which input a crash, a
 hang or the end of memory was.
@@ -24,11 +24,11 @@ from tests.fuzz.damage import damaged, files_of
 from tests.fuzz.readers import Reader, readers
 
 MEMORY = 2 << 30  # bytes beyond what the process had after it imported everything
-SECONDS = 10  # of processor time for one input
+SECONDS = int(os.environ.get("FUZZ_SECONDS", "10"))  # of processor time for one input
 
 
 def main() -> None:
-    seed, stop = map(int, sys.argv[1:3])
+    seed = int(sys.argv[1])
     table = {reader.name: reader for reader in readers()}
     report = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # converters print a table
@@ -36,10 +36,11 @@ def main() -> None:
         data = next(int(line.split()[1]) for line in status if line.startswith("VmData:"))
     resource.setrlimit(resource.RLIMIT_DATA, (1024 * data + MEMORY,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    for argument in sys.argv[3:]:
-        name, _, first = argument.partition("@")
+    for argument in sys.argv[2:]:
+        name, _, numbers = argument.partition("@")
+        first, stop = map(int, numbers.split("-"))
         with tempfile.TemporaryDirectory() as folder:
-            feed(table[name], Path(folder), seed, range(int(first), stop), report)
+            feed(table[name], Path(folder), seed, range(first, stop), report)
 
 
 def feed(reader: Reader, folder: Path, seed: int, inputs: range, report: Any) -> None:

@@ -23,23 +23,27 @@ from lifting.synthetic import poses as synthetic_poses
 from lifting.synthetic.action_scripts import ACTIONS
 from lifting.synthetic.making import Pose, processes, recipe
 from lifting.synthetic.pictures import MPII_JOINTS, Shot, make_rendered, rendered_folder, take
+from lifting.synthetic.poses import Plan
 from lifting.synthetic.rendering import Array, Cones, Light, View, look_at
 
 COUNTS = {"train": 12, "test": 4, "flat_train": 6, "flat_valid": 4}
 NAMES = {"Greeting", "Greeting 1", "Sitting", "Sitting 1", "SittingDown", "SittingDown 1"}
 
 
-@cache
-def few(seed: int) -> list[Sequence]:
+def few_plans(seed: int) -> list[Plan]:
     """The people of `poses` in some of their postures."""
     made = []
     for s, (subject, body) in enumerate(synthetic_poses.bodies(seed).items()):
         for name in sorted(NAMES):
             action = ACTIONS[h36m.action_of(name)]
-            rng = np.random.default_rng([seed, s, len(name)])
-            positions = synthetic_poses.perform(rng, body, action, action.grounds[name.endswith("1")])
-            made.append(Sequence(subject, name, positions.astype(np.float32)))
+            ground = action.grounds[name.endswith("1")]
+            made.append(Plan(subject, name, body, action, ground, (seed, s, len(name))))
     return made
+
+
+@cache
+def few(seed: int) -> list[Sequence]:
+    return [plan.performed() for plan in few_plans(seed)]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +56,7 @@ def poses() -> Array:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("set") / "rendered"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(synthetic_poses, "sequences", few)
+        patch.setattr(synthetic_poses, "plans", few_plans)
         make_rendered(path, **COUNTS, workers=1)
     return path
 
@@ -363,7 +367,7 @@ def test_pictures_are_a_function_of_their_key_in_any_process(poses: Array, tmp_p
 
 
 def test_same_seed_same_files(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synthetic_poses, "sequences", few)
+    monkeypatch.setattr(synthetic_poses, "plans", few_plans)
     make_rendered(tmp_path / "again", **COUNTS, workers=1)
     first, again = (tree(path) for path in (folder, tmp_path / "again"))
     first.pop("mpii/annot/gt_valid.mat"), again.pop("mpii/annot/gt_valid.mat")  # contains the time
@@ -393,7 +397,7 @@ def test_the_set_is_cached_and_remade_when_stale(tmp_path: Path, monkeypatch: py
 
 
 def test_nothing_is_lost_when_it_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synthetic_poses, "sequences", few)
+    monkeypatch.setattr(synthetic_poses, "plans", few_plans)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("chapter 1")
     with pytest.raises(InputError, match="mine: expected a new or empty folder or a rendered set"):

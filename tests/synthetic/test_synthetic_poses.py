@@ -84,6 +84,12 @@ def test_same_seed_same_bytes_and_another_seed_another_set(made: list[Sequence])
     assert other.positions.tobytes() != made[0].positions.tobytes()
 
 
+def test_a_plan_knows_its_sequence_before_it_is_performed(made: list[Sequence]) -> None:
+    plans = list(poses.plans(seed=0))
+    assert [(p.subject, p.name, p.frames) for p in plans] == [(s.subject, s.name, len(s.positions)) for s in made]
+    assert np.array_equal(plans[-1].performed().positions, made[-1].positions)
+
+
 def test_no_two_sequences_are_alike(made: list[Sequence]) -> None:
     relative = np.stack([s.positions[:235:15] - s.positions[:235:15, :1] for s in made]).reshape(len(made), -1, 3)
     for i, clip in enumerate(relative[:-1]):
