@@ -145,14 +145,16 @@ class WithFlow(Learned):
     def draw_unit(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """Draws from U by importance resampling: picks candidates in proportion to U over the proposal density.
 
-        A pool has 2^18 candidates and at most `pools` pools are made, so more draws than that repeat candidates.
+        A pool has 64 candidates for each draw, between 2^14 and 2^18 of them, and at most `pools` pools are made, so
+        more than 2^21 draws repeat candidates.
         """
         weights_of = next(self.flow.parameters())
         n = math.prod(shape)
+        candidates = min(2**18, max(2**14, 64 * n))
         pools = min(self.pools, -(-n // 2**18))
         drawn = []
         for pool in range(pools):
-            x, log_density = self.draw_near(2**18, weights_of)
+            x, log_density = self.draw_near(candidates, weights_of)
             odds = torch.softmax(by_rows(self.log_shape, x) - log_density, 0)
             size = n * (pool + 1) // pools - n * pool // pools
             drawn.append(x[torch.multinomial(odds, size, replacement=True)])
