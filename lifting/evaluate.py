@@ -68,32 +68,35 @@ def read_predictions(path: str | Path) -> tuple[dict[Clip, np.ndarray], int]:
     Raises:
         InputError: the file is not HDF5, is empty, or holds anything but (T, J, 3) floats in the layout above.
     """
-    with _predictions(path) as (found, stride):
-        return {clip: _read(poses, path) for clip, poses in found.items()}, stride
+    with _predictions(path) as (file, clips, stride):
+        return {clip: _read(file, clip, path) for clip in clips}, stride
 
 
 @contextmanager
-def _predictions(path: str | Path) -> Iterator[tuple[dict[Clip, h5py.Dataset], int]]:
-    """Opens a prediction file: the dataset of each clip, of the right shape and kind but not read, and the stride."""
+def _predictions(path: str | Path) -> Iterator[tuple[h5py.File, list[Clip], int]]:
+    """Opens a prediction file: the file, its clips, which are of the right shape and kind but not read, and the stride.
+
+    No dataset stays open: HDF5 keeps a buffer of 64 kB for each that was read, 1.2 GB for five million poses.
+    """
     where = _expected(path)
     with safe_hdf5.open_hdf5(existing_file(path, "predictions"), str(path)) as file:
-        found = {
-            (subject, sequence, camera): _poses(views, camera, where)
-            for subject, sequences in _groups(file, where)
-            for sequence, views in _groups(sequences, where)
-            for camera in safe_hdf5.names(views, where)
-        }
-        if not found:
+        clips = []
+        for subject, sequences in _groups(file, where):
+            for sequence, views in _groups(sequences, where):
+                for camera in safe_hdf5.names(views, where):
+                    _poses(views, camera, where)
+                    clips.append((subject, sequence, camera))
+        if not clips:
             raise InputError(f"{where}, found none")
-        yield found, _stride(file, str(path))
+        yield file, clips, _stride(file, str(path))
 
 
 def _expected(path: str | Path) -> str:
     return f"{path}: expected datasets /subject/sequence/camera"
 
 
-def _read(poses: h5py.Dataset, path: str | Path) -> np.ndarray:
-    return safe_hdf5.read(poses, np.float64, _expected(path))
+def _read(file: h5py.File, clip: Clip, path: str | Path) -> np.ndarray:
+    return safe_hdf5.read(_poses(file, "/".join(clip), _expected(path)), np.float64, _expected(path))
 
 
 def _groups(parent: h5py.Group, where: str) -> Iterator[tuple[str, h5py.Group]]:
@@ -103,8 +106,8 @@ def _groups(parent: h5py.Group, where: str) -> Iterator[tuple[str, h5py.Group]]:
         yield name, group
 
 
-def _poses(views: h5py.Group, camera: str, where: str) -> h5py.Dataset:
-    found = safe_hdf5.dataset(views, camera, (-1, -1, 3), "f", where)
+def _poses(parent: h5py.Group, name: str, where: str) -> h5py.Dataset:
+    found = safe_hdf5.dataset(parent, name, (-1, -1, 3), "f", where)
     assert found is not None
     return found
 
@@ -129,23 +132,23 @@ def score_predictions(path: str | Path, data_path: str | Path, device: str = "cp
             finite, or not in metres.
     """
     moved_roots, bones, cameras = 0, [], dict[str, dict[str, Camera]]()
-    with _predictions(path) as (predictions, stride), PoseStore(data_path) as store:
+    with _predictions(path) as (file, clips, stride), PoseStore(data_path) as store:
         joint_set = store.joint_set
         root = joint_set.root
-        names = sorted({action_of(sequence) for _, sequence, _ in predictions})
+        names = sorted({action_of(sequence) for _, sequence, _ in clips})
         sums = PoseSums(names, joint_set.joints)
-        for clip, dataset in predictions.items():
+        for clip in clips:
             target = _target(store, clip, stride, cameras)
-            prediction = torch.from_numpy(_read(dataset, path))
+            prediction = torch.from_numpy(_read(file, clip, path))
             _check(f"{path}: /{'/'.join(clip)}", prediction, target, stride)
             moved_roots += bool(prediction[:, root].norm(dim=-1).max() > _ROOT_TOLERANCE)
             relative = [(x - x[:, root : root + 1]).to(device) for x in (prediction, target)]
             one = torch.zeros(len(prediction), dtype=torch.int64)
             sums.add(joint_errors(*relative), (one + names.index(action_of(clip[1]))).to(device))
             bones.append((len(prediction), bone_report(prediction, joint_set, one)))
-        subjects = [subject for subject in store.subjects if any(subject == clip[0] for clip in predictions)]
+        subjects = [subject for subject in store.subjects if any(subject == clip[0] for clip in clips)]
         in_data = sum(len(store.sequences(subject)) * len(store.cameras(subject)) for subject in subjects)
-        count = len(predictions)
+        count = len(clips)
     if moved_roots:
         _log.info("note: the root was not at zero in %d of %d clips; it was subtracted", moved_roots, count)
     if count < in_data:

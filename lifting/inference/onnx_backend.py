@@ -77,6 +77,7 @@ def _session(content: bytes, path: Path, threads: int | None) -> "onnxruntime.In
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
+    options.enable_mem_pattern = False  # a plan of memory for each new shape: no faster, and they add up
     options.log_severity_level = 4  # its errors are raised; it need not write them on stderr too
     # Between two calls, idle threads would otherwise keep their cores busy, which a detector beside this one needs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
