@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test faults fuzz load bench gpu tables weights lint lock
+.PHONY: help demo test faults fuzz load mutants bench gpu tables weights lint lock
 help:
 	@echo "make demo    trains, evaluates and draws on the embedded set (about four minutes on two cores)"
 	@echo "make test    runs the test suite"
@@ -12,6 +12,7 @@ help:
 	@echo "make faults  hurts training runs in every way there is and prints what they survived (about twenty minutes)"
 	@echo "make fuzz    feeds 1,000 damaged files to every reader (about an hour); FUZZ='--only store --inputs 100' for some"
 	@echo "make load    ten thousand lifts, five million poses, two hundred trainings (fifteen minutes); LOAD='--only score' for some"
+	@echo "make mutants puts faults into the core and counts those that no test notices (hours); MUTANTS='--each 20' for some"
 	@echo "make bench   times the fast paths and writes bench.json"
 	@echo "make gpu     tests and times everything on a GPU, in ten minutes, and writes gpu.md; nothing without a GPU"
 	@echo "make lint    ruff and mypy"
@@ -24,7 +25,7 @@ demo: .venv/ready
 # many tests wait for a process of their own. A file's tests share fixtures.
 test: .venv/ready
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || echo "no chromium here: the tests of the viewer's page are skipped"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile
+	OMP_NUM_THREADS=1 PYTHONWARNDEFAULTENCODING=1 $(BIN)/python -m pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile
 
 bench: .venv/ready
 	$(BIN)/python -m tests.benchmarks
@@ -40,6 +41,10 @@ load: .venv/ready
 
 gpu: .venv/ready
 	$(BIN)/python -m tests.gpu
+
+mutants: .venv/ready
+	$(BIN)/python -m pip install --quiet cosmic-ray==8.7.0 coverage==7.17.5
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants $(MUTANTS)
 
 TABLES ?= --short --seeds 1 --jobs 2
 tables: .venv/ready

@@ -164,7 +164,7 @@ def existing_file(path: str | Path, what: str) -> Path:
 def write_json(path: Path, content: Any) -> None:
     """Writes ``content`` as JSON, whole or not at all (see `whole_file`); a number that is not finite becomes null."""
     with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(without_nan(content), indent=2, allow_nan=False) + "\n")
+        temporary.write_text(json.dumps(without_nan(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def without_nan(content: Any) -> Any:

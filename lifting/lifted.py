@@ -108,7 +108,7 @@ class Lifted:
                 lines = [_line(name, value) for name, value in entries.items()]
                 inner = ",\n  ".join(_line(name, value) for name, value in keypoints.items())
                 lines.append(f'"keypoints": {{\n  {inner}\n }}')
-                temporary.write_text("{\n " + ",\n ".join(lines) + "\n}\n")
+                temporary.write_text("{\n " + ",\n ".join(lines) + "\n}\n", encoding="utf-8")
 
 
 def _entries(lifted: Lifted) -> tuple[dict[str, Any], dict[str, Any]]:

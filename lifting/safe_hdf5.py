@@ -22,6 +22,7 @@ _DEFLATED, _LARGEST = 1032, 1 << 29
 _TEXT = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])  # how a dataset holds a text
 _LONGEST_TEXT = 4096  # bytes
 _HEAP = b"GCOL\x01"  # where texts of variable length are
+_WINDOW = 1 << 24  # bytes of a file in which heaps are searched at a time
 
 
 def open_hdf5(source: Path | BinaryIO, where: str) -> h5py.File:
@@ -149,15 +150,23 @@ def _check_heaps(path: Path) -> None:
 @lru_cache(maxsize=16)  # a store has five such texts, and each asks
 def _search_heaps(path: Path, changed: int, size: int) -> None:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        start = content.find(_HEAP)
-        while start >= 0:
-            at, end = start + 16, start + int.from_bytes(content[start + 8 : start + 16], "little")
-            while end <= len(content) and at + 16 <= end:
-                index, used = content[at : at + 2], int.from_bytes(content[at + 8 : at + 16], "little")
-                if index == b"\0\0" and used < 16:
-                    raise ValueError("a broken heap")
-                at += used if index == b"\0\0" else 16 + (used + 7) // 8 * 8
-            start = content.find(_HEAP, start + 1)
+        for window in range(0, len(content), _WINDOW):
+            stop = window + _WINDOW + len(_HEAP) - 1
+            start = content.find(_HEAP, window, stop)
+            while start >= 0:
+                _search_heap(content, start)
+                start = content.find(_HEAP, start + 1, stop)
+            if hasattr(mmap, "MADV_DONTNEED"):  # otherwise the whole file counts as memory of this process
+                content.madvise(mmap.MADV_DONTNEED, window, min(_WINDOW, len(content) - window))
+
+
+def _search_heap(content: mmap.mmap, start: int) -> None:
+    at, end = start + 16, start + int.from_bytes(content[start + 8 : start + 16], "little")
+    while end <= len(content) and at + 16 <= end:
+        index, used = content[at : at + 2], int.from_bytes(content[at + 8 : at + 16], "little")
+        if index == b"\0\0" and used < 16:
+            raise ValueError("a broken heap")
+        at += used if index == b"\0\0" else 16 + (used + 7) // 8 * 8
 
 
 def attribute(node: h5py.Group | h5py.Dataset, name: str, where: str) -> Any:

@@ -157,22 +157,22 @@ def carry_out(run: Run, threads: int) -> None:
         train = ["--resume", str(run.folder)]
     evaluate = ["--checkpoint", str(run.folder / "last.pt"), "--json", str(run.report)]
     evaluate += ["--uncertainty"] if run.track == "lifting" else []
-    with (run.folder / "log.txt").open("a") as words:
+    with (run.folder / "log.txt").open("a", encoding="utf-8") as words:
         for arguments in (["train", *train, *run.overrides], ["evaluate", *evaluate]):
             command = [sys.executable, "-m", f"lifting.commands.{run.track}_track", *arguments]
-            environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+            environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONIOENCODING": "utf-8"}
             if subprocess.run(command, env=environment, stdout=words, stderr=words, check=False).returncode:
-                last = (run.folder / "log.txt").read_text().strip().splitlines()[-1:]
+                last = (run.folder / "log.txt").read_text(encoding="utf-8").strip().splitlines()[-1:]
                 raise RunError(f"{run.folder}: {arguments[0]} failed: {''.join(last)}")
-    report = json.loads(run.report.read_text())
+    report = json.loads(run.report.read_text(encoding="utf-8"))
     log.info(f"{run.folder}: {next(text.format(report[key]) for key, text in SHOWN.items() if key in report)}")
 
 
 def row_of(runs: list[Run]) -> dict[str, Any]:
     """One row of the table: for each column the mean and the standard deviation over the seeds."""
-    reports = [json.loads(run.report.read_text()) for run in runs]
+    reports = [json.loads(run.report.read_text(encoding="utf-8")) for run in runs]
     for run, report in zip(runs, reports, strict=True):
-        lines = (run.folder / "metrics.jsonl").read_text().splitlines()
+        lines = (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         report["seconds"] = sum(json.loads(line)["seconds"] for line in lines)
         if found := report.get("uncertainty"):  # single-stage reports and those of earlier versions have less
             scores = {key: found[key] for key in ("energy_score_mm", "ece", "calibration_error") if key in found}
@@ -180,7 +180,7 @@ def row_of(runs: list[Run]) -> dict[str, Any]:
     row: dict[str, Any] = {"variant": runs[0].variant, "config": runs[0].config, "seeds": len(runs)}
     row |= reports[0].get("cost", {})
     for key in COLUMNS:
-        values = [report[key] for report in reports if key in report]
+        values = [report[key] for report in reports if report.get(key) is not None]
         if values:
             row[key] = {"mean": mean(values), "spread": stdev(values) if len(values) > 1 else None, "values": values}
     return row
@@ -238,7 +238,7 @@ def main() -> None:
             row["paper"] = paper
     write_json(options.output / "table.json", rows)
     with whole_file(options.output / "table.md") as file:
-        file.write_text(markdown(rows, series.track))
+        file.write_text(markdown(rows, series.track), encoding="utf-8")
     print(markdown(rows, series.track), end="")
 
 

@@ -53,3 +53,10 @@ def test_columns_are_those_that_some_report_has(tmp_path: Path) -> None:
     assert (before["energy score (mm)"], before["ECE"], before["AUSE"], before["parameters"]) == ("", "", "0.200", "")
     (alone,) = table([row(tmp_path / "alone", MEANS)], "single_stage")
     assert not {"ECE", "energy score (mm)", "AUSE", "parameters", "paper, Human3.6M (frame mean)"} & set(alone)
+
+
+def test_a_report_may_say_that_it_has_no_value(tmp_path: Path) -> None:
+    """The confidence of a network without a sigma is constant and has no correlation with anything."""
+    (cells,) = table([row(tmp_path, {**MEANS, "sigma_error_r": None}, {**MEANS, "sigma_error_r": None})], "lifting")
+    assert "r(sigma, error)" not in cells
+    assert cells["seeds"] == "2"

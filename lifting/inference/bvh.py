@@ -93,7 +93,7 @@ def write_bvh(path: Path, lifted: Lifted, frame_rate: float | None = None) -> li
         joints, root, frames = _of_person(lifted, p)
         offsets, turns, places = _fit(joints * TO_FILE)
         with whole_file(file) as temporary:
-            temporary.write_text(_text(offsets, turns, root * TO_FILE, 1 / rate))
+            temporary.write_text(_text(offsets, turns, root * TO_FILE, 1 / rate), encoding="utf-8")
         written.append(BvhFile(file, name, frames, places * TO_FILE + root[:, None]))
     return written
 

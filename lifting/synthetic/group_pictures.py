@@ -97,7 +97,9 @@ def make_groups(folder: Path, *, seed: int = 0, train: int = 3000, val: int = 40
                 _write(temporary / "annotations", split, shots, taken)
                 if split == "val":
                     detections = _detections(np.random.default_rng([seed, SEED, 2]), taken)
-                    (temporary / "annotations" / "person_detections_val.json").write_text(json.dumps(detections))
+                    (temporary / "annotations" / "person_detections_val.json").write_text(
+                        json.dumps(detections), encoding="utf-8"
+                    )
         write_json(temporary / "recipe.json", making.recipe(__file__, seed, counts))
 
 
@@ -170,7 +172,7 @@ def _write(folder: Path, split: str, shots: list[Shot], taken: list[list[Person]
             })  # fmt: skip
     category = {"id": 1, "name": "person", "keypoints": list(COCO17.joints)}
     content = {"images": images, "annotations": annotations, "categories": [category]}
-    (folder / f"person_keypoints_{split}.json").write_text(json.dumps(content))
+    (folder / f"person_keypoints_{split}.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def _detections(rng: np.random.Generator, taken: list[list[Person]]) -> list[dict[str, Any]]:

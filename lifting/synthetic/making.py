@@ -45,7 +45,7 @@ def recipe(maker: str, seed: int, counts: dict[str, int]) -> dict[str, Any]:
 def recipe_of(folder: Path) -> Any:
     """The recipe that a folder records; None if it records none."""
     try:
-        return json.loads((folder / "recipe.json").read_text())
+        return json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 

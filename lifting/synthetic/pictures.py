@@ -150,7 +150,7 @@ def _write_solid(folder: Path, poses: list[Pose], seed: int, takes: Callable[[li
         })  # fmt: skip
     path = folder / "annotations" / "Sample_rendered_Human36M_protocol_2.json"
     path.parent.mkdir()
-    path.write_text(json.dumps({"images": images, "annotations": annotations}))
+    path.write_text(json.dumps({"images": images, "annotations": annotations}), encoding="utf-8")
 
 
 def _write_flat(
@@ -175,7 +175,7 @@ def _write_flat(
             "joints": joints.round(4).tolist(), "joints_vis": visible.astype(int).tolist(),
         })  # fmt: skip
         heads.append(np.stack([taken.head[:2], taken.head[:2] + taken.head[2:]]) + 1)
-    (folder / "annot" / f"{split}.json").write_text(json.dumps(entries))
+    (folder / "annot" / f"{split}.json").write_text(json.dumps(entries), encoding="utf-8")
     if split == "valid":
         visible = np.array([entry["joints_vis"] for entry in entries])
         points = np.array([entry["joints"] for entry in entries]) * visible[..., None]

@@ -67,7 +67,7 @@ def fit(
         if first_rank:
             keep_lines(folder / "metrics.jsonl", progress.epoch)
             with whole_file(folder / "config.yaml") as file:
-                file.write_text(dump_config(config))
+                file.write_text(dump_config(config), encoding="utf-8")
             record_start(folder / "run.json", progress.epoch, progress.step, ranks.world(), device)
             from torch.utils.tensorboard import SummaryWriter  # here, because only training needs it
 

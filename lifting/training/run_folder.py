@@ -32,7 +32,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         InputError: another process is training there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as file:
+    with (folder / ".lock").open("a+", encoding="utf-8") as file:
         try:
             _lock(file.fileno())
         except OSError:
@@ -63,7 +63,7 @@ else:
 
 def record_start(path: Path, epoch: int, step: int, world: int, device: torch.device) -> None:
     """Appends to ``run.json``: when, from which epoch and step, by which command, code, versions and machine."""
-    starts = json.loads(path.read_text())["starts"] if path.exists() else []
+    starts = json.loads(path.read_text(encoding="utf-8"))["starts"] if path.exists() else []
     start = {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "epochs_done": epoch,
@@ -102,7 +102,7 @@ def _commit() -> str | None:
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
@@ -111,14 +111,14 @@ def _commit() -> str | None:
 def keep_lines(path: Path, lines: int) -> None:
     """Drops the lines that a stopped run wrote after its last complete epoch."""
     if path.exists():
-        kept = path.read_text().splitlines(keepends=True)[:lines]
+        kept = path.read_text(encoding="utf-8").splitlines(keepends=True)[:lines]
         with whole_file(path) as file:
-            file.write_text("".join(kept))
+            file.write_text("".join(kept), encoding="utf-8")
 
 
 def append_line(path: Path, row: dict[str, Any]) -> None:
     """Adds a line of JSON and takes it to the disk; a number that is not finite becomes null."""
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(without_nan(row), allow_nan=False) + "\n")
         file.flush()
         os.fsync(file.fileno())

@@ -1,6 +1,7 @@
 """Damaged files for every reader, in short, and by name what the long form (`make fuzz`) has found."""
 
 import json
+import mmap
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
+from lifting import safe_hdf5
 from lifting.command import InputError
 from tests.fuzz.damage import KINDS
 from tests.fuzz.readers import readers
@@ -207,8 +209,9 @@ def test_words_that_were_found_are_refused(tmp_path: Path, name: str, file: str,
         READERS[name].read(source)
 
 
-def test_a_heap_in_which_hdf5_would_search_for_ever_is_refused(tmp_path: Path) -> None:
+def test_a_heap_in_which_hdf5_would_search_for_ever_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store as this package wrote it until November 2026, with texts of variable length."""
+    monkeypatch.setattr(safe_hdf5, "_WINDOW", mmap.PAGESIZE)
     (tmp_path / "input").mkdir()
     store = READERS["store"].make(tmp_path / "input")
     with h5py.File(store, "r+") as file:
@@ -222,6 +225,16 @@ def test_a_heap_in_which_hdf5_would_search_for_ever_is_refused(tmp_path: Path) -
     store.write_bytes(content)
     with pytest.raises(InputError, match="a broken heap"):
         READERS["store"].read(store)
+
+
+@pytest.mark.parametrize("start", [0, mmap.PAGESIZE - 16, mmap.PAGESIZE - 2, mmap.PAGESIZE, 3 * mmap.PAGESIZE + 5])
+def test_a_heap_is_found_wherever_it_lies(start: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file is searched in windows, so that it does not count as memory."""
+    monkeypatch.setattr(safe_hdf5, "_WINDOW", mmap.PAGESIZE)
+    broken = b"GCOL\x01\0\0\0" + (64).to_bytes(8, "little") + bytes(48)
+    (tmp_path / "store").write_bytes(b"x" * start + broken + b"y" * 20)
+    with pytest.raises(ValueError, match="a broken heap"):
+        safe_hdf5._check_heaps(tmp_path / "store")
 
 
 def test_texts_with_letters_that_do_not_exist_are_refused(valid: Callable[[str], Path]) -> None:

@@ -1,0 +1,132 @@
+"""Puts small faults into the core, one at a time, and counts how many the tests notice: python -m tests.mutants
+
+    [--only MODULE ...]  such as geometry/rays.py; all modules of the core without it
+    [--each N]           so many faults of each module, drawn at random; all without it
+    [--seconds S]        tries each with the fastest tests that run its line, as many as take so long
+    [--output DIR]       keeps what came of each fault; those that were noticed before are not tried again
+
+harmless.yaml lists faults that change nothing anybody could notice, with the reason for each.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import importlib
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import yaml
+from tqdm import tqdm
+
+from tests.mutants.mutants import Mutant, modules, mutants
+from tests.mutants.trial import Runs, is_noticed, observe
+
+FORK = get_context("fork")
+# What takes long to import and has no fault: every process of a mutant has it from the first.
+HEAVY = ["torch", "torch.utils.tensorboard", "scipy.optimize", "scipy.spatial", "scipy.stats", "h5py", "cv2",
+         "matplotlib.pyplot", "onnxruntime", "hypothesis", "pydantic", "zuko", "einops"]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants")
+    parser.add_argument("--only", nargs="+", default=[], metavar="MODULE")
+    parser.add_argument("--each", type=int, metavar="N")
+    parser.add_argument("--seconds", type=float, default=20, metavar="S")
+    parser.add_argument("--output", type=Path, default=Path("checkpoints/mutants"), metavar="DIR")
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    paths = [path for path in modules() if not options.only or path.removeprefix("lifting/") in options.only]
+    runs = _observed(options.output / "lines.json")
+    known = options.output / "noticed.txt"
+    noticed = set(known.read_text().split()) if known.exists() else set()
+    harmless = yaml.safe_load((Path(__file__).parent / "harmless.yaml").read_text()) or {}
+    for name in HEAVY:
+        importlib.import_module(name)
+
+    chosen = [mutant for path in paths for mutant in islice(mutants(path), options.each)]
+    survivors, counts = [], {path: Counter[str]() for path in paths}
+    trials = _trials([mutant for mutant in chosen if _key(mutant) not in noticed], runs, options.seconds)
+    with known.open("a") as file, tqdm(trials, total=sum(_key(m) not in noticed for m in chosen), unit="fault") as bar:
+        for mutant, is_seen in bar:
+            if is_seen:
+                noticed.add(_key(mutant))
+                print(_key(mutant), file=file, flush=True)
+            elif mutant.after not in harmless.get(mutant.path, {}):
+                survivors.append(mutant)
+                bar.write(f"{mutant.path}:{mutant.line}\n  - {mutant.before}\n  + {mutant.after}")
+    for mutant in chosen:
+        kind = "noticed" if _key(mutant) in noticed else "survived" if mutant in survivors else "harmless"
+        counts[mutant.path][kind] += 1
+    print(f"{'module':<36}{'faults':>8}{'noticed':>9}{'harmless':>10}{'survived':>10}")
+    counts["all"] = sum(counts.values(), Counter())
+    for path, count in counts.items():
+        print(f"{path:<36}{count.total():>8}{count['noticed']:>9}{count['harmless']:>10}{count['survived']:>10}")
+    sys.exit(bool(survivors))
+
+
+def _observed(path: Path) -> Runs:
+    """`observe`, in a process of its own, once for each output folder."""
+    if not path.exists():
+        print("running the tests once, to see which lines each of them runs", flush=True)
+        process = FORK.Process(target=_observe, args=(path,))
+        process.start()
+        process.join()
+        if process.exitcode:
+            sys.exit(1)
+    seconds, of_line = json.loads(path.read_text())
+    return Runs(seconds, {file: {int(line): tests for line, tests in lines.items()} for file, lines in of_line.items()})
+
+
+def _observe(path: Path) -> None:
+    path.write_text(json.dumps(observe()))
+
+
+def _trials(faulty: list[Mutant], runs: Runs, most: float) -> Iterator[tuple[Mutant, bool]]:
+    """Each mutant, and whether the tests notice it; as many at a time as there are cores."""
+    waiting = iter(faulty)
+    running: list[tuple[BaseProcess, Mutant, float]] = []
+    while True:
+        for mutant in islice(waiting, (os.cpu_count() or 1) - len(running)):
+            tests = runs.tests(mutant.path, mutant.line, most)
+            seconds = 20 + 3 * sum(runs.seconds[test] for test in tests)
+            started = FORK.Process(target=_try, args=(mutant, tests, seconds))
+            started.start()
+            running.append((started, mutant, time.monotonic() + 10 * seconds))
+        if not running:
+            return
+        for one in list(running):
+            process, mutant, deadline = one
+            process.join(0.02)
+            if time.monotonic() > deadline:
+                process.kill()
+                process.join()
+            if process.exitcode is not None:
+                running.remove(one)
+                yield mutant, process.exitcode != 0
+
+
+def _try(mutant: Mutant, tests: list[str], seconds: float) -> None:
+    """Exits with 0 if nothing was noticed."""
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 1)
+    os.dup2(quiet, 2)
+    found = True
+    with contextlib.suppress(BaseException):
+        found = bool(tests) and is_noticed(mutant, tests, seconds)
+    os._exit(int(found))
+
+
+def _key(mutant: Mutant) -> str:
+    return hashlib.sha256(mutant.path.encode() + mutant.source.encode()).hexdigest()[:16]
+
+
+if __name__ == "__main__":
+    main()
