@@ -34,7 +34,7 @@ locale.setlocale(locale.LC_ALL, "")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("there") / "Größe 3 – 姿勢"
+    return tmp_path_factory.mktemp("there") / "Größe 3, 姿勢"
 
 
 @pytest.fixture(scope="module", params=["UTF-8", "ISO-8859-1"])

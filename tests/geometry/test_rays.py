@@ -112,6 +112,31 @@ def test_the_covariance_covers_planted_errors(monkeypatch: pytest.MonkeyPatch) -
     assert (((result.root - T) * whole).sum(-1) < 6.25).mean() == pytest.approx(0.9, abs=0.04)  # chi^2, 3 degrees
 
 
+def test_covariances_are_those_of_propagated_errors() -> None:
+    """A slow twin: the covariance of all 51 errors, with the correlation between joints, through the linear maps."""
+    rng = np.random.default_rng(7)
+    turn, T = ray_frame(rng.normal((0, 0, 2), 1, (2, 3))), rng.normal((0, 0, 4), 1, (2, 3))
+    rays = rng.normal(0, 1, (2, 17, 3))
+    rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
+    variance, noise = rng.uniform(0.001, 0.01, (2, 17, 3)), rng.uniform(0.001, 0.01, (2, 17))
+    weight, gains = rng.uniform(1, 9, (2, 17)), rng.normal(0, 1, (2, 17, 3, 3))
+    of_root = rays_file._root_covariance(weight, rays, variance, turn, noise, T)
+    of_joints = rays_file._joint_covariance(gains, variance, turn, noise, of_root)
+    for n in range(2):
+        W = np.hstack([w * (np.eye(3) - np.outer(d, d)) for w, d in zip(weight[n], rays[n], strict=True)])
+        scaled = np.hstack([np.diag(np.sqrt(v)) @ turn[n] for v in variance[n]])
+        correlation = np.kron(np.where(np.eye(17) > 0, 1, rays_file.CORRELATION), np.ones((3, 3)))
+        errors = correlation * (scaled.T @ scaled) + np.diag(np.repeat(noise[n], 3))
+        to_root = np.linalg.inv(W @ np.tile(np.eye(3), 17).T) @ W
+        stature = rays_file.STATURE**2 * np.outer(T[n], T[n])
+        np.testing.assert_allclose(of_root[n], to_root @ errors @ to_root.T + stature, rtol=1e-9)
+        for j, K in enumerate(gains[n]):
+            C = turn[n].T @ np.diag(variance[n, j]) @ turn[n]
+            rest = np.eye(3) - K
+            expected = rest @ C @ rest.T + K @ (noise[n, j] * np.eye(3) + of_root[n]) @ K.T
+            np.testing.assert_allclose(of_joints[n, j], expected, rtol=1e-9)
+
+
 def test_depth_is_no_better_known_than_stature() -> None:
     T = places()
     result = found(posed(), T, PINHOLE, ray=False, deviation=1e-3, noise=0.1)
