@@ -14,7 +14,6 @@ from torch import Tensor
 from lifting.command import InputError
 from lifting.config import AugmentConfig, SingleStageConfig, read_config
 from lifting.datasets.augment import (
-    ASPECT,
     HIDDEN,
     OUTSIDE,
     ROOT,
@@ -275,8 +274,8 @@ def test_what_is_drawn_is_within_the_configured_bounds() -> None:
     ):
         assert abs(share - expected) < 0.04
     areas = np.array([a.rectangle[2:] for a in drawn if a.rectangle is not None])
-    assert areas[:, 0].min() >= HIDDEN[0] and areas[:, 0].max() <= HIDDEN[1]
-    assert areas[:, 1].min() >= 1 / ASPECT and areas[:, 1].max() <= ASPECT
+    assert 0.05 <= areas[:, 0].min() < 0.06 and 0.39 < areas[:, 0].max() <= 0.4
+    assert 1 / 3 <= areas[:, 1].min() < 0.34 and 2.95 < areas[:, 1].max() <= 3
     assert not any(draw(config, rng, flip=False).mirrored for _ in range(50))
     nothing = AugmentConfig(scale=0, rotation=0, colour=0, occlude=0)
     assert draw(nothing, rng, flip=False) == Augmentation()

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from lifting.command import InputError
 from lifting.geometry.skeleton import H36M17
 from lifting.inference.rts import rts
-from lifting.inference.smoothing import bone_lengths, hold_lengths, smooth, smooth_track
+from lifting.inference.smoothing import _power, bone_lengths, hold_lengths, smooth, smooth_track
 from lifting.lifted import Lifted
 from tests.drawing.people import absent, people
 
@@ -134,6 +134,17 @@ def test_sigma_over_deviation_is_each_persons_own() -> None:
     smoothed = smooth(known)
     found = smoothed.sigma[..., 1:, :] / smoothed.deviation[..., 1:, :]
     np.testing.assert_allclose(found, np.broadcast_to(ratio, found.shape), rtol=1e-5)
+
+
+def test_the_power_of_a_joint_is_that_of_its_acceleration() -> None:
+    """A mean over its coordinates alone. The first and the last frame have none: they take that of their neighbours."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(0, 0.1, (6, 2, 4, 3))
+    power = _power(x.reshape(6, -1), x.shape, 50.0).reshape(x.shape)
+    acceleration = (x[2:] - 2 * x[1:-1] + x[:-2]) * 50**2
+    expected = np.square(acceleration).mean(-1, keepdims=True) * np.ones(3)
+    np.testing.assert_allclose(power[1:-1], expected)
+    np.testing.assert_allclose(power[[0, -1]], expected[[0, -1]])
 
 
 def test_the_root_is_smoothed_too() -> None:

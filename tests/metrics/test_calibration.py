@@ -65,11 +65,20 @@ def test_each_person_has_one_vote() -> None:
         (torch.zeros(4, 2, 3), torch.zeros(9, 2)),
         (torch.zeros(0, 2, 3), torch.zeros(9, 3)),
         (torch.full((4, 2, 3), torch.nan), torch.zeros(9, 3)),
+        (torch.zeros(4, 2, 3), torch.zeros(9)),
+        (torch.zeros(4, 2, 3), torch.zeros(9, 3, 1)),
     ],
 )
 def test_deviations_that_cannot_be_are_refused(x_bar: torch.Tensor, draws: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="x_bar, draws: expected"):
         Deviations(x_bar, draws)
+
+
+def test_the_calibration_error_is_over_levels_from_1_to_99_percent() -> None:
+    """With every deviation in the middle each interval holds all; with every one far out none holds any."""
+    middle = torch.zeros(5, 2, 3, dtype=torch.float64)
+    for central in (middle, middle + 1):
+        assert calibration_error(central) == pytest.approx(0.5, abs=1e-12)
 
 
 def test_sparsification_equals_a_slow_twin() -> None:

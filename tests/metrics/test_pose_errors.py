@@ -325,6 +325,12 @@ def test_rareness_is_the_mean_distance_to_all_of_the_training(
     )
 
 
+def test_rareness_of_the_training_itself_is_finite() -> None:
+    """The square of a distance of nothing comes out below zero in float32."""
+    poses = torch.randn(300, 17, 3)
+    assert rareness(poses, poses).isfinite().all()
+
+
 def test_the_rarest_are_those_far_from_the_training() -> None:
     training = poses(50)
     test = torch.cat([poses(95, seed=1), poses(5, seed=2) * 3])
@@ -345,6 +351,14 @@ def test_the_rarest_are_those_far_from_the_training() -> None:
 def test_rareness_needs_poses(wrong: tuple[torch.Tensor, torch.Tensor]) -> None:
     with pytest.raises(ValueError, match="expected \\(N, J, 3\\)"):
         rareness(*wrong)
+
+
+@pytest.mark.parametrize("shapes", [((2, 16), (2, 15)), ((2, 15), (2, 16)), ((2, 15), (2, 15)), ((2, 17), (2, 17)),
+                                    ((1, 16), (1, 16)), ((3, 16), (3, 16))])  # fmt: skip
+def test_pckh_of_other_shapes_is_refused(shapes: tuple[tuple[int, int], tuple[int, int]]) -> None:
+    error, labelled = torch.zeros(shapes[0]), torch.ones(shapes[1], dtype=torch.bool)
+    with pytest.raises(ValueError, match="expected \\(N, 16\\), the same, \\(N,\\)"):
+        pckh_report(error, labelled, torch.ones(2), MPII16.joints)
 
 
 def test_pckh_by_hand() -> None:

@@ -33,11 +33,8 @@ class Runs(NamedTuple):
     of_line: dict[str, dict[int, list[str]]]
 
     def tests(self, path: str, line: int, seconds: float) -> list[str]:
-        """The fastest of those that run a line, as many as take so many seconds; of those of the whole module, if the
-        line runs when it is imported."""
-        lines = self.of_line.get(path, {})
-        found = lines.get(line) or {test for tests in lines.values() for test in tests}
-        ordered = sorted(found, key=self.seconds.__getitem__)
+        """The fastest of those that run a line, as many as take so many seconds; of all, if it runs at the import."""
+        ordered = sorted(self.of_line.get(path, {}).get(line) or self.seconds, key=self.seconds.__getitem__)
         total = accumulate(map(self.seconds.__getitem__, ordered))
         return [test for test, spent in zip(ordered, total, strict=True) if spent <= seconds] or ordered[:1]
 
