@@ -54,6 +54,8 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def exported(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The lifter ``person`` as ONNX."""
+    if torch.__version__.startswith("2.6."):
+        pytest.skip("torch 2.6 cannot export a number of rows that is left open")
     path = tmp_path_factory.mktemp("exported") / "person.onnx"
     export_lifter(checkpoints["person"], path)
     return path

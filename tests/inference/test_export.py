@@ -164,6 +164,15 @@ def test_an_image_network_takes_crops_of_bytes(shell: Shell, image_network: Path
     assert "/ 64 - 1/2" in metadata["units"]
 
 
+def test_export_refuses_a_torch_that_would_fix_the_number_of_rows(
+    shell: Shell, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "__version__", "2.6.0+cpu")
+    output = tmp_path / "out.onnx"
+    refused(shell("export", "--checkpoint", checkpoints["person"], "--output", output), "torch 2.7", "2.6.0+cpu")
+    assert not output.exists()
+
+
 def test_export_refuses_the_other_track(
     shell: Shell, image_network: Path, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -20,7 +20,8 @@ from tests.mutants.mutants import ROOT, Mutant
 
 # Tests in processes of their own notice nothing here: the fault is in this process alone.
 TESTS = ["tests/likelihood", "tests/geometry", "tests/metrics", "tests/inference", "tests/datasets", "tests/training",
-         "tests/reports", "tests/sources", "tests/test_lifted.py", "--ignore=tests/training/test_two_ranks.py",
+         "tests/reports", "tests/sources", "tests/test_lifted.py", "tests/test_run_lifting.py",
+         "tests/test_single_stage.py", "tests/test_keypoint_track.py", "--ignore=tests/training/test_two_ranks.py",
          "--ignore=tests/training/test_ranks.py"]  # fmt: skip
 OPTIONS = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
 ROOM = 8 << 30  # bytes of memory
