@@ -108,3 +108,17 @@ def test_log_prob_is_change_of_variables() -> None:
     z, log_det = flow.inverse(x)
     expected = -0.5 * (z.square().sum(-1) + 3 * math.log(2 * math.pi)) + log_det
     torch.testing.assert_close(flow.log_prob(x), expected)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_a_new_flow_is_the_base_and_can_leave_it(dim: int) -> None:
+    """The last layer of each coupling is zero, the others are not: otherwise no weight would ever get a gradient."""
+    flow, x = RealNVP(dim), torch.randn(64, dim)
+    normal = torch.distributions.Normal(0.0, 1.0).log_prob(x).sum(-1)
+    torch.testing.assert_close(flow.log_prob(x), normal)
+    torch.autograd.backward(flow.log_prob(x).sum())
+    for net in flow.nets:
+        assert isinstance(net, _ScaleAndShift)
+        *hidden, last = net.weights
+        assert not last.any() and all(weight.std() > 0.01 for weight in hidden)
+        assert last.grad is not None and last.grad.any()
