@@ -114,9 +114,9 @@ def test_log_prob_is_change_of_variables() -> None:
 def test_a_new_flow_is_the_base_and_can_leave_it(dim: int) -> None:
     """The last layer of each coupling is zero, the others are not: otherwise no weight would ever get a gradient."""
     flow, x = RealNVP(dim), torch.randn(64, dim)
-    normal = torch.distributions.Normal(0.0, 1.0).log_prob(x).sum(-1)
+    normal = -0.5 * (x.square() + math.log(2 * math.pi)).sum(-1)
     torch.testing.assert_close(flow.log_prob(x), normal)
-    torch.autograd.backward(flow.log_prob(x).sum())
+    flow.log_prob(x).sum().backward()  # type: ignore[no-untyped-call]
     for net in flow.nets:
         assert isinstance(net, _ScaleAndShift)
         *hidden, last = net.weights

@@ -200,6 +200,27 @@ def test_a_share_of_none_is_refused() -> None:
             RLE(flow_share=share)
 
 
+@pytest.mark.parametrize("share", [0.4, 1.0])
+def test_the_estimate_of_log_g_is_a_fit_and_what_it_leaves(share: float) -> None:
+    """c(x) for every joint, and the residual of the chosen ones as often as joints are chosen for one."""
+    x_bar, count = torch.randn(3000, 3), int(3000 * share)
+    chosen = shared_flow.choose(3000, share, torch.device("cpu"))
+    assert len(set(chosen.tolist())) == len(chosen) == count
+    log_g = -x_bar.norm(dim=-1) + torch.sin(3 * x_bar[:, 0])
+    basis = shared_flow._basis(x_bar).double()
+    gram = basis[chosen].mT @ basis[chosen]
+    gram.diagonal().mul_(1 + 1e-4)
+    c = (basis @ torch.linalg.solve(gram, basis[chosen].mT @ log_g[chosen].double())).float()
+    expected = c.clone()
+    expected[chosen] += (log_g - c)[chosen] / share
+    found = shared_flow.log_g_of_all(log_g[chosen], chosen, x_bar)
+    torch.testing.assert_close(found, expected, atol=5e-3, rtol=0)
+
+
+def test_one_joint_at_least_is_chosen() -> None:
+    assert len(shared_flow.choose(3, 0.01, torch.device("cpu"))) == 1
+
+
 @pytest.mark.parametrize("base", BASES)
 def test_gradcheck(base: str) -> None:
     prediction, target = example(batch=2, joints=2)

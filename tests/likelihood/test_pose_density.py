@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lifting.command import InputError
 from lifting.geometry.views import rotation_to_ray
-from lifting.likelihood.pose_density import PoseDensity, viewing_turn
+from lifting.likelihood.pose_density import PoseDensity, _common_correlation, viewing_turn
 from lifting.prediction import Prediction
 
 JOINTS, DIM = 4, 3
@@ -170,3 +170,20 @@ def test_what_is_no_density_is_refused() -> None:
         PoseDensity.load(state, JOINTS + 1, "here")
     with pytest.raises(ValueError, match="with sigma"):
         PoseDensity.fit(Prediction(torch.zeros(5, 4, 3)), torch.zeros(5, 4, 3), torch.zeros(5).long())
+
+
+def test_a_correlation_is_kept_as_far_as_people_share_it() -> None:
+    """The first and the last of eight coordinates: alike in everybody, or alike in one and opposed in the other."""
+    z = torch.randn(4, 2000, 8, dtype=torch.float64)
+
+    def found(signs: list[int]) -> float:
+        people = [
+            torch.cat([x[:, :-1], sign * 0.8 * x[:, :1] + 0.6 * x[:, -1:]], 1)
+            for x, sign in zip(z, signs, strict=False)
+        ]
+        return float(_common_correlation(people, 2)[0, -1])
+
+    assert found([1]) == pytest.approx(0.8, abs=0.03)
+    assert found([1, 1]) == pytest.approx(0.8, abs=0.05)
+    assert found([1, 1, 1, 1]) == pytest.approx(0.8, abs=0.05)
+    assert found([1, -1]) == 0
