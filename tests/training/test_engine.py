@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lifting import lifter
 from lifting.checkpoint import load_checkpoint
-from lifting.command import InputError, RunError
+from lifting.command import InputError, RunError, Terminated
 from lifting.config import Config, TrainConfig, load_config
 from lifting.datasets.poses import load_split
 from lifting.geometry.skeleton import H36M17
@@ -77,6 +78,33 @@ def test_a_run_learns_and_leaves_its_files(small: list[str], tmp_path: Path) -> 
     best = load_checkpoint(tmp_path / "best.pt")
     assert best["best_error"] == min(line["mpjpe_mm"] for line in lines)
     assert config.train.epochs == 12
+    board = EventAccumulator(str(tmp_path))
+    board.Reload()
+    for name in ("loss", "lr", "mpjpe_mm", "nll"):
+        shown = [(event.step, event.value) for event in board.Scalars(name)]
+        assert shown == [(line["epoch"], pytest.approx(line[name], rel=1e-6)) for line in lines], name
+
+
+@pytest.mark.parametrize("signal", [KeyboardInterrupt, Terminated])
+def test_an_evaluation_that_is_interrupted_leaves_the_trained_epoch(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signal: type[BaseException]
+) -> None:
+    config = load_config(overrides=[*small, "loss.name=l1", "train.epochs=1"])
+
+    def interrupted(*_: object) -> None:
+        raise signal
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lifter, "evaluate", interrupted)
+        with pytest.raises(signal):
+            lifter.train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    lifter.train(config, tmp_path / "run")
+    lifter.train(config, tmp_path / "straight")
+    one, two = (load_checkpoint(tmp_path / name / "last.pt")["network"] for name in ("run", "straight"))
+    assert all(torch.equal(weight, two[name]) for name, weight in one.items())
+    starts = json.loads((tmp_path / "run" / "run.json").read_text())["starts"]
+    assert len(starts) == 2
 
 
 def test_resuming_drops_lines_after_the_checkpoint(small: list[str], tmp_path: Path) -> None:

@@ -125,6 +125,28 @@ def test_steps_are_skipped_and_counted(
         assert weight.isfinite().all(), name
 
 
+def test_a_batch_that_the_likelihood_refuses_counts_as_a_step_that_is_not_finite(
+    small: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, real = 0, steps.training_step
+
+    def refusing(*arguments: Any) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise ValueError("target: expected finite values")
+        return real(*arguments)
+
+    monkeypatch.setattr(steps, "training_step", refusing)
+    with pytest.raises(RunError, match="target: expected finite values at step 2"):
+        lifter.train(load_config(overrides=[*small, "loss.name=l1"]), tmp_path / "stopped")
+    calls = 0
+    config = load_config(overrides=[*small, "loss.name=l1", "train.epochs=1", "train.on_nonfinite=skip"])
+    lifter.train(config, tmp_path / "skipped")
+    assert [line["skipped_steps"] for line in lines(tmp_path / "skipped")] == [1]
+    assert "step 2 was skipped: target: expected finite values" in caplog.text
+
+
 def test_a_stopped_run_goes_on_from_the_last_good_state(
     small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
