@@ -98,6 +98,7 @@ def test_an_evaluation_that_is_interrupted_leaves_the_trained_epoch(
         patch.setattr(lifter, "evaluate", interrupted)
         with pytest.raises(signal):
             lifter.train(config, tmp_path / "run")
+    assert load_checkpoint(tmp_path / "run" / "last.pt")["unfinished"]["step"] > 0
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
     lifter.train(config, tmp_path / "run")
     lifter.train(config, tmp_path / "straight")
