@@ -1,5 +1,6 @@
 """Shared by the tests: a small store from the embedded set, a small model that trains on it, and a shell."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from lifting.command import run_command
 from lifting.datasets.store import write_store
 from lifting.geometry import h36m
 from lifting.synthetic.poses import plans
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # for this process alone: those that it starts say one line on stderr
+    os.environ.pop("PYTHONWARNDEFAULTENCODING", None)
 
 SUBJECTS = ("S1", "S5", "S9")
 SMALL = [
