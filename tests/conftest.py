@@ -33,6 +33,14 @@ SMALL = [
 COCO_OF_H36M = [9, 10, 10, 10, 10, 11, 14, 12, 15, 13, 16, 4, 1, 5, 2, 6, 3]
 
 
+# Files of few tests that take long: the last ones of a run would be left to a single process.
+LONG = ("test_two_ranks.py", "test_faults.py", "test_run_lifting.py", "test_single_stage.py", "test_uncertainty.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 @pytest.fixture(scope="session")
 def small_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three subjects with two sequences each, four cameras."""
