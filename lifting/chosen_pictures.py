@@ -32,7 +32,7 @@ def training_sets(config: SingleStageConfig) -> tuple[ImageSet, ImageSet | None]
     """
     data = config.data
     main = main_pictures(config, data.train_parts, data.stride)
-    main = main if config.model.dims == 3 else without_depth(main)
+    main = for_network(main, config)
     if data.flat_path is None:
         return main, None
     if data.flat_path == "rendered" and data.path not in EMBEDDED:
@@ -47,8 +47,7 @@ def test_set(config: SingleStageConfig) -> ImageSet:
     Raises:
         InputError: a picture cannot be read. If ``data.on_broken`` is skip, it is left out with a warning instead.
     """
-    images = deep_test_set(config)
-    return images if config.model.dims == 3 else without_depth(images)
+    return for_network(deep_test_set(config), config)
 
 
 def deep_test_set(config: SingleStageConfig) -> ImageSet:
@@ -74,9 +73,9 @@ def main_pictures(config: SingleStageConfig, parts: tuple[str, ...], stride: int
     return select(images, np.arange(0, len(images), stride))
 
 
-def without_depth(images: ImageSet) -> ImageSet:
-    """The set without 3D labels."""
-    return replace(images, points=None, focal=None, center=None)
+def for_network(images: ImageSet, config: SingleStageConfig) -> ImageSet:
+    """The set with its 3D labels for a 3D network, without them for a 2D network."""
+    return images if config.model.dims == 3 else replace(images, points=None, focal=None, center=None)
 
 
 def flat_test_set(config: SingleStageConfig) -> ImageSet | None:

@@ -148,12 +148,11 @@ def score_predictions(path: str | Path, data_path: str | Path, device: str = "cp
             bones.append((len(prediction), bone_report(prediction, joint_set, one)))
         subjects = [subject for subject in store.subjects if any(subject == clip[0] for clip in clips)]
         in_data = sum(len(store.sequences(subject)) * len(store.cameras(subject)) for subject in subjects)
-        count = len(clips)
     if moved_roots:
-        _log.info("note: the root was not at zero in %d of %d clips; it was subtracted", moved_roots, count)
-    if count < in_data:
-        _log.info("note: scored %d of the %d clips that the data has for %s", count, in_data, ", ".join(subjects))
-    scope = {"subjects": subjects, "stride": stride, "n_clips": count, "n_clips_in_data": in_data}
+        _log.info("note: the root was not at zero in %d of %d clips; it was subtracted", moved_roots, len(clips))
+    if len(clips) < in_data:
+        _log.info("note: scored %d of the %d clips that the data has for %s", len(clips), in_data, ", ".join(subjects))
+    scope = {"subjects": subjects, "stride": stride, "n_clips": len(clips), "n_clips_in_data": in_data}
     return {**sums.report(), **pooled(bones), **scope}
 
 

@@ -49,7 +49,7 @@ def evaluate(options: argparse.Namespace) -> None:
         raise InputError(f"evaluate: --cut: expected a share from 0 up to 1, got {options.cut:g}")
     lifter = None if options.lifter is None else two_step_lifter(objective, options)
     deep, flat = chosen_pictures.deep_test_set(config), chosen_pictures.flat_test_set(config)
-    images = deep if objective.dims == 3 else chosen_pictures.without_depth(deep)
+    images = chosen_pictures.for_network(deep, config)
     if options.results and images.picture is None:
         raise InputError(f"evaluate: --results: expected pictures of COCO, got {config.data.path}")
     report, prediction, matrix = single_stage.evaluate_all(objective, images, flat, config)

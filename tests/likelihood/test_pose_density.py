@@ -10,6 +10,7 @@ from torch import Tensor
 from lifting.command import InputError
 from lifting.geometry.views import rotation_to_ray
 from lifting.likelihood.pose_density import PoseDensity, _common_correlation, viewing_turn
+from lifting.likelihood.radial_mixture import fit_mixture, log_parts
 from lifting.prediction import Prediction
 
 JOINTS, DIM = 4, 3
@@ -111,6 +112,21 @@ def test_a_planted_density_is_recovered() -> None:
     assert 0 <= float(gap) + 1e-3 < 0.01
     blocks = found.correlation.view(JOINTS, DIM, JOINTS, DIM).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
     torch.testing.assert_close(blocks, torch.eye(DIM).double().expand_as(blocks))
+
+
+@pytest.mark.parametrize(("joints", "dim"), [(5, 2), (7, 3)])
+def test_a_mixture_is_fitted_in_its_own_number_of_coordinates(joints: int, dim: int) -> None:
+    """Its likelihood is that of the planted one, a narrow and a wide component, for each joint."""
+    weights, widths = torch.tensor([0.7, 0.3]).double(), torch.tensor([0.3, 2.0]).double()
+    wide = torch.multinomial(weights, 20_000 * joints, replacement=True).view(20_000, joints, 1)
+    z = widths[wide] * torch.randn(20_000, joints, dim, dtype=torch.float64)
+
+    def mean_log(scale: Tensor, weights: Tensor, widths: Tensor) -> float:
+        parts = log_parts((z / scale).norm(dim=-1), weights, widths, dim)
+        return float((parts.logsumexp(-1) - scale.log().sum(-1)).mean())
+
+    found = fit_mixture(z, torch.full((20_000,), 1 / 20_000).double())
+    assert mean_log(*found) == pytest.approx(mean_log(torch.ones(joints, dim).double(), weights, widths), abs=0.002)
 
 
 def test_every_person_counts_alike() -> None:

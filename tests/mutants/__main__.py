@@ -26,7 +26,7 @@ from pathlib import Path
 import yaml
 from tqdm import tqdm
 
-from tests.mutants.mutants import Mutant, modules, mutants
+from tests.mutants.mutants import ROOT, Mutant, modules, mutants
 from tests.mutants.trial import Runs, is_noticed, observe
 
 FORK = get_context("fork")
@@ -73,8 +73,9 @@ def main() -> None:
 
 
 def _observed(path: Path) -> Runs:
-    """`observe`, in a process of its own, once for each output folder."""
-    if not path.exists():
+    """`observe`, in a process of its own, when it was not done since a test changed."""
+    changed = max(file.stat().st_mtime for file in (ROOT / "tests").rglob("*.py"))
+    if not path.exists() or path.stat().st_mtime < changed:
         print("running the tests once, to see which lines each of them runs", flush=True)
         process = FORK.Process(target=_observe, args=(path,))
         process.start()

@@ -3,7 +3,7 @@
 import ast
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +17,10 @@ ROOT = Path(__file__).parents[2]
 CORE = ["likelihood", "geometry", "metrics", "inference/rts.py", "inference/smoothing.py", "inference/root.py",
         "datasets/augment.py", "training/engine.py", "training/steps.py", "training/objective.py",
         "training/norms.py", "training/health.py", "training/evaluation.py"]  # fmt: skip
+_EASY = re.compile(r"_(Mod|FloorDiv|Pow|LShift|RShift|BitOr|BitAnd|BitXor|Invert|Not|UAdd)$")
+
+At = tuple[int, int]  # line and column
+Place = tuple[At, str, str, int]  # where, family of operators, operator, occurrence
 
 
 class Mutant(NamedTuple):
@@ -47,7 +51,7 @@ def mutants(path: str, seed: int = 0) -> Iterator[Mutant]:
     rng = random.Random(f"{path} {seed}")
     source = (ROOT / path).read_text()
     annotated = _annotations(source)
-    places = sorted(place for place in _places(source) if not any(place[0] in span for span in annotated))
+    places = sorted(place for place in _places(source) if not any(a <= place[0] < b for a, b in annotated))
     groups = [list(group) for _, group in groupby(places, key=lambda place: place[:2])]
     seen = {source}
     for group in rng.sample(groups, len(groups)):
@@ -60,10 +64,6 @@ def mutants(path: str, seed: int = 0) -> Iterator[Mutant]:
                 yield mutant
 
 
-_EASY = re.compile(r"_(Mod|FloorDiv|Pow|LShift|RShift|BitOr|BitAnd|BitXor|Invert|Not|UAdd)$")
-Place = tuple[tuple[int, int], str, str, int]  # line and column, family of operators, operator, occurrence
-
-
 def _places(source: str) -> Iterator[Place]:
     nodes = list(ast_nodes(get_ast(source)))
     for name in plugins.operator_names():
@@ -74,19 +74,11 @@ def _places(source: str) -> Iterator[Place]:
                 yield tuple(start), name.partition("Operator_")[0], name, occurrence
 
 
-class Span(NamedTuple):
-    start: tuple[int, int]
-    end: tuple[int, int]
-
-    def __contains__(self, place: object) -> bool:
-        return isinstance(place, tuple) and self.start <= place < self.end
-
-
-def _annotations(source: str) -> list[Span]:
-    nodes: Iterable[ast.AST] = ast.walk(ast.parse(source))
-    kinds = [getattr(node, name, None) for node in nodes for name in ("annotation", "returns")]
+def _annotations(source: str) -> list[tuple[At, At]]:
+    """Where each annotation begins and ends."""
+    kinds = [getattr(node, name, None) for node in ast.walk(ast.parse(source)) for name in ("annotation", "returns")]
     return [
-        Span((kind.lineno, kind.col_offset), (kind.end_lineno or 0, kind.end_col_offset or 0))
+        ((kind.lineno, kind.col_offset), (kind.end_lineno or 0, kind.end_col_offset or 0))
         for kind in kinds
         if isinstance(kind, ast.expr)
     ]

@@ -69,8 +69,10 @@ def observe() -> Runs:
 
 
 def is_noticed(mutant: Mutant, tests: list[str], seconds: float) -> bool:
-    """Whether a test fails on a mutant, or takes more than so many seconds of processor time. Ends this process's use:
-    the module stays as it is."""
+    """Whether a test fails on a mutant, or takes more than so many seconds of processor time.
+
+    This process has the fault from then on.
+    """
     resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, int(seconds) + 2))
     resource.setrlimit(resource.RLIMIT_DATA, (ROOM, ROOM))
     sys.meta_path.insert(0, _Finder(mutant))

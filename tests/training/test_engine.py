@@ -157,6 +157,21 @@ def test_mean_of_mirrored_swaps_sigma_without_a_sign() -> None:
     torch.testing.assert_close(mean.sigma, sigma)
 
 
+def test_peaks_of_heatmaps_are_averaged_with_their_mirror_images() -> None:
+    mu, peak = torch.randn(2, 17, 2), torch.rand(2, 17)
+    other_mu, other_peak = torch.randn(2, 17, 2), torch.rand(2, 17)
+    mirror = list(H36M17.mirror)
+    mean = evaluation.mean_of_mirrored(Prediction(mu, peak=peak), Prediction(other_mu, peak=other_peak), H36M17)
+    assert mean.peak is not None and mean.sigma is None
+    torch.testing.assert_close(mean.peak, (peak + other_peak[:, mirror]) / 2)
+    torch.testing.assert_close(mean.mu, (mu + other_mu[:, mirror] * torch.tensor([-1.0, 1])) / 2)
+    for one, two in ((peak, None), (None, peak), (None, None)):
+        assert evaluation.mean_of_mirrored(Prediction(mu, peak=one), Prediction(mu, peak=two), H36M17).peak is None
+    sigma = torch.rand(2, 17, 1).log()
+    for one, two in ((sigma, None), (None, sigma)):
+        assert evaluation.mean_of_mirrored(Prediction(mu, one), Prediction(mu, two), H36M17).sigma is None
+
+
 def test_the_report_agrees_with_its_parts(small: list[str], small_store: Path) -> None:
     config = load_config(overrides=small)
     objective = lifter.build_objective(config, H36M17).eval()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lifting import lifter
 from lifting.checkpoint import load_checkpoint
@@ -19,9 +19,10 @@ from lifting.datasets.pose_batches import PoseBatches
 from lifting.datasets.store import Sequence, write_store
 from lifting.geometry import h36m
 from lifting.likelihood import RLE, Mixed
+from lifting.likelihood.flow import Density
 from lifting.models.fc import FCBaseline
 from lifting.models.regressor import Regressor
-from lifting.prediction import Batch
+from lifting.prediction import Batch, Prediction
 from lifting.synthetic.poses import sequences
 from lifting.training import health, steps
 from lifting.training.objective import AnyObjective, ImageObjective, Objective
@@ -84,6 +85,31 @@ def test_the_cause_is_named_and_no_weight_changes(cause: str, track: int) -> Non
     assert health.cause_of(objective, batch).startswith(cause)
     for name, weight in objective.named_parameters():
         assert torch.equal(weight, before[name]), name
+
+
+class Beyond(Density):
+    """A density that is not finite where ``is_bad``."""
+
+    def __init__(self, is_bad: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.is_bad = is_bad
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return torch.where(self.is_bad(x).any(-1), torch.inf, 0.0)
+
+
+def test_the_flow_is_asked_at_the_standardised_deviations_of_what_is_seen() -> None:
+    likelihood = nn.Module()
+    likelihood.dim = 2  # type: ignore[assignment]
+    prediction = Prediction(torch.zeros(4, 17, 3), torch.full((4, 17, 3), 0.1).log())
+    target, seen = torch.full((4, 17, 3), 0.5), torch.rand(4, 17, 3) > 0.5
+    for is_bad, expected in (
+        (lambda x: x > 4.9, "the flow"),  # 0.5 / 0.1
+        (lambda x: x > 5.1, ""),
+        (lambda x: (x != 0) & ((x - 5).abs() > 1e-4), ""),  # what is not seen counts as zero
+    ):
+        likelihood.flow = Beyond(is_bad)
+        assert health._flow_at(likelihood, prediction, target, seen) == expected
 
 
 def test_labels_and_input_are_named() -> None:

@@ -1,6 +1,5 @@
 """The parts of a step on their own: order, precision, skipped steps, batch norm's statistics, one or several ranks."""
 
-from collections.abc import Callable
 from itertools import product
 from types import SimpleNamespace
 from typing import cast
@@ -11,11 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lifting.config import RunConfig, TrainConfig
-from lifting.geometry.skeleton import H36M17
-from lifting.likelihood.flow import Density
-from lifting.prediction import Batch, Prediction
-from lifting.training import health, norms, ranks, steps
-from lifting.training.evaluation import mean_of_mirrored
+from lifting.prediction import Batch
+from lifting.training import norms, ranks, steps
 from lifting.training.objective import AnyObjective
 from tests.training.test_objective import FixedBatches
 
@@ -119,43 +115,3 @@ def test_batch_norm_over_ranks_does_without_statistics(monkeypatch: pytest.Monke
     monkeypatch.setattr(ranks, "world", lambda: 2)
     monkeypatch.setattr(dist, "all_reduce", lambda values: values.mul_(2))
     torch.testing.assert_close(norm(x), alone)
-
-
-def test_peaks_of_heatmaps_are_averaged_with_their_mirror_images() -> None:
-    mu, peak = torch.randn(2, 17, 2), torch.rand(2, 17)
-    other_mu, other_peak = torch.randn(2, 17, 2), torch.rand(2, 17)
-    mirror = list(H36M17.mirror)
-    mean = mean_of_mirrored(Prediction(mu, peak=peak), Prediction(other_mu, peak=other_peak), H36M17)
-    assert mean.peak is not None and mean.sigma is None
-    torch.testing.assert_close(mean.peak, (peak + other_peak[:, mirror]) / 2)
-    torch.testing.assert_close(mean.mu, (mu + other_mu[:, mirror] * torch.tensor([-1.0, 1])) / 2)
-    for one, two in ((peak, None), (None, peak), (None, None)):
-        assert mean_of_mirrored(Prediction(mu, peak=one), Prediction(mu, peak=two), H36M17).peak is None
-    sigma = torch.rand(2, 17, 1).log()
-    for one, two in ((sigma, None), (None, sigma)):
-        assert mean_of_mirrored(Prediction(mu, one), Prediction(mu, two), H36M17).sigma is None
-
-
-class Beyond(Density):
-    """A density that is not finite where ``is_bad``."""
-
-    def __init__(self, is_bad: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.is_bad = is_bad
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        return torch.where(self.is_bad(x).any(-1), torch.inf, 0.0)
-
-
-def test_the_flow_is_asked_at_the_standardised_deviations_of_what_is_seen() -> None:
-    likelihood = nn.Module()
-    likelihood.dim = 2  # type: ignore[assignment]
-    prediction = Prediction(torch.zeros(4, 17, 3), torch.full((4, 17, 3), 0.1).log())
-    target, seen = torch.full((4, 17, 3), 0.5), torch.rand(4, 17, 3) > 0.5
-    for is_bad, expected in (
-        (lambda x: x > 4.9, "the flow"),  # 0.5 / 0.1
-        (lambda x: x > 5.1, ""),
-        (lambda x: (x != 0) & ((x - 5).abs() > 1e-4), ""),  # what is not seen counts as zero
-    ):
-        likelihood.flow = Beyond(is_bad)
-        assert health._flow_at(likelihood, prediction, target, seen) == expected
