@@ -2,9 +2,11 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 import run_lifting
 from lifting.command import run_command
@@ -24,6 +26,7 @@ SMALL = [
     "model.width=64",
     "model.blocks=1",
     "loss.flow.width=8",
+    "loss.flow.couplings=2",
     "train.batch_size=64",
     "train.epochs=2",
     "train.precision=fp32",
@@ -55,6 +58,15 @@ def small_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small(small_store: Path) -> list[str]:
     """Overrides for a run of about a second."""
     return [f"data.path={small_store}", *SMALL]
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread, as each process has under torchrun: sums over several threads round differently."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 class Shell:

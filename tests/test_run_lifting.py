@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -110,7 +111,13 @@ def test_a_series_is_resumable_and_writes_its_table(
     overrides = json.dumps(small[1:])
     published = "paper: {clean: 40.9 / 31.1, fc_l1: 50.1 / 39.3}"
     file.write_text(f"configs: [fc_l1, fc_rle]\nvariants: {{clean: []}}\noverrides: {overrides}\n{published}\n")
-    arguments = [file, "--data", small[0].split("=")[1], "--output", tmp_path / "runs", "--seeds", 2, "--jobs", 2]
+    arguments = [file, "--data", small[0].split("=")[1], "--output", tmp_path / "runs", "--jobs", 2]
+    code, _, err = shell(*arguments, "--seeds", 1, main=series.main)
+    assert code == 0, err
+    for run in (tmp_path / "runs" / "clean").iterdir():  # a second seed that is done
+        done = shutil.copytree(run / "seed0", run / "seed1")
+        (done / "config.yaml").write_text((done / "config.yaml").read_text().replace("seed: 0", "seed: 1"))
+    arguments += ["--seeds", 2]
     code, out, err = shell(*arguments, main=series.main)
     assert code == 0, err
     rows = json.loads((tmp_path / "runs" / "table.json").read_text())

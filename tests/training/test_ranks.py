@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -23,15 +22,6 @@ from lifting.models import LIFTERS
 from tests.conftest import Shell
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """One thread, as each process has under torchrun: sums over several threads round differently."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_evaluate_under_torchrun_gives_one_report_with_the_same_numbers(

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lifting.checkpoint import load_checkpoint
+from tests.conftest import Shell
 from tests.faults.runs import ROOT, Run, Track, tracks
 
 EXACT = ["train.save_minutes=0", "train.batch_size=24"]
@@ -24,12 +25,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Track]:
     return tracks(tmp_path_factory.mktemp("data"))
 
 
-def command(processes: int, *arguments: object, restarts: int = 0) -> str:
-    """Runs these arguments of Python, under torchrun for more than one process, one thread each; returns stdout."""
-    ranks = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    called = [sys.executable, *(ranks if processes > 1 else []), *map(str, arguments)]
-    if restarts:
-        called.insert(5, f"--max-restarts={restarts}")
+def torchrun(*arguments: object, restarts: int = 0) -> str:
+    """Runs these arguments of Python in two processes of one thread each; returns stdout."""
+    ranks = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", f"--max-restarts={restarts}"]
+    called = [sys.executable, *ranks, *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(called, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -41,13 +40,21 @@ def lines(folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("name", ALIKE)
-def test_two_ranks_and_then_one_train_what_one_trains(made: dict[str, Track], name: str, tmp_path: Path) -> None:
+def test_two_ranks_and_then_one_train_what_one_trains(
+    made: dict[str, Track], name: str, shell: Shell, one_thread: None, tmp_path: Path
+) -> None:
     """50 steps and more: with the same weights in the end, but for those that batch norm takes out again."""
     script, overrides = made[name].script, [*made[name].overrides, *EXACT, *ALIKE[name]]
-    command(1, script, "train", "--output", tmp_path / "one", *overrides)
-    command(2, script, "train", "--output", tmp_path / "two", *overrides, "train.epochs=4")
+
+    def alone(*arguments: object) -> str:
+        code, out, err = shell(*arguments, main=made[name].main)
+        assert code == 0, err
+        return out
+
+    alone("train", "--output", tmp_path / "one", *overrides)
+    torchrun(script, "train", "--output", tmp_path / "two", *overrides, "train.epochs=4")
     epochs = ALIKE[name][-1] if name == "lifting" else ALIKE[name][0]
-    command(1, script, "train", "--resume", tmp_path / "two", epochs)
+    alone("train", "--resume", tmp_path / "two", epochs)
     one, two = (load_checkpoint(tmp_path / folder / "last.pt") for folder in ("one", "two"))
     assert int(one["optimizer"]["state"][0]["step"]) >= 50
     for left, right in zip(lines(tmp_path / "one"), lines(tmp_path / "two"), strict=True):
@@ -61,16 +68,16 @@ def test_two_ranks_and_then_one_train_what_one_trains(made: dict[str, Track], na
             if not (part == "network" and key.endswith(cancelled)):
                 torch.testing.assert_close(two[part][key], weight, rtol=1e-5, atol=1e-5, msg=key)
 
-    evaluate = [script, "evaluate", "--checkpoint", tmp_path / "one" / "last.pt", "--json"]
+    evaluate = ["evaluate", "--checkpoint", tmp_path / "one" / "last.pt", "--json"]
     if name == "single_stage":  # tests/training/test_ranks.py does the same for the other track, with every option
-        assert command(1, *evaluate, tmp_path / "one.json") == command(2, *evaluate, tmp_path / "two.json")
+        assert alone(*evaluate, tmp_path / "one.json") == torchrun(script, *evaluate, tmp_path / "two.json")
         assert (tmp_path / "one.json").read_text() == (tmp_path / "two.json").read_text()
 
 
 def test_torchrun_takes_up_a_run_whose_rank_was_killed(made: dict[str, Track], tmp_path: Path) -> None:
     run = Run(made["lifting"], tmp_path / "run")
     arguments = ["rank_killed_in_step", run.track.script, *run.arguments()]
-    command(2, "-m", "tests.faults.rank", *arguments, restarts=1)
+    torchrun("-m", "tests.faults.rank", *arguments, restarts=1)
     assert [line["epoch"] for line in lines(run.folder)] == [1, 2, 3]
     starts = json.loads((run.folder / "run.json").read_text())["starts"]
     assert [start["epochs_done"] for start in starts] == [0, 1]
