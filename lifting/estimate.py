@@ -234,7 +234,7 @@ def estimate_all(
 
 
 def _draw(path: Path, one: Estimate, picture: NDArray[np.uint8], joint_set: JointSet) -> None:
-    if one.metres is not None:
+    if one.metres is not None and np.isfinite(one.metres).all():
         from lifting.drawing.pose_figures import draw_poses  # with Matplotlib, which nothing else here needs
 
         draw_poses(path, [_drawn(one, picture)])

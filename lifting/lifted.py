@@ -34,7 +34,8 @@ class Lifted:
     Attributes:
         joints: (T, P, 17, 3) metres, relative to the pelvis, in ``axes``.
         sigma: (T, P, 17, 3) scale of the error, metres; NaN from a lifter that predicts none.
-        deviation: (T, P, 17, 3) standard deviation of the predicted density, metres; NaN likewise, 0 for the pelvis.
+        deviation: (T, P, 17, 3) standard deviation of the predicted density, metres; 0 for the pelvis. A lifter
+            without sigma has one deviation for all poses.
         confidence: (T, P, 17) 1 - mean over the coordinates of sigma in metres (Eq. 9 of the RLE paper, per joint).
         names: the 17 joints, those of `skeleton.H36M17`.
         axes: "camera": x right, y down, z forward. "ray": camera axes turned by the smallest rotation that takes the

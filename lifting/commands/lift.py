@@ -13,7 +13,7 @@ from lifting.inference.lifted_people import lift_all
 from lifting.inference.lifter import Lifter
 from lifting.inference.root import with_root
 from lifting.keypoints.detections import Keypoints
-from lifting.keypoints.formats import read_keypoints
+from lifting.keypoints.formats import read_keypoints, with_size
 from lifting.lifted import Lifted
 
 ENDINGS = {
@@ -38,7 +38,12 @@ def lift(options: argparse.Namespace) -> None:
         keypoints = replace(keypoints, frame_rate=options.fps)
     if keypoints.frame_rate is None and (options.smooth or options.output.suffix == ".bvh"):
         raise InputError(f"lift: {options.input}: expected frames per second, found none: add --fps N")
+    if not keypoints.sequence and (options.smooth or options.output.suffix == ".bvh"):
+        what = "--smooth" if options.smooth else ".bvh"
+        raise InputError(f"lift: {options.input}: {what}: expected frames that follow each other, got single pictures")
     camera = _camera(options, keypoints)
+    if camera is not None and camera.size is not None and keypoints.size is None:
+        keypoints = with_size(keypoints, camera.size, f"{options.input}, with the size of {options.camera}")
     lifted = lift_all(Lifter.load(options.checkpoint), keypoints, scores=options.scores)
     print(_summary(lifted))
     if camera is not None:
@@ -64,6 +69,11 @@ def _check_options(options: argparse.Namespace) -> None:
         path: Path | None = getattr(options, name)
         if path is not None and path.suffix not in endings:
             raise InputError(f"lift: --{name}: expected {' or '.join(endings)}, got {path}")
+    read = {path.resolve() for path in (options.input, options.camera, options.truth) if path is not None}
+    for name in ENDINGS:
+        path = getattr(options, name)
+        if path is not None and path.resolve() in read:
+            raise InputError(f"lift: --{name}: expected another file than one that is read, got {path}")
     for name in ("focal", "fps"):
         value = getattr(options, name)
         if value is not None and not 0 < value < float("inf"):

@@ -85,6 +85,7 @@ def write_video(
 
 
 def _write_mp4(path: Path, frames: Iterable[np.ndarray], rate: float, size: tuple[int, int]) -> None:
+    rate = round(rate, 2 if rate < 650 else 0)  # FFmpeg takes fractions of numbers up to 65,535
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*_CODEC), rate, size)
     if not writer.isOpened():
         raise RunError(f"{path.suffix}: this OpenCV has no encoder for it; write a .gif")
@@ -106,7 +107,7 @@ def _write_gif(path: Path, frames: Iterable[np.ndarray], rate: float) -> None:
     weighted = np.stack([weighted >> 16, weighted >> 8 & 255, weighted & 255], -1).astype(np.uint8)
     palette = Image.fromarray(weighted[None]).quantize(_COLOURS, kmeans=1)
     flat = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
-    hundredths = max(round(100 / rate), 2)
+    hundredths = min(max(round(100 / rate), 2), 65_535)
     flat[0].save(path, save_all=True, append_images=flat[1:], duration=10 * hundredths, loop=0, optimize=False)
 
 

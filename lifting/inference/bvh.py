@@ -11,7 +11,8 @@ it stays at the origin. The rest pose is a T-pose that faces +z.
   of them. Each of their bones starts at a helper without length, such as ``pelvis_to_left_hip``.
 - **Twist** is known where three joints span a plane: of the pelvis (hips and spine) and the thorax (shoulders and
   spine). Every other joint turns by the smallest rotation that points its bone in the right direction.
-- **Frames** run from the first to the last in which the person was lifted. A gap repeats the pose before it.
+- **Frames** run from the first of the clip to the last in which the person was lifted, so that several people's files
+  are in step. Before the person appears, the first pose stands still; a gap repeats the pose before it.
 """
 
 import re
@@ -48,8 +49,9 @@ class BvhFile:
     Attributes:
         path: the file.
         person: name of the person.
-        frames: index of the first frame and of the frame after the last.
-        joints: (T, 17, 3) metres, in the axes of the result: the joints of the file's skeleton, root included.
+        frames: index of the first frame in which the person was lifted, and of the frame after the last.
+        joints: (T, 17, 3) metres, in the axes of the result: the joints of the file's skeleton, root included, for the
+            frames of the file, which are those before ``frames[1]``.
     """
 
     path: Path
@@ -80,9 +82,11 @@ def write_bvh(path: Path, lifted: Lifted, frame_rate: float | None = None) -> li
     rate = lifted.keypoints.frame_rate if frame_rate is None else frame_rate
     if rate is None or not 0 < rate < np.inf:
         raise InputError(f"{path}: expected a frame rate above zero, which BVH needs, got {rate}: give one (--fps)")
-    people = [p for p in range(lifted.joints.shape[1]) if lifted.present[:, p].any()]
+    here = lifted.present if lifted.root is None else lifted.present & np.isfinite(lifted.root).all(-1)
+    people = np.flatnonzero(here.any(0)).tolist()
     if not people:
-        raise InputError(f"{path}: expected a person in at least one frame, nobody was lifted")
+        done = "lifted" if lifted.root is None else "placed in space"
+        raise InputError(f"{path}: expected a person in at least one frame, nobody was {done}")
     written: list[BvhFile] = []
     for p in people:
         name = lifted.keypoints.people[p]
@@ -90,7 +94,7 @@ def write_bvh(path: Path, lifted: Lifted, frame_rate: float | None = None) -> li
         file = path if len(people) == 1 else path.with_name(f"{path.stem}_{plain}.bvh")
         if any(other.path == file for other in written):
             file = path.with_name(f"{path.stem}_{p}.bvh")
-        joints, root, frames = _of_person(lifted, p)
+        joints, root, frames = _of_person(lifted, here[:, p], p)
         offsets, turns, places = _fit(joints * TO_FILE)
         with whole_file(file) as temporary:
             temporary.write_text(_text(offsets, turns, root * TO_FILE, 1 / rate), encoding="utf-8")
@@ -98,14 +102,12 @@ def write_bvh(path: Path, lifted: Lifted, frame_rate: float | None = None) -> li
     return written
 
 
-def _of_person(lifted: Lifted, person: int) -> tuple[Array, Array, tuple[int, int]]:
-    """Joints (T, 17, 3) and root (T, 3) of the frames from the first to the last, gaps filled with the frame before."""
-    here = lifted.present[:, person]
+def _of_person(lifted: Lifted, here: NDArray[np.bool_], person: int) -> tuple[Array, Array, tuple[int, int]]:
+    """Joints (T, 17, 3) and root (T, 3) of the frames up to the last, those without the person filled, and `frames`."""
     root = np.zeros((len(here), 3)) if lifted.root is None else lifted.root[:, person].astype(np.float64)
-    here = here & np.isfinite(root).all(-1)
     there = np.flatnonzero(here)
     first, stop = int(there[0]), int(there[-1]) + 1
-    latest = np.maximum.accumulate(np.where(here, np.arange(len(here)), 0))[first:stop]
+    latest = np.maximum.accumulate(np.where(here, np.arange(len(here)), first))[:stop]
     return lifted.joints[latest, person].astype(np.float64), root[latest], (first, stop)
 
 

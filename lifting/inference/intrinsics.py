@@ -13,6 +13,7 @@ from lifting.safe_json import read_json
 Array = NDArray[np.float64]
 
 _SIDES = (1, 100_000)  # pixels that a picture can be wide or high
+_SHORTEST = 0.2  # focal length in longer sides of the picture: a view of 136 degrees
 _STEPS = 50  # of the fixed point that undoes distortion
 _TOLERANCE = 1e-6  # on the plane at distance 1
 
@@ -32,12 +33,14 @@ class Intrinsics:
         center: (c_x, c_y) pixels from the top left corner.
         radial: k1, k2, k3.
         tangential: p1, p2.
+        size: width and height in pixels of the camera's pictures, if they are known.
     """
 
     focal: tuple[float, float]
     center: tuple[float, float]
     radial: tuple[float, float, float] = (0.0, 0.0, 0.0)
     tangential: tuple[float, float] = (0.0, 0.0)
+    size: tuple[int, int] | None = None
 
     def distort(self, xy: Array) -> Array:
         """(..., 2) ideal points of the plane at distance 1 -> (..., 2) distorted ones."""
@@ -82,7 +85,16 @@ def intrinsics_of_focal(focal: float, size: tuple[int, int] | None) -> Intrinsic
         raise InputError(f"focal length: expected pixels, a number above 0, got {focal:g}")
     if size is None:
         raise InputError("focal length: expected the size of the picture too, the keypoints have none: add --size W H")
-    return Intrinsics((float(focal), float(focal)), (size[0] / 2, size[1] / 2))
+    _check_focal((focal, focal), size, "focal length")
+    return Intrinsics((float(focal), float(focal)), (size[0] / 2, size[1] / 2), size=size)
+
+
+def _check_focal(focal: tuple[float, float], size: tuple[float, float], where: str) -> None:
+    if min(focal) < _SHORTEST * max(size):
+        raise InputError(
+            f"{where}: expected pixels, got {min(focal):g} for a picture of {size[0]:g} x {size[1]:g}, which would see "
+            "more than 136 degrees; millimetres become pixels by the width in pixels over that of the sensor"
+        )
 
 
 def read_intrinsics(path: Path, size: tuple[int, int] | None) -> Intrinsics:
@@ -107,30 +119,35 @@ def read_intrinsics(path: Path, size: tuple[int, int] | None) -> Intrinsics:
         found = ", ".join(content) if isinstance(content, dict) else type(content).__name__
         raise InputError(f"{where}: expected an object with focal and maybe {', '.join(known)}, got {found or 'none'}")
     of_file = _numbers(content, "size", 2, where) if "size" in content else None
-    if of_file is not None and not all(_SIDES[0] <= side <= _SIDES[1] for side in of_file):
+    if of_file is not None and not all(_SIDES[0] <= side <= _SIDES[1] and side.is_integer() for side in of_file):
         raise InputError(f"{where}: size: expected width and height in pixels, got {content['size']}")
     if of_file is not None and size is not None and of_file != tuple(map(float, size)):
         raise InputError(f"{where}: expected a camera of pictures of {size[0]} x {size[1]}, got {content['size']}")
-    if isinstance(content["focal"], (int, float)):
+    if isinstance(content["focal"], int | float):
         content["focal"] = [content["focal"]] * 2
     focal = _numbers(content, "focal", 2, where)
     if min(focal) <= 0:
         raise InputError(f"{where}: focal: expected pixels above 0, got {content['focal']}")
+    middle = of_file or size
+    if middle is not None:
+        _check_focal(focal, middle, f"{where}: focal")
     if "center" not in content:
-        middle = of_file or size
         if middle is None:
             raise InputError(f"{where}: expected a center or a size, got neither")
         content["center"] = [middle[0] / 2, middle[1] / 2]
     radial = _numbers(content, "radial", 3, where) if "radial" in content else (0.0, 0.0, 0.0)
     tangential = _numbers(content, "tangential", 2, where) if "tangential" in content else (0.0, 0.0)
-    return Intrinsics(focal, _numbers(content, "center", 2, where), radial, tangential)
+    pictures = None if middle is None else (int(middle[0]), int(middle[1]))
+    return Intrinsics(focal, _numbers(content, "center", 2, where), radial, tangential, pictures)
 
 
 def _numbers(content: dict[str, Any], key: str, count: int, where: str) -> Any:
     """``count`` finite numbers under a key, as a tuple."""
+    listed = content[key] if isinstance(content[key], list) else []
+    plain = all(isinstance(value, int | float) and not isinstance(value, bool) for value in listed)
     try:
-        values = tuple(float(value) for value in content[key])
-    except (TypeError, ValueError, OverflowError):
+        values = tuple(map(float, listed)) if plain else ()
+    except OverflowError:
         values = ()
     if len(values) != count or not np.isfinite(values).all():
         raise InputError(f"{where}: {key}: expected {count} numbers, got {content[key]!r:.60}")

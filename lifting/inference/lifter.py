@@ -184,5 +184,5 @@ def _checked_sizes(image_size: ArrayLike, leading: tuple[int, ...]) -> Arrays:
 def _numbers(values: ArrayLike, what: str) -> Arrays:
     try:
         return np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):  # the last, of a tensor with a gradient or on a GPU
         raise InputError(f"{what}: expected an array of numbers, got {type(values).__name__}") from None

@@ -22,8 +22,8 @@ def mark_missing(rows: np.ndarray, min_score: float, where: str) -> tuple[np.nda
         rows: (..., J, 3) x, y, score; a score of NaN is none.
 
     Returns:
-        (..., J, 3) with x and y NaN and the score 0 where a joint is missing, and the score 1 where there is none; and
-        whether there are scores.
+        (..., J, 3) with x and y NaN and the score 0 where a joint is missing, and the score 1 for people without
+        scores; and whether there are scores.
     """
     rows = rows.copy()
     if np.isinf(rows).any():
@@ -41,7 +41,8 @@ def mark_missing(rows: np.ndarray, min_score: float, where: str) -> tuple[np.nda
             f"{given.min():.4g} to {given.max():.4g}; are these 3D joints?"
         )
     flags = bool(np.isin(given, (0, 1, 2)).all())
-    score[np.isnan(score)] = 1 if given.size == 0 else 0
+    # A person without any score counts as found, a joint without one among others that have one does not.
+    score[...] = np.where(np.isnan(score), np.isnan(score).all(-1, keepdims=True), score)
     points[score < (np.finfo(float).tiny if flags else max(min_score, np.finfo(float).tiny))] = np.nan
     score[...] = np.where(np.isnan(points[..., 0]), 0, 1 if flags else np.clip(score, 0, 1))
     return rows, not flags
@@ -98,7 +99,7 @@ def _face_or_leg(points: np.ndarray) -> tuple[float, float]:
                    for joints in (H36M17, COCO17)]  # fmt: skip
         spread = _extent(points[:, :5]) / whole
         likeness = spread * lengths[1] / lengths[0]
-    usable = np.isfinite(likeness)
+    usable = np.isfinite(likeness) & (~np.isnan(points[:, 5:, 0])).any(1)  # a face alone says nothing
     if not usable.any():
         return float("nan"), float("nan")
     return float(np.median(spread[usable])), float(np.median(likeness[usable]))

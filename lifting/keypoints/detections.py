@@ -21,6 +21,7 @@ class Keypoints:
         people: P names: track ids where the source has them, otherwise "0", "1", ...
         frame_rate: frames a second, if known.
         has_scores: whether the confidences come from a detector.
+        sequence: whether the frames follow each other in time; otherwise they are pictures of a collection.
         source: what was recognised and why, in one sentence for the user.
     """
 
@@ -33,6 +34,7 @@ class Keypoints:
     frame_rate: float | None = None
     has_scores: bool = False
     source: str = ""
+    sequence: bool = True
 
     def __post_init__(self) -> None:
         shape = (len(self.frames), len(self.people), len(DETECTED[self.joint_set]))

@@ -1,5 +1,6 @@
 """Reads 2D keypoints of any detector: what a file is, is seen from its content, and what is wrong with it, is said."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,17 @@ def read_keypoints(
     if not 0 <= min_score < 1:
         raise InputError(f"min_score: expected a score from 0 to below 1, got {min_score}")
     return _checked(_read(path), str(path), joints, size, min_score)
+
+
+def with_size(keypoints: Keypoints, size: tuple[int, int], where: str) -> Keypoints:
+    """The same keypoints, of pictures of this size.
+
+    Raises:
+        InputError: they do not lie in such pictures.
+    """
+    check_size(size, where)
+    check_pixels(keypoints.points[~np.isnan(keypoints.points[..., 0])][:, None], size, where)
+    return replace(keypoints, size=size)
 
 
 def _read(path: Path) -> Reading:
@@ -126,6 +138,7 @@ def _checked(
         frame_rate=reading.frame_rate,
         has_scores=has_scores,
         source=f"{reading.what}: {reason}{people.remark}",
+        sequence=people.sequence,
     )
 
 

@@ -56,7 +56,7 @@ def read_json_folder(folder: Path) -> Reading:
         frame = found.frame(name.removesuffix(".json").removesuffix("_keypoints"))
         if not is_frame(content):
             _refuse(content, str(folder / name))
-        if isinstance(content, list) and len(set(map(frame_name, content))) > 1:
+        if isinstance(content, list) and len({frame_name(entry, str(folder / name)) for entry in content}) > 1:
             raise InputError(
                 f"{folder}: expected a frame in each JSON file, but {name} has several; give that file alone"
             )
@@ -103,13 +103,15 @@ def _frames(content: Any, where: str) -> list[tuple[str, Any]]:
     if isinstance(content, dict) and content and not is_frame(content) and all(map(is_frame, content.values())):
         return list(content.items())
     if isinstance(content, list) and content and all(map(is_person, content)):
-        named = [(name, [entry]) for entry in content if (name := frame_name(entry)) is not None]
-        if len(named) == len(content):
+        named = [(name, [entry]) for entry in content if (name := frame_name(entry, where)) is not None]
+        if 0 < len(named) < len(content):
+            raise InputError(f"{where}: expected a frame's name in each entry, {len(content) - len(named)} have none")
+        if named:
             return named
     if is_frame(content):
         return [(Path(where).stem.removesuffix("_keypoints"), content)]
     if isinstance(content, list) and all(map(is_frame, content)):
-        names = [frame_name(entry) for entry in content]
+        names = [frame_name(entry, where) for entry in content]
         if None in names:
             names = [str(number) for number in range(len(content))]
         return [(name or "", entry) for name, entry in zip(names, content, strict=True)]

@@ -45,9 +45,21 @@ def add_frame(found: Found, frame: int, node: Any, where: str) -> None:
             found.add(frame, row, track_of(entry) if len(rows) == 1 else None)
 
 
-def frame_name(node: Any) -> str | None:
-    name = next((node[key] for key in _FRAME_NAMES if key in node), None) if isinstance(node, dict) else None
-    return str(name) if isinstance(name, str | int) else None
+def frame_name(node: Any, where: str) -> str | None:
+    """The name or number of a frame under the first key that has one, None if there is none.
+
+    Raises:
+        InputError: it is neither a text nor a whole number.
+    """
+    key = next((key for key in _FRAME_NAMES if node.get(key) is not None), None) if isinstance(node, dict) else None
+    if key is None:
+        return None
+    name = node[key]
+    if isinstance(name, float) and name.is_integer():
+        name = int(name)
+    if not isinstance(name, str | int):
+        raise InputError(f"{where}: {key}: expected the name or the number of a frame, got {name!r:.60}")
+    return str(name)
 
 
 def kind_of(node: Any) -> str:

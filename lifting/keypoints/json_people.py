@@ -19,9 +19,9 @@ def is_person(node: Any) -> bool:
 def person_rows(entry: dict[str, Any], where: str) -> list[np.ndarray]:
     """The (J, 3) of x, y, score in an entry: none if it is empty, several if it holds several people's arrays.
 
-    Forms: a flat list x, y, score, x, y, score, ... (OpenPose, COCO, AlphaPose); a flat list x, y, x, y, ... or one of
-    [x, y], with scores beside it or without (mmpose); {"x": [...], "y": [...], "visible": [...]} (Ultralytics); arrays
-    (P, J, 2) and (P, J) (rtmlib).
+    Forms: a flat list x, y, score, x, y, score, ... (OpenPose, COCO, AlphaPose); a flat list x, y, x, y, ... with
+    scores beside it; a list of [x, y], with scores beside it or without (mmpose); {"x": [...], "y": [...],
+    "visible": [...]} (Ultralytics); arrays (P, J, 2) and (P, J) (rtmlib).
     """
     body = entry[next(key for key in BODY_KEYS if key in entry)]
     scores = next((entry[key] for key in _SCORE_KEYS if isinstance(entry.get(key), list)), None)

@@ -12,6 +12,7 @@ import numpy as np
 LONGEST_GAP = 10
 FARTHEST_MOVE = 0.5
 LONGEST_STEP = 60
+FEWEST_OF_RUNS = 10  # frames that show by their numbers that they are a video, however long it is
 
 # People times frames: the joints of so many fill about 400 MB.
 MOST_POSES = 1_000_000
@@ -58,6 +59,7 @@ class Arranged:
     frames: tuple[str, ...]
     people: tuple[str, ...]
     remark: str
+    sequence: bool = True  # whether the frames follow each other
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,8 @@ def arrange(found: Found, rows: np.ndarray) -> Arranged:
         rows: (N, J, 3), the rows of ``found`` with x and y NaN where a joint is missing. People of whom nothing is
             left are dropped; somebody must be left.
     """
-    names, place, sequence = order_frames(found.frames)
+    names, place, step = order_frames(found.frames)
+    sequence = step > 0
     at = place[np.array(found.at, dtype=int)]
     by_time = np.argsort(at, kind="stable")
     by_time = by_time[~np.isnan(rows[by_time, :, 0]).all(1)]
@@ -110,32 +113,37 @@ def arrange(found: Found, rows: np.ndarray) -> Arranged:
     values = np.full((len(names), len(people), *rows.shape[1:]), np.nan)
     values[at[kept], [index[label] for label in labels if label in index]] = rows[kept]
     how = "tracks of the file" if not loose.all() else "people followed by nearness"
-    remark = "" if len(people) == 1 else f", {how}" if sequence else ", pictures that are no sequence"
+    remark = ", pictures that are no sequence" if not sequence else "" if len(people) == 1 else f", {how}"
+    if step > 1:
+        remark += f", every frame {step} numbers after the one before (frames per second are those of these frames)"
     if left_out:
         remark += f", of {len(people) + left_out} people the {len(people)} seen most often"
-    return Arranged(values, names, tuple(people), remark)
+    return Arranged(values, names, tuple(people), remark, sequence)
 
 
-def order_frames(names: list[str]) -> tuple[tuple[str, ...], np.ndarray, bool]:
-    """Names of all frames in order, where each given one stands in them, and whether they are one sequence.
+def order_frames(names: list[str]) -> tuple[tuple[str, ...], np.ndarray, int]:
+    """Names of all frames in order, where each given one stands in them, and their step; 0 if they are no sequence.
 
     Names that differ in their last number alone (``0001.jpg``, ``0002.jpg``, ``0004.jpg``) are a sequence with a fixed
-    step of at most `LONGEST_STEP`, and the missing ones are put in, unless that would make far more frames than there
-    are: then they are pictures of a collection.
+    step of at most `LONGEST_STEP`, and the missing ones are put in. If that makes far more frames than there are, most
+    of them still have to follow the one before directly, as where a video shows people now and then. Otherwise they
+    are pictures of a collection.
     """
     parts = [_NUMBERED.fullmatch(name) for name in names]
     around = {(part[1], part[3]) for part in parts if part}
     if len(names) < 2 or not all(parts) or len(around) > 1:
-        return tuple(names), np.arange(len(names)), len(names) < 2
+        return tuple(names), np.arange(len(names)), int(len(names) < 2)
     numbers = np.array([int(part[2]) for part in parts if part], dtype=object)
     first, last = min(numbers), max(numbers)
     step = gcd(*(number - first for number in numbers))
-    if not 0 < step <= LONGEST_STEP or (last - first) // step >= 4 * len(names) + 100:
-        return tuple(names), np.arange(len(names)), False
+    dense = (last - first) // max(step, 1) < 4 * len(names) + 100
+    runs = 2 * np.count_nonzero(np.diff(np.sort(numbers)) == step) >= len(names) >= FEWEST_OF_RUNS
+    if not 0 < step <= LONGEST_STEP or not (dense or runs) or (last - first) // step >= MOST_POSES:
+        return tuple(names), np.arange(len(names)), 0
     (before, after), digits = around.pop(), min(len(part[2]) for part in parts if part)
     place = ((numbers - first) // step).astype(int)
     filled = [f"{before}{number:0{digits}d}{after}" for number in range(first, last + 1, step)]
-    return tuple(filled), place, True
+    return tuple(filled), place, step
 
 
 def follow(at: np.ndarray, points: np.ndarray) -> np.ndarray:

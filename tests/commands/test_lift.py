@@ -1,5 +1,6 @@
 """The verb ``lift`` as a person runs it, on a small exported lifter."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from lifting.geometry.skeleton import H36M17
 from lifting.inference.onnx_backend import About
 from lifting.keypoints.array_formats import write_keypoints
 from lifting.keypoints.detections import Keypoints
+from lifting.keypoints.formats import read_keypoints
 from lifting.lifted import read_lifted
 from tests.conftest import Shell, refused
 
@@ -172,6 +174,40 @@ def test_smoothing_and_bvh_know_the_time(
         assert "timeless.npy: expected frames per second, found none: add --fps N" in err
 
 
+def test_single_pictures_have_no_motion(
+    shell: Shell, arguments: list[object], people: Keypoints, tmp_path: Path
+) -> None:
+    rows = np.nan_to_num(np.concatenate([people.points, people.confidence[..., None]], -1)[:3, 0])
+    collection = [{"image_id": number, "category_id": 1, "keypoints": row.ravel().tolist(), "score": 1.0}
+                  for number, row in zip((7, 900, 40_000), rows, strict=True)]  # fmt: skip
+    (tmp_path / "many.json").write_text(json.dumps(collection))
+    pictures = ["lift", "--input", tmp_path / "many.json", *arguments[3:], "--joints", "h36m17", "--fps", 25]
+    code, out, err = shell(*pictures, "--output", tmp_path / "a.npz")
+    assert code == 0, err
+    assert "pictures that are no sequence" in out
+    for what, more in (("--smooth", ["--output", tmp_path / "b.npz", "--smooth"]), (".bvh", ["--output", "b.bvh"])):
+        code, _, err = shell(*pictures, *more)
+        assert (code, err.count("\n")) == (2, 1)
+        assert f"{what}: expected frames that follow each other, got single pictures" in err
+
+
+def test_a_camera_file_knows_the_size(
+    shell: Shell, arguments: list[object], people: Keypoints, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    np.save(tmp_path / "sizeless.npy", people.points[:2])
+    (tmp_path / "camera.json").write_text(json.dumps({"focal": FOCAL, "size": SIZE}))
+    command = ["lift", "--input", tmp_path / "sizeless.npy", "--joints", "h36m17", "--output", tmp_path / "a.npz"]
+    command += ["--checkpoint", checkpoints["screen"], "--camera", tmp_path / "camera.json"]
+    code, _, err = shell(*command)
+    assert code == 0, err
+    assert read_lifted(tmp_path / "a.npz").keypoints.size == SIZE
+    (tmp_path / "camera.json").write_text(json.dumps({"focal": FOCAL, "size": [320, 180]}))
+    code, _, err = shell(*command)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "sizeless.npy, with the size of" in err
+    assert "lie outside a picture of 320 x 180" in err
+
+
 def test_bad_options_are_refused_before_any_work(shell: Shell, arguments: list[object], tmp_path: Path) -> None:
     output = ["--output", tmp_path / "a.npz"]
     refused(shell(*arguments, "--output", tmp_path / "a.csv"), "--output: expected .npz or .json or .bvh", "a.csv")
@@ -183,6 +219,8 @@ def test_bad_options_are_refused_before_any_work(shell: Shell, arguments: list[o
     refused(shell("lift", *output), "--input")
     refused(shell(*arguments, *output, "train.epochs=3"), "unrecognized argument train.epochs=3")
     assert not (tmp_path / "a.npz").exists()
+    refused(shell(*arguments, "--output", tmp_path / "people.npz"), "--output: expected another file than one that is")
+    assert read_keypoints(tmp_path / "people.npz").points.shape == (5, 2, 17, 2)
 
 
 def test_what_a_lifter_cannot_take(

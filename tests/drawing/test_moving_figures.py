@@ -43,6 +43,20 @@ def test_a_gif_lasts_as_long_as_the_clip(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["film.gif"]
 
 
+@pytest.mark.parametrize("rate", [1000 / 15, 119.88, 1001.7])
+def test_an_mp4_of_any_rate(tmp_path: Path, rate: float) -> None:
+    """FFmpeg wants a fraction of small numbers."""
+    lifted, _ = people(frames=2, frame_rate=rate)
+    write_video(tmp_path / "film.mp4", lifted, size=(320, 180))
+    assert cv2.VideoCapture(str(tmp_path / "film.mp4")).get(cv2.CAP_PROP_FPS) == pytest.approx(rate, rel=1e-3)
+
+
+def test_a_gif_of_one_picture_an_hour(tmp_path: Path) -> None:
+    lifted, _ = people(frames=2, frame_rate=1 / 3600)
+    write_video(tmp_path / "film.gif", lifted, size=(320, 180))
+    assert (tmp_path / "film.gif").stat().st_size > 0
+
+
 def test_an_mp4_has_every_frame(tmp_path: Path) -> None:
     lifted, _ = people(frames=8)
     write_video(tmp_path / "film.mp4", lifted, size=(640, 360))

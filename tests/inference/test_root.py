@@ -90,11 +90,11 @@ def test_rays_go_where_pixels_come_from_and_distortion_is_brown_s() -> None:
 def test_a_camera_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "camera.json"
     path.write_text(json.dumps({"focal": 1000, "size": [640, 480]}))
-    assert read_intrinsics(path, None) == Intrinsics((1000.0, 1000.0), (320.0, 240.0))
+    assert read_intrinsics(path, None) == Intrinsics((1000.0, 1000.0), (320.0, 240.0), size=(640, 480))
     whole = {"focal": [1100, 1120], "center": [500, 480], "radial": BENT.radial, "tangential": BENT.tangential}
     path.write_text(json.dumps(whole))
-    assert read_intrinsics(path, (1, 2)) == BENT
-    assert intrinsics_of_focal(900, (640, 480)) == Intrinsics((900.0, 900.0), (320.0, 240.0))
+    assert read_intrinsics(path, None) == BENT
+    assert intrinsics_of_focal(900, (640, 480)) == Intrinsics((900.0, 900.0), (320.0, 240.0), size=(640, 480))
 
 
 @pytest.mark.parametrize(
@@ -105,8 +105,11 @@ def test_a_camera_file_is_read(tmp_path: Path) -> None:
         ('{"focal": 5, "distorsion": [1]}', "got focal, distorsion"),
         ('{"focal": -5, "center": [1, 2]}', "focal: expected pixels above 0"),
         ('{"focal": [1, 2, 3], "center": [1, 2]}', "focal: expected 2 numbers"),
-        ('{"focal": 5, "center": [1, NaN]}', "center: expected 2 numbers"),
-        ('{"focal": 5, "center": [1, 2], "radial": [1, 2]}', "radial: expected 3 numbers"),
+        ('{"focal": 500, "center": [1, NaN]}', "center: expected 2 numbers"),
+        ('{"focal": 500, "center": "12"}', "center: expected 2 numbers"),
+        ('{"focal": true}', "focal: expected 2 numbers"),
+        ('{"focal": 26}', "focal: expected pixels, got 26 for a picture of 640 x 480, .* millimetres"),
+        ('{"focal": 500, "center": [1, 2], "radial": [1, 2]}', "radial: expected 3 numbers"),
         ('{"focal": 5, "size": [10, 20]}', "a camera of pictures of 640 x 480"),
         ('{"focal": 5, "size": [0, 20]}', "size: expected width and height"),
     ],
@@ -126,3 +129,5 @@ def test_a_camera_needs_a_middle(tmp_path: Path) -> None:
         intrinsics_of_focal(1000, None)
     with pytest.raises(InputError, match="a number above 0"):
         intrinsics_of_focal(0, (1, 1))
+    with pytest.raises(InputError, match="expected pixels, got 26 for a picture of 1920 x 1080"):
+        intrinsics_of_focal(26, (1920, 1080))

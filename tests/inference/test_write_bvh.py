@@ -143,8 +143,9 @@ def test_several_people_several_files_and_gaps_repeat_a_pose(tmp_path: Path) -> 
         ("out_c.bvh", "c", (0, 20)),
     ]
     joints = joints_of(played(files[0].path)[0])
-    assert joints.shape == (17, 17, 3)
-    np.testing.assert_allclose(joints[5:8], np.broadcast_to(joints[4], (3, 17, 3)), atol=1e-9)
+    assert joints.shape == (20, 17, 3)  # in step with the file of somebody who was there from the first frame
+    np.testing.assert_allclose(joints[:3], np.broadcast_to(joints[3], (3, 17, 3)), atol=1e-9)
+    np.testing.assert_allclose(joints[8:11], np.broadcast_to(joints[7], (3, 17, 3)), atol=1e-9)
     assert {path.name for path in tmp_path.iterdir()} == {"out_a_b.bvh", "out_c.bvh"}
 
 
@@ -152,6 +153,14 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     lifted, _ = people(frames=3, frame_rate=None)
     with pytest.raises(InputError, match="--fps"):
         write_bvh(tmp_path / "out.bvh", lifted)
+    placed, _ = people(frames=3, root=True, count=2)
+    assert placed.root is not None
+    placed.root[:, 0] = np.nan
+    assert [file.person for file in write_bvh(tmp_path / "out.bvh", placed, 25)] == [placed.keypoints.people[1]]
+    (tmp_path / "out.bvh").unlink()
+    placed.root[:] = np.nan
+    with pytest.raises(InputError, match="nobody was placed in space"):
+        write_bvh(tmp_path / "out.bvh", placed, 25)
     absent(lifted, slice(0, 3), 0)
     with pytest.raises(InputError, match="nobody was lifted"):
         write_bvh(tmp_path / "out.bvh", lifted, 25)

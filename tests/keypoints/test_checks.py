@@ -150,6 +150,16 @@ def test_the_other_set_of_17_joints_is_seen(tmp_path: Path) -> None:
     assert "as a face does" in read_keypoints(npy(tmp_path, people("coco17"))).source
 
 
+def test_a_face_alone_is_no_leg(tmp_path: Path) -> None:
+    """A close-up has no more than the joints of the face."""
+    values = people("coco17")
+    values[:, :, 5:] = np.nan
+    values[:, :, :5, 1] = 100 * np.arange(5)
+    refused(npy(tmp_path, values), "cannot tell", "--joints coco17")
+    assert read_keypoints(npy(tmp_path, values), joints="coco17").joint_set == "coco17"
+    assert read_keypoints(save(tmp_path / "r.json", results(values))).joint_set == "coco17"
+
+
 def test_17_joints_that_cannot_be_told(tmp_path: Path) -> None:
     values = people("coco17")
     values[:, :, :5, 1] += 45 * np.arange(5)  # a face as long as half a person
@@ -157,6 +167,28 @@ def test_17_joints_that_cannot_be_told(tmp_path: Path) -> None:
     assert read_keypoints(npy(tmp_path, values), joints="coco17").joint_set == "coco17"
     values[:, :, :5] = np.nan
     refused(npy(tmp_path, values), "cannot tell")
+
+
+def test_people_without_scores_beside_people_with_scores(tmp_path: Path) -> None:
+    values = people("coco17", 5, 2)
+    content = mmpose(values)
+    for frame in content:
+        del frame[1]["keypoint_scores"]
+    read = read_keypoints(save(tmp_path / "a.json", content))
+    assert read.points.shape == (5, 2, 17, 2)
+    assert not np.isnan(read.points).any()
+
+
+def test_frames_named_by_numbers_with_a_point(tmp_path: Path) -> None:
+    """As pandas writes them. All of them were one frame of many people."""
+    entries = results(people("coco17", 6, 1))
+    for entry in entries:
+        entry["image_id"] = float(entry["image_id"])
+    assert read_keypoints(save(tmp_path / "r.json", entries)).points.shape == (6, 1, 17, 2)
+    entries[3]["image_id"] = 3.5
+    refused(save(tmp_path / "r.json", entries), "image_id: expected the name or the number of a frame, got 3.5")
+    entries[3]["image_id"] = None
+    refused(save(tmp_path / "r.json", entries), "expected a frame's name in each entry, 1 have none")
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf])

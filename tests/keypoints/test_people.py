@@ -71,24 +71,28 @@ def test_poses_without_a_joint_in_common_are_two_people() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "ordered", "sequence"),
+    ("names", "ordered", "step"),
     [
-        (["2.jpg", "10.jpg", "1.jpg"], [f"{k}.jpg" for k in range(1, 11)], True),
-        (["i_09.png", "i_12.png", "i_11.png"], ["i_09.png", "i_10.png", "i_11.png", "i_12.png"], True),
-        (["785", "40083"], ["785", "40083"], False),
-        (["000.mp4", "010.mp4", "005.mp4", "020.mp4"], ["000.mp4", "005.mp4", "010.mp4", "015.mp4", "020.mp4"], True),
-        (["7", "5", "6"], ["5", "6", "7"], True),
-        (["785", "40083", "196141"], ["785", "40083", "196141"], False),
-        (["a.jpg", "b.jpg"], ["a.jpg", "b.jpg"], False),
-        (["v1_01", "v2_01"], ["v1_01", "v2_01"], False),
-        (["only one.jpg"], ["only one.jpg"], True),
-        (["1" * 5000, "2" * 5000], ["1" * 5000, "2" * 5000], False),
+        (["2.jpg", "10.jpg", "1.jpg"], [f"{k}.jpg" for k in range(1, 11)], 1),
+        (["i_09.png", "i_12.png", "i_11.png"], ["i_09.png", "i_10.png", "i_11.png", "i_12.png"], 1),
+        (["785", "40083"], ["785", "40083"], 0),
+        (["000.mp4", "010.mp4", "005.mp4", "020.mp4"], ["000.mp4", "005.mp4", "010.mp4", "015.mp4", "020.mp4"], 5),
+        (["7", "5", "6"], ["5", "6", "7"], 1),
+        (["785", "40083", "196141"], ["785", "40083", "196141"], 0),
+        (["a.jpg", "b.jpg"], ["a.jpg", "b.jpg"], 0),
+        (["v1_01", "v2_01"], ["v1_01", "v2_01"], 0),
+        (["only one.jpg"], ["only one.jpg"], 1),
+        (["1" * 5000, "2" * 5000], ["1" * 5000, "2" * 5000], 0),
+        # a video in which people are seldom seen, and pictures of a collection of which some are neighbours
+        ([*map(str, [*range(6), *range(2000, 2006)])], [*map(str, range(2006))], 1),
+        ([*map(str, range(0, 90, 9)), *map(str, range(9000, 9045, 9))], [*map(str, range(0, 9045, 9))], 9),
+        ([str(k**4) for k in range(1, 13)], [str(k**4) for k in range(1, 13)], 0),
     ],
 )  # fmt: skip
-def test_order_of_frames(names: list[str], ordered: list[str], sequence: bool) -> None:
-    made, place, is_sequence = order_frames(names)
+def test_order_of_frames(names: list[str], ordered: list[str], step: int) -> None:
+    made, place, found = order_frames(names)
     assert list(made) == ordered
-    assert is_sequence == sequence
+    assert found == step
     assert [made[k] for k in place] == names
 
 
@@ -119,3 +123,34 @@ def test_long_videos_are_read_in_seconds(tmp_path: Path) -> None:
     assert read_keypoints(file).points.shape == (5_000, 2, 17, 2)
     assert middle - start < 5
     assert time.process_time() - middle < 10
+
+
+def test_somebody_who_comes_back_much_later_keeps_his_time(tmp_path: Path) -> None:
+    """Detectors list frames with people alone. The frames between were cut out where there were many."""
+    points = people("coco17", 20, 1)
+    entries = results(points)
+    for entry, number in zip(entries, [*range(10), *range(800, 810)], strict=True):
+        entry["image_id"] = number
+    read = read_keypoints(save(tmp_path / "r.json", entries))
+    assert read.frames == tuple(map(str, range(810)))
+    there = ~np.isnan(read.points[..., 0]).all((1, 2))
+    assert np.flatnonzero(there).tolist() == [*range(10), *range(800, 810)]
+    assert read.sequence
+
+
+def test_pictures_of_a_collection_are_told(tmp_path: Path) -> None:
+    entries = results(people("coco17", 3, 1))
+    for entry, number in zip(entries, (139, 285, 632000), strict=True):
+        entry["image_id"] = number
+    read = read_keypoints(save(tmp_path / "r.json", entries))
+    assert not read.sequence
+    assert "pictures that are no sequence" in read.source
+
+
+def test_every_fifth_frame_is_told(tmp_path: Path) -> None:
+    entries = results(people("coco17", 6, 1))
+    for number, entry in enumerate(entries):
+        entry["image_id"] = 5 * number
+    read = read_keypoints(save(tmp_path / "r.json", entries))
+    assert len(read.frames) == 6
+    assert "every frame 5 numbers after the one before" in read.source
