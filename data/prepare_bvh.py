@@ -8,7 +8,7 @@ SOURCE is a file, a folder or a zip. The cameras are virtual, placed around each
 import argparse
 from pathlib import Path
 
-from lifting.command import InputError, errors_in_one_line, needing, run_command
+from lifting.command import InputError, Parser, errors_in_one_line, hdf5_output, needing, run_command
 from lifting.geometry.skeleton import H36M17
 from lifting.sources.bvh_map import read_map
 
@@ -30,10 +30,10 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Prepare motion capture: one pose store from BVH files and a map.")
+    parser = Parser(description="Prepare motion capture: one pose store from BVH files and a map.")
     parser.add_argument("source", type=Path, help="a .bvh file, a folder of them, or a zip")
     parser.add_argument("--map", type=Path, required=True, help="which joints stand for the 17: see data/maps")
-    parser.add_argument("--output", type=Path, required=True, help="store to write")
+    parser.add_argument("--output", type=hdf5_output, required=True, help="store to write")
     parser.add_argument("--fps", type=float, help="frames a second to keep (all)")
     parser.add_argument("--joints", choices=JOINT_SETS, default=H36M17.name, help="joint set (%(default)s)")
     return parser.parse_args()

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from lifting.command import InputError, errors_in_one_line, needing, run_command
+from lifting.command import InputError, Parser, errors_in_one_line, hdf5_output, needing, run_command
 from lifting.geometry.skeleton import H36M17
 from lifting.sources.asf_amc import read_amc, read_asf
 from lifting.sources.bone_frames import BoneFrames
@@ -69,9 +69,9 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Prepare CMU motion capture (ASF/AMC or BVH): one pose store.")
+    parser = Parser(description="Prepare CMU motion capture (ASF/AMC or BVH): one pose store.")
     parser.add_argument("source", type=Path, help="a folder of ASF/AMC, or a folder or zip of BVH; of all or of one")
-    parser.add_argument("--output", type=Path, default=Path("data/cmu.h5"), help="store to write (%(default)s)")
+    parser.add_argument("--output", type=hdf5_output, default="data/cmu.h5", help="store to write (%(default)s)")
     parser.add_argument("--fps", type=int, default=60, help="frames a second to keep of 120 (%(default)s)")
     parser.add_argument("--places", choices=PLACES, default="h36m", help="whose joint places (%(default)s)")
     parser.add_argument("--joints", choices=JOINT_SETS, default=H36M17.name, help="joint set (%(default)s)")
@@ -98,10 +98,16 @@ def find_files(source: Path) -> dict[str, tuple[Path, list[Path]]]:
     if not skeletons:
         wanted = "subjects/NN/NN.asf with NN_MM.amc beside it, or NN_MM.bvh"
         raise InputError(f"{source}: expected {wanted}; found no .asf file and no .bvh file")
-    files = {path.stem: (path, sorted(path.parent.glob(f"{path.stem}_*.amc"))) for path in skeletons}
-    for subject, (skeleton, motions) in files.items():
+    files: dict[str, tuple[Path, list[Path]]] = {}
+    for skeleton in skeletons:
+        subject = skeleton.stem
+        if subject in files:
+            raise InputError(f"{source}: expected one skeleton of {subject}, got {files[subject][0]} and {skeleton}")
+        beside = sorted(skeleton.parent.glob(f"{subject}_*"))
+        motions = [path for path in beside if path.suffix.lower() == ".amc"]
         if not motions:
             raise InputError(f"{skeleton}: expected {subject}_*.amc beside it, found none")
+        files[subject] = skeleton, motions
     return files
 
 

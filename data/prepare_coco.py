@@ -6,7 +6,7 @@ python data/prepare_coco.py SOURCE --output data/coco.h5
 import argparse
 from pathlib import Path
 
-from lifting.command import errors_in_one_line, needing, run_command
+from lifting.command import Parser, errors_in_one_line, hdf5_output, needing, run_command
 
 with errors_in_one_line(), needing("prepare_coco.py"):
     from lifting.sources.image_readers import read_coco, table, write_source
@@ -23,9 +23,9 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Prepare COCO: one index of pictures with 2D labels.")
+    parser = Parser(description="Prepare COCO: one index of pictures with 2D labels.")
     parser.add_argument("source", type=Path, help="person_keypoints_*.json, or a folder; see data/README.md")
-    parser.add_argument("--output", type=Path, default=Path("data/coco.h5"), help="file to write (%(default)s)")
+    parser.add_argument("--output", type=hdf5_output, default="data/coco.h5", help="file to write (%(default)s)")
     parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the pictures, if it is not beside")
     parser.add_argument(
         "--boxes", type=Path, metavar="JSON", help="a detector's people, for a test as on COCO's server"

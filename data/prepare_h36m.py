@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from lifting.command import InputError, errors_in_one_line, needing, run_command
+from lifting.command import InputError, Parser, errors_in_one_line, hdf5_output, needing, run_command
 
 with errors_in_one_line(), needing("prepare_h36m.py"):
     from lifting.datasets.image_set import select
@@ -57,9 +57,11 @@ def prepare_poses(arguments: argparse.Namespace) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Prepare Human3.6M: one pose store from the files you hold.")
+    parser = Parser(description="Prepare Human3.6M: one pose store from the files you hold.")
     parser.add_argument("source", type=Path, help="data_3d_h36m.npz, h36m.zip, or a folder; see data/README.md")
-    parser.add_argument("--output", type=Path, help="file to write (data/h36m.h5; data/h36m_images.h5 of pictures)")
+    parser.add_argument(
+        "--output", type=hdf5_output, help="file to write (data/h36m.h5; data/h36m_images.h5 of pictures)"
+    )
     parser.add_argument("--fps", type=float, default=h36m.FRAME_RATE, help="frame rate of the source (%(default)s)")
     pictures = parser.add_argument_group("an index of pictures", "from PoseNet's annotations or RLE's")
     pictures.add_argument("--images", type=Path, metavar="DIR", help="folder of the pictures")
@@ -74,7 +76,8 @@ def parse_arguments() -> argparse.Namespace:
         raise InputError("--fps is of poses: an index of pictures has no frame rate")
     if min(arguments.train_every, arguments.test_every) < 1:
         raise InputError("--train-every and --test-every: expected 1 or more")
-    arguments.output = arguments.output or Path("data/h36m.h5" if arguments.images is None else "data/h36m_images.h5")
+    if arguments.output is None:
+        arguments.output = hdf5_output("data/h36m.h5" if arguments.images is None else "data/h36m_images.h5")
     return arguments
 
 

@@ -6,7 +6,7 @@ python data/prepare_mpii.py SOURCE --output data/mpii.h5
 import argparse
 from pathlib import Path
 
-from lifting.command import errors_in_one_line, needing, run_command
+from lifting.command import Parser, errors_in_one_line, hdf5_output, needing, run_command
 
 with errors_in_one_line(), needing("prepare_mpii.py"):
     from lifting.sources.image_readers import read_mpii, table, write_source
@@ -23,9 +23,9 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Prepare MPII: one index of pictures with 2D labels.")
+    parser = Parser(description="Prepare MPII: one index of pictures with 2D labels.")
     parser.add_argument("source", type=Path, help="train.json, annot_mpii.json, or a folder; see data/README.md")
-    parser.add_argument("--output", type=Path, default=Path("data/mpii.h5"), help="file to write (%(default)s)")
+    parser.add_argument("--output", type=hdf5_output, default="data/mpii.h5", help="file to write (%(default)s)")
     parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the pictures, if it is not beside")
     parser.add_argument("--pack", action="store_true", help="put the pictures into the file, cut around the people")
     return parser.parse_args()

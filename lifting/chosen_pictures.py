@@ -57,10 +57,11 @@ def deep_test_set(config: SingleStageConfig) -> ImageSet:
 
 
 def main_pictures(config: SingleStageConfig, parts: tuple[str, ...], stride: int) -> ImageSet:
-    """Every ``stride``-th picture from these parts of ``data.path``.
+    """Every ``stride``-th picture from these parts of ``data.path``, with all of its people.
 
     Raises:
-        InputError: the set does not have one of the parts; or, for a 3D network, it has no 3D labels.
+        InputError: the set does not have one of the parts; or, for a 3D network, it has no 3D labels; or nothing is
+            left of them.
     """
     path = config.data.path
     images = chosen(load_index(path), parts, path)
@@ -70,7 +71,11 @@ def main_pictures(config: SingleStageConfig, parts: tuple[str, ...], stride: int
         )
     if config.data.drop_wrong_s9:
         images = select(images, ~wrong_s9(images))
-    return select(images, np.arange(0, len(images), stride))
+    if not len(images):
+        raise InputError(f"data.path: {path}: no picture of {', '.join(parts)} is left with data.drop_wrong_s9")
+    if images.picture is None:
+        return select(images, np.arange(0, len(images), stride))
+    return select(images, np.isin(images.picture, np.unique(images.picture)[::stride]))
 
 
 def for_network(images: ImageSet, config: SingleStageConfig) -> ImageSet:

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -37,8 +38,25 @@ class Parser(argparse.ArgumentParser):
 def run_command(main: Callable[[], None]) -> None:
     """Calls ``main`` and exits with 0, or prints one line and exits with 2, 1, 130 (Ctrl-C) or 143 (SIGTERM)."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    with errors_in_one_line():
+    with errors_in_one_line(), _sigterm_raised():
         main()
+
+
+@contextmanager
+def _sigterm_raised() -> Iterator[None]:
+    """SIGTERM raises `Terminated` in this process, so that no half-written file stays; its children just end."""
+    parent = os.getpid()
+
+    def stop(number: int, frame: object) -> None:
+        if os.getpid() != parent:
+            os._exit(128 + number)
+        raise Terminated("stopped by SIGTERM")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -149,6 +167,22 @@ def _flush_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def hdf5_output(path: str) -> Path:
+    """A path to write an HDF5 file to: nothing is there yet, or one to be replaced.
+
+    Raises:
+        InputError: a folder or another kind of file is there, such as the one that is to be read.
+    """
+    there = Path(path)
+    if there.is_dir():
+        raise InputError(f"--output: expected a file to write, found a folder at {path}")
+    if there.exists() and there.stat().st_size:
+        with there.open("rb") as file:
+            if file.read(8) != b"\x89HDF\r\n\x1a\n":
+                raise InputError(f"--output: expected no file or an HDF5 file to replace, found another at {path}")
+    return there
 
 
 def existing_file(path: str | Path, what: str) -> Path:

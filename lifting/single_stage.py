@@ -147,10 +147,18 @@ def load(checkpoint: Path, overrides: list[str] | None = None) -> tuple[ImageObj
 
 
 def truth_for(config: SingleStageConfig, images: ImageSet) -> dict[str, Any] | None:
-    """The annotations for `keypoint_report`; None for other pictures than COCO's. Raises as `truth_of` does."""
+    """The annotations for `keypoint_report`; None for other pictures than COCO's. Raises as `truth_of` does.
+
+    Pictures that ``data.test_stride`` and ``data.on_broken`` leave out are left out of them too. A picture on which no
+    box is counts in any case: its people are missed.
+    """
     if images.joint_set != COCO17:
         return None
-    return truth_of(images, read_truth(index_of(config.data.path)))
+    everybody = load_index(config.data.path)
+    assert images.picture is not None and everybody.picture is not None
+    there = everybody.picture[np.isin(everybody.part, config.data.test_parts)]
+    untested = set(there.tolist()) - set(images.picture.tolist())
+    return truth_of(images, read_truth(index_of(config.data.path)), untested)
 
 
 def evaluate(
@@ -176,11 +184,17 @@ def evaluate(
 def evaluate_all(
     objective: ImageObjective, images: ImageSet, flat: ImageSet | None, config: SingleStageConfig
 ) -> tuple[dict[str, Any], Prediction, Tensor]:
-    """`evaluate`, plus ``mean_pose_mpjpe_mm`` in 3D if the set has the training poses, and PCKh under ``flat``."""
+    """`evaluate`, plus ``mean_pose_mpjpe_mm`` in 3D if the set has the training poses, and PCKh under ``flat``.
+
+    OKS and AP are of COCO's joints: a network of other joints has none.
+    """
+    if flat is not None:
+        flat = with_joints(flat, objective.joint_set, f"data.flat_path: {config.data.flat_path}")
     if ranks.rank() == 0:
         for shared, path in trained_on(config, images, flat):
             warn_of_shared(shared, path)
-    report, prediction, matrix = evaluate(objective, images, config, truth_for(config, images))
+    truth = truth_for(config, images) if objective.joint_set == COCO17 else None
+    report, prediction, matrix = evaluate(objective, images, config, truth)
     if objective.dims == 3:
         known = load_index(config.data.path)
         training = select(known, np.isin(known.part, config.data.train_parts))

@@ -18,6 +18,7 @@ from lifting.datasets.coco_truth import read_truth
 from lifting.datasets.image_index import read_index, write_index
 from lifting.datasets.image_packing import pack
 from lifting.datasets.image_set import ImageSet, in_own_picture, select
+from lifting.estimate import estimate_all
 from lifting.geometry.crops import crop_labels, crop_matrix, picture_points, transform
 from lifting.geometry.skeleton import COCO17, H36M17, H36M18
 from lifting.inference.picture_lifter import lifter_keypoints
@@ -168,6 +169,33 @@ def test_exact_joints_have_an_ap_of_100_from_files_and_from_cut_outs(
     )
 
 
+@pytest.mark.parametrize("stride", [2, 3])
+def test_exact_joints_have_an_ap_of_100_in_every_second_picture(index: Path, small: list[str], stride: int) -> None:
+    """The people of the others are not to be found."""
+    config = read_config(SingleStageConfig, overrides=[*small, f"data.test_stride={stride}"])
+    objective = single_stage.build_objective(config, COCO17)
+    images = chosen_pictures.test_set(config)
+    everybody = chosen_pictures.test_set(read_config(SingleStageConfig, overrides=small))
+    assert images.picture is not None and everybody.picture is not None
+    assert set(images.picture) == set(np.unique(everybody.picture)[::stride])
+    prediction, matrix = exact(images, config)
+    report = keypoint_report(objective, images, prediction, matrix, config, single_stage.truth_for(config, images))
+    assert report["ap"] == pytest.approx(100)
+    assert report["ar"] == pytest.approx(100)
+
+
+def test_pictures_of_other_joints(index: Path, small: list[str], trained: Path, groups: Path) -> None:
+    """A network of Human3.6M's joints has no OKS on COCO; MPII's pictures cannot be those of a network of COCO."""
+    config = read_config(SingleStageConfig, overrides=small)
+    images = chosen_pictures.test_set(config)
+    report, _, _ = single_stage.evaluate_all(single_stage.build_objective(config, H36M18), images, None, config)
+    assert "nme_percent" in report
+    assert "ap" not in report
+    flat = replace(images, joint_set=H36M18)
+    with pytest.raises(InputError, match=r"data.flat_path: .*: expected the joints coco17, got h36m18"):
+        single_stage.evaluate_all(single_stage.load(trained)[0], images, flat, config)
+
+
 def test_detected_boxes(index: Path, small: list[str], trained: Path, shell: Shell) -> None:
     code, out, err = shell("evaluate", "--checkpoint", trained, "data.test_parts=[detected]", main=MAIN)
     assert code == 0, err
@@ -262,6 +290,11 @@ def test_estimate_and_lift(shell: Shell, fitted: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(np.array(flat["people"][0]["pixels"])[known], images.keypoints[0][known], atol=9)
     assert len(list((tmp_path / "figures").iterdir())) == rows.sum()
     assert cv2.imread(str(next((tmp_path / "figures").iterdir()))) is not None
+
+    objective, config = single_stage.load(fitted / "last.pt")
+    nowhere = lambda one, size: replace(one, metres=np.full((17, 3), np.nan))  # noqa: E731
+    estimate_all(objective, config, [(picture, None)], tmp_path / "lost", None, 1.7, nowhere)
+    assert len(list((tmp_path / "lost").iterdir())) == 1
 
     code, _, err = shell(*base, tmp_path / "deep.npz", "--lifter", "released", "--focal", 300, main=MAIN)
     assert code == 0, err

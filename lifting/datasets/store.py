@@ -303,7 +303,7 @@ def _is_name(name: str) -> bool:
 
 
 def _natural(name: str) -> list[str | int]:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def _listed(names: Iterable[str]) -> str:

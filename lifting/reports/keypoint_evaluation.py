@@ -1,6 +1,6 @@
 """Predicted joints in pictures, scored by the measures of 2D pose and drawn."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,11 +105,12 @@ def coco_results(
     return results(images.picture, pixels, confidence, images.score.astype(np.float64), area)
 
 
-def truth_of(images: ImageSet, truth: Mapping[str, Any] | None) -> dict[str, Any]:
+def truth_of(images: ImageSet, truth: Mapping[str, Any] | None, untested: Collection[int] = ()) -> dict[str, Any]:
     """The annotations that AP of these pictures of COCO is measured against.
 
     Args:
         truth: what `coco_truth.read_truth` has of the pictures' index.
+        untested: ids of pictures of the same part that are left out, whose people are not to be found.
 
     Raises:
         InputError: there are none, or the pictures are of several parts, which share annotations; pycocotools is not
@@ -128,6 +129,8 @@ def truth_of(images: ImageSet, truth: Mapping[str, Any] | None) -> dict[str, Any
     strange = set(images.picture.tolist()) - {int(picture["id"]) for picture in annotated["images"]}
     if strange:
         raise InputError(f"expected annotations of every picture, got none of {len(strange):,}, such as {min(strange)}")
+    for what, key in (("images", "id"), ("annotations", "image_id")):
+        annotated[what] = [entry for entry in annotated[what] if int(entry[key]) not in untested]
     return annotated
 
 

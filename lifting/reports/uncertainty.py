@@ -62,7 +62,7 @@ def held_out_deviations(checkpoints: Sequence[Path], config: Config) -> dict[str
                 f"out some of {', '.join(s for s in subjects if s not in config.data.test_subjects)}"
             )
         for subject in left:
-            alone = lifter.with_data(config, test_subjects=(subject,), test_path=None)
+            alone = lifter.tested_on_training_file(config, (subject,))
             poses = lifter.load_poses(alone, train=False).to(next(objective.parameters()).device)
             prediction = predict(objective, poses, flip_test=config.train.flip)
             found[f"{subject}, {path}"] = deviations(objective.likelihood, *objective.free(prediction, poses.target))

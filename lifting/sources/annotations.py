@@ -79,14 +79,34 @@ def lists(content: Any, path: Path) -> tuple[list[Any], list[Any]]:
     return images, labels
 
 
+def ids(entries: Sequence[Any], key: str, where: str) -> list[int]:
+    """What each entry has under ``key``, a whole number; raises as `column`."""
+    for row, (entry, number) in enumerate(zip(entries, column(entries, key, (), where), strict=True)):
+        if isinstance(entry[key], str) or not number.is_integer():
+            raise InputError(f"{where}[{row}]: expected a whole number for {key}, got {entry[key]!r:.40}")
+    return [int(entry[key]) for entry in entries]
+
+
+def by_id(images: Sequence[Any], path: Path) -> dict[int, int]:
+    """Where each image stands, by its id; `InputError` for an id given twice, as where two files were joined."""
+    numbers = ids(images, "id", f"{path}: images")
+    rows = {number: row for row, number in enumerate(numbers)}
+    for row, number in enumerate(numbers):
+        if rows[number] != row:
+            raise InputError(
+                f"{path}: images[{rows[number]}]: expected another id, got {number}, that of images[{row}]"
+            )
+    return rows
+
+
 def images_of(annotations: Sequence[Any], images: Sequence[Any], path: Path) -> list[Any]:
     """For each annotation the image that its ``image_id`` says."""
-    known = dict(zip(column(images, "id", (), f"{path}: images").tolist(), images, strict=True))
-    asked = column(annotations, "image_id", (), f"{path}: annotations").tolist()
+    known = by_id(images, path)
+    asked = ids(annotations, "image_id", f"{path}: annotations")
     for row, number in enumerate(asked):
         if number not in known:
-            raise InputError(f"{path}: annotations[{row}]: expected the id of an image, got {number:g}")
-    return [known[number] for number in asked]
+            raise InputError(f"{path}: annotations[{row}]: expected the id of an image, got {number}")
+    return [images[known[number]] for number in asked]
 
 
 def sizes(images: Sequence[Any], where: str) -> NDArray[np.float64]:

@@ -144,6 +144,8 @@ def read_amc(path: Path, skeleton: Skeleton, step: int = 1) -> dict[str, np.ndar
     """
     moving = {name: len(bone.channels) for name, bone in skeleton.bones.items() if bone.channels}
     lines = existing_file(path, "motion").read_text(encoding="latin1").splitlines()
+    if any(line.strip().upper() == ":RADIANS" for line in lines[:20]):
+        raise InputError(f"{path}: expected angles in degrees, got radians")
     lines = [line for line in lines if line.strip() and line[0] not in "#:"]
     block = len(moving) + 1
     if not lines or len(lines) % block:

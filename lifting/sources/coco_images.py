@@ -46,6 +46,7 @@ def read_keypoints(paths: Sequence[Path], images: Path | None, detections: Path 
         part = "train" if "train" in path.stem else "valid"
         content = read_json(path, "annotations")
         pictures, labels = annotations.lists(content, path)
+        labels = _people(labels, path, notes)
         check_category(content, labels, path)
         if part in truth:
             raise InputError(f"{path}: expected one file of the part {part}, got another before it")
@@ -70,6 +71,17 @@ def read_keypoints(paths: Sequence[Path], images: Path | None, detections: Path 
     )
     files = [*paths, *([detections] if detections else [])]
     return Source(image_set, notes, "COCO", files, truth)
+
+
+def _people(labels: list[Any], path: Path, notes: list[str]) -> list[Any]:
+    """The annotations of people, which is those of all who say no category."""
+    categories = [label.get("category_id", PERSON) if isinstance(label, dict) else PERSON for label in labels]
+    people = [label for label, category in zip(labels, categories, strict=True) if category == PERSON]
+    if not people:
+        raise InputError(f"{path}: expected people, of category_id {PERSON}, got {categories[0]!r:.40}")
+    if len(people) < len(labels):
+        notes.append(f"{path.name}: {len(labels) - len(people):,} annotations of other categories left out")
+    return people
 
 
 def check_category(content: dict[str, Any], labels: list[Any], path: Path) -> None:
@@ -124,7 +136,7 @@ def _persons(
         "keypoints": joints[kept, :, :2].astype(np.float32),
         "labelled": labelled[kept],
         "part": np.full(len(kept), part),
-        "picture": column([labels[row] for row in kept], "image_id", (), where).astype(np.int64),
+        "picture": np.array(annotations.ids([labels[row] for row in kept], "image_id", where)),
         "score": np.ones(len(kept), dtype=np.float32),
         "area": area[kept].astype(np.float32),
     }
@@ -141,7 +153,7 @@ def _detected(
     where = f"{detections}"
     category = column(found, "category_id", (), where)
     picture, box, score = (column(found, k, s, where) for k, s in (("image_id", ()), ("bbox", (4,)), ("score", ())))
-    known = {int(number): row for row, number in enumerate(column(pictures, "id", (), f"{path}: images").tolist())}
+    known = annotations.by_id(pictures, path)
     extent = annotations.sizes(pictures, f"{path}: images")
     row = np.array([known.get(int(number), -1) for number in picture.tolist()])
     ours, person = row >= 0, category == PERSON
@@ -172,11 +184,15 @@ def _detected(
 
 def _truth(pictures: list[Any], labels: list[Any], path: Path) -> dict[str, Any]:
     """What `coco_truth.read_truth` returns of a part; segments take most of the room and are of no use for AP."""
-    for key in ("id", "category_id", "num_keypoints"):
-        column(labels, key, (), f"{path}: annotations")
+    where = f"{path}: annotations"
+    whole = {key: annotations.ids(labels, key, where) for key in ("id", "image_id", "category_id", "num_keypoints")}
+    rows = [{key: label[key] for key in KEYS} for label in labels]
+    for key, numbers in whole.items():
+        for row, number in zip(rows, numbers, strict=True):
+            row[key] = number
     return {
-        "images": [{"id": picture["id"]} for picture in pictures],
-        "annotations": [{key: label[key] for key in KEYS} for label in labels],
+        "images": [{"id": number} for number in annotations.by_id(pictures, path)],
+        "annotations": rows,
         "categories": [{"id": PERSON, "name": "person", "keypoints": list(COCO17.joints)}],
     }
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.spatial import ConvexHull
+from scipy.spatial import ConvexHull, QhullError
 from tqdm import tqdm
 
 from lifting.command import InputError
@@ -130,7 +130,10 @@ def surround(positions: np.ndarray) -> tuple[dict[str, Camera], float]:
     across = torch.eye(3) - axes[:, :, None] * axes[:, None, :]  # what of a vector is not along the axis
     focus = torch.linalg.solve(across.sum(0), (across @ centres[:, :, None]).sum(0))[:, 0]
     points = positions.reshape(-1, 3)
-    outermost = points[ConvexHull(points).vertices]  # a view is convex: where these are seen, all are
+    try:
+        outermost = points[ConvexHull(points).vertices]  # a view is convex: where these are seen, all are
+    except QhullError:  # they lie in a plane
+        outermost = points
     target = focus.clone()
     target[:2] = torch.from_numpy(outermost[:, :2].min(0) + outermost[:, :2].max(0)) / 2
     spread = 1.0

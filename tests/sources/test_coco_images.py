@@ -152,6 +152,10 @@ def at(*path: Any) -> Callable[[Any], Change]:
         (at("images", 0, "width")("wide"), r"expected a number for width"),
         (at("categories", 0, "keypoints")(["head", "foot"]), "expected the 17 keypoints of COCO.*got 2 others"),
         (at("annotations")([]), "expected lists of images and annotations"),
+        (at("images", 1, "id")(7), r"images\[1\]: expected another id, got 7, that of images\[0\]"),
+        (at("images", 0, "id")("7"), r"images\[0\]: expected a whole number for id, got '7'"),
+        (at("annotations", 1, "image_id")(9.5), r"annotations\[1\]: expected a whole number for image_id, got 9.5"),
+        (at("annotations")([{**person(1, 7), "category_id": 0}]), "expected people, of category_id 1, got 0"),
     ],
 )  # fmt: skip
 def test_other_annotations_are_refused(tmp_path: Path, change: Change, words: str) -> None:
@@ -174,6 +178,27 @@ def test_other_detections_are_refused(tmp_path: Path, wrong: Any, words: str) ->
     (tmp_path / "detections.json").write_text(json.dumps(wrong))
     with pytest.raises(InputError, match=words):
         read_coco(save(tmp_path, content()), boxes=tmp_path / "detections.json")
+
+
+def test_annotations_of_other_categories_are_left_out(tmp_path: Path) -> None:
+    tree = content()
+    tree["annotations"][0] = {"id": 1, "image_id": 7, "category_id": 18, "keypoints": [1, 2, 2] * 20}
+    found = read_coco(save(tmp_path, tree))
+    assert len(found.images) == 2
+    assert found.truth is not None
+    assert [row["id"] for row in found.truth["valid"]["annotations"]] == [2, 3]
+    assert any("1 annotations of other categories left out" in note for note in found.notes)
+
+
+def test_nothing_but_an_index_is_replaced(tmp_path: Path, shell: Shell) -> None:
+    main = load("prepare_coco").main
+    annotations = save(tmp_path, content())
+    before = annotations.read_bytes()
+    refused(shell(annotations, "--output", annotations, main=main), "expected no file or an HDF5 file to replace")
+    assert annotations.read_bytes() == before
+    refused(shell(annotations, "--output", tmp_path, main=main), "expected a file to write, found a folder")
+    refused(shell(annotations, "--bxes", main=main), "--bxes", "--help")
+    refused(shell(main=main), "source")
 
 
 def test_prepare_coco(tmp_path: Path, shell: Shell) -> None:

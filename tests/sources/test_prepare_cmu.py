@@ -149,6 +149,7 @@ def test_bad_skeletons_are_refused(tmp_path: Path, old: str, new: str, message: 
     [
         ("", "is empty"),
         (":DEGREES\n", "got 0 lines"),
+        (motion("root 0 0 0 0 0 0\nupper 0 0 0\nlower 0").replace(":DEGREES", ":RADIANS"), "degrees, got radians"),
         (motion("root 0 0 0 0 0 0\nupper 0 0 0"), "blocks of 4 lines a frame, got 3 lines: is it cut off"),
         (motion("root 0 0 0 0 0 0\nupper 0 0 0\nlower"), "frame 1: 'lower' does not fit 1.asf"),
         (motion("root 0 0 0 0 0 0\nupper 0 0 0\nupper 0 0 0"), "frame 1: 'upper 0 0 0' does not fit"),
@@ -198,6 +199,13 @@ def test_bad_sources_are_refused(tmp_path: Path, convert: Callable[..., PoseStor
         convert(tmp_path)
     with pytest.raises(InputError, match="expected a divisor of 120, got 50"):
         convert(tmp_path, "--fps", "50")
+    (tmp_path / "1_1.amc").rename(tmp_path / "1_1.AMC")
+    with pytest.raises(InputError, match="it has no bone head, lclavicle"):
+        convert(tmp_path)
+    (tmp_path / "copy").mkdir()
+    write(tmp_path / "copy" / "1.asf", ARM)
+    with pytest.raises(InputError, match=r"expected one skeleton of 1, got .*1.asf and .*1.asf"):
+        convert(tmp_path)
     assert not (tmp_path / "out").exists()
 
 
@@ -289,3 +297,8 @@ def test_cameras_draw_back_until_everything_is_seen() -> None:
     for cameras, positions in ((usual, near), (wide, far)):
         assert all(share_in_picture(positions, camera) == 1 for camera in cameras.values())
     assert min(share_in_picture(far, camera) for camera in usual.values()) < 1
+
+
+def test_motion_in_a_plane_is_surrounded_too() -> None:
+    flat = np.random.default_rng(0).uniform([-0.5, 0, 0], [0.5, 0, 1.8], (1, 17, 3)).astype(np.float32)
+    assert all(share_in_picture(flat, camera) == 1 for camera in surround(flat)[0].values())

@@ -545,6 +545,16 @@ def test_cdflib_is_asked_for_only_where_it_is_needed(
         convert(tmp_path / "h36m")
 
 
+def test_a_recording_found_twice_is_refused(tmp_path: Path, convert: Callable[..., PoseStore]) -> None:
+    source = {"S9": {"Walking": person()}}
+    martinez(martinez(tmp_path / "h36m", source) / "old", source, None)
+    with pytest.raises(InputError, match="expected each recording once, got Walking a second time"):
+        convert(tmp_path / "h36m")
+    twice = {"S9": {"TakingPhoto 1": person(), "Photo 1": person()}}
+    with pytest.raises(InputError, match="S9: expected each recording once, got Photo 1 a second time"):
+        convert(save_3d(tmp_path, twice))
+
+
 # ---- as people meet it
 
 
