@@ -70,18 +70,18 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         metavar="CHECKPOINT",
         action="append",
         default=[],
-        help="with --uncertainty: fit a scale for sigma on subjects that this one was not trained on; repeatable",
+        help="with --uncertainty: fit a scale for sigma on the people whom CHECKPOINT was not trained on; repeatable",
     )
     parser.add_argument("--diagrams", type=Path, help="with --uncertainty: density, reliability and more as a picture")
-    parser.add_argument("--camera", action="store_true", help="also with the intrinsics: joints given their rays")
+    parser.add_argument("--camera", action="store_true", help="also report errors of joints moved towards the rays of their keypoints")
     parser.add_argument(
         "--pixel-noise",
         type=float,
         metavar="PX",
-        help="with --camera: of the keypoints (default: fitted to training poses)",
+        help="with --camera: noise of the keypoints in pixels (default: fitted to training poses)",
     )
     parser.add_argument("--hypotheses", type=int, metavar="N", help="draw N poses per input and report the best of N")
-    parser.add_argument("--draw-hypotheses", type=Path, metavar="FIGURE", help="a picture of poses that are drawn so")
+    parser.add_argument("--draw-hypotheses", type=Path, metavar="FIGURE", help="draw a figure of poses sampled from the density")
 
 
 def _add_lift(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +92,7 @@ def _add_lift(parser: argparse.ArgumentParser) -> None:
     add("--joints", metavar="SET", help="the joints of the input, such as coco17 or h36m17 (default: recognised)")
     add("--size", type=int, nargs=2, metavar=("W", "H"), help="width and height of the picture in pixels")
     add("--min-score", type=float, default=0.1, help="joints that a detector scores lower are missing (%(default)s)")
-    add("--scores", action="store_true", help="give the detector's scores to the lifter too, if it was trained so")
+    add("--scores", action="store_true", help="pass the detector's scores to the lifter, if it was trained with scores")
     camera = parser.add_mutually_exclusive_group()
     camera.add_argument("--focal", type=float, metavar="PX", help="focal length in pixels: adds the place in space")
     camera.add_argument("--camera", type=Path, metavar="FILE", help="a file of intrinsics, in place of --focal")

@@ -30,7 +30,7 @@ def add_train(parser: argparse.ArgumentParser, example: str) -> None:
 
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
     """The options of ``evaluate`` that both tracks have."""
-    parser.add_argument("--checkpoint", type=Path, required=True, help="a trained model, such as best.pt of a run")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="a trained model, such as last.pt of a run")
     parser.add_argument("--data", type=Path, help="a prepared file in place of the one used in training")
     parser.add_argument("--json", type=Path, help="also write all numbers to this file")
     parser.add_argument("--figure", type=Path, help="draw some of the test poses to this .png, .pdf or .svg")
@@ -39,7 +39,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 def add_export(parser: argparse.ArgumentParser, output: str = "a file") -> None:
     """The options of ``export`` that both tracks have."""
-    parser.add_argument("--checkpoint", type=Path, required=True, help="a trained model, such as best.pt of a run")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="a trained model, such as last.pt of a run")
     parser.add_argument("--output", type=Path, required=True, metavar="MODEL.onnx", help=output)
     parser.add_argument(
         "--licence",
