@@ -73,7 +73,9 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         help="with --uncertainty: fit a scale for sigma on the people whom CHECKPOINT was not trained on; repeatable",
     )
     parser.add_argument("--diagrams", type=Path, help="with --uncertainty: density, reliability and more as a picture")
-    parser.add_argument("--camera", action="store_true", help="also report errors of joints moved towards the rays of their keypoints")
+    parser.add_argument(
+        "--camera", action="store_true", help="also errors of joints moved towards the rays of their keypoints"
+    )
     parser.add_argument(
         "--pixel-noise",
         type=float,
@@ -81,7 +83,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         help="with --camera: noise of the keypoints in pixels (default: fitted to training poses)",
     )
     parser.add_argument("--hypotheses", type=int, metavar="N", help="draw N poses per input and report the best of N")
-    parser.add_argument("--draw-hypotheses", type=Path, metavar="FIGURE", help="draw a figure of poses sampled from the density")
+    parser.add_argument("--draw-hypotheses", type=Path, metavar="FIGURE", help="draw poses sampled from the density")
 
 
 def _add_lift(parser: argparse.ArgumentParser) -> None:

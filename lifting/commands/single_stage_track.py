@@ -30,7 +30,7 @@ def main(name: str = "run_single_stage.py") -> None:
     evaluate.add_argument("--truncation", type=Path, metavar="FIGURE", help="boxes that leave a part of the person out")
     evaluate.add_argument("--results", type=Path, metavar="JSON", help="write the joints as COCO's server takes them")
     evaluate.add_argument("--lifter", metavar="FILE", help="lift a 2D network's joints: a checkpoint, or released")
-    evaluate.add_argument("--cut", type=float, default=0.0, help="with --lifter: cut this share off the bottom of the box")
+    evaluate.add_argument("--cut", type=float, default=0.0, help="with --lifter: cut this share off the box's bottom")
     _add_estimate(verbs.add_parser("estimate", help="joints with sigma of a picture, or of a folder of them"))
     export = verbs.add_parser("export", help="write a network as an ONNX file: RGB crops in, joints and sigma out")
     add_export(export)
@@ -38,7 +38,7 @@ def main(name: str = "run_single_stage.py") -> None:
     cost = verbs.add_parser("cost", help="parameters and multiply-adds of the networks, beside the published ones")
     cost.add_argument("--size", type=int, default=256, help="side of the crop, pixels (%(default)s)")
     convert = verbs.add_parser("convert", help="the authors' released weights into a checkpoint, or back")
-    convert.add_argument("--input", type=Path, required=True, help="the RLE authors' or mmpose's .pth, or a checkpoint of ours")
+    convert.add_argument("--input", type=Path, required=True, help="the authors' or mmpose's .pth, or a checkpoint")
     convert.add_argument("--output", type=Path, required=True)
 
     options = parse_options(parser)
