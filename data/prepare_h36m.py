@@ -18,7 +18,6 @@ from tqdm import tqdm
 from lifting.command import InputError, Parser, errors_in_one_line, hdf5_output, needing, run_command
 
 with errors_in_one_line(), needing("prepare_h36m.py"):
-    from lifting.datasets.image_set import select
     from lifting.datasets.pose_checks import check_person, reprojection_errors, share_in_picture, thigh_lengths
     from lifting.datasets.store import GROUND_TRUTH, Sequence, checksum_of, write_store
     from lifting.geometry import h36m
@@ -82,9 +81,8 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def prepare_images(arguments: argparse.Namespace) -> None:
-    found = read_h36m_images(arguments.source, arguments.images)
-    every = np.where(np.isin(found.images.part, h36m.TEST_SUBJECTS), arguments.test_every, arguments.train_every)
-    found = found._replace(images=select(found.images, found.images.frame % every == 0))
+    every = arguments.train_every, arguments.test_every
+    found = read_h36m_images(arguments.source, arguments.images, every)
     print(f"Human3.6M, {found.layout} layout")
     for line in table(found.images):
         print(line)

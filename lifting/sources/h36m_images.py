@@ -54,16 +54,27 @@ def wrong_s9(images: ImageSet) -> NDArray[np.bool_]:
     return np.asarray((images.part == "S9") & np.isin(images.sequence, WRONG_S9))
 
 
-def read_rle(paths: Sequence[Path], images: Path | None) -> Source:
-    """``Sample_*_Human36M_protocol_2.json``: images and annotations side by side, each with its own camera."""
-    return _source([_rle_frames(path) for path in tqdm(paths, "reading", disable=None)], "RLE", list(paths), images)
+def read_rle(paths: Sequence[Path], images: Path | None, every: tuple[int, int] = (1, 1)) -> Source:
+    """``Sample_*_Human36M_protocol_2.json``: images and annotations side by side, each with its own camera.
+
+    Args:
+        every: takes only frames whose number is a multiple of the first, those of S9 and S11 of the second.
+    """
+    frames = [_thinned(_rle_frames(path), every) for path in tqdm(paths, "reading", disable=None)]
+    return _source(frames, "RLE", list(paths), images)
 
 
-def read_posenet(paths: Sequence[Path], images: Path | None) -> Source:
-    """``Human36M_subjectN_data.json``, each with ``_camera.json`` and ``_joint_3d.json`` beside it."""
-    frames = [_posenet_frames(path) for path in tqdm(paths, "reading", disable=None)]
+def read_posenet(paths: Sequence[Path], images: Path | None, every: tuple[int, int] = (1, 1)) -> Source:
+    """``Human36M_subjectN_data.json``, each with ``_camera.json`` and ``_joint_3d.json`` beside it; see `read_rle`."""
+    frames = [_thinned(_posenet_frames(path), every) for path in tqdm(paths, "reading", disable=None)]
     files = [_beside(path, what) for path in paths for what in ("data", "camera", "joint_3d")]
     return _source(frames, "PoseNet", files, images)
+
+
+def _thinned(frames: _Frames, every: tuple[int, int]) -> _Frames:
+    tested = np.isin(frames.number[:, 0], [int(subject[1:]) for subject in h36m.TEST_SUBJECTS])
+    keep = frames.number[:, 4] % np.where(tested, every[1], every[0]) == 0
+    return _Frames._make(values[keep] for values in frames)
 
 
 def _rle_frames(path: Path) -> _Frames:
@@ -141,8 +152,15 @@ def _cameras(entries: Sequence[Any], where: str) -> list[Numbers]:
 def _source(parts: list[_Frames], layout: str, files: list[Path], images: Path | None) -> Source:
     """Metres in the camera, pixels and names from the columns of the files, after proofs."""
     frames = _Frames._make(np.concatenate(columns) for columns in zip(*parts, strict=True))
+    if not len(frames.name):
+        raise InputError(f"{files[0].parent}: expected pictures, got no frame whose number is such a multiple")
     box = clipped(frames.box, frames.size)
-    _check_entries(frames, box)
+    there = (box[:, 2:] > 0).all(1)
+    if not there.any():
+        got = ", ".join(f"{value:g}" for value in frames.box[0])
+        raise InputError(f"{frames.name[0]}: expected a box in the picture, got one of x, y, width, height {got}")
+    frames, box = _Frames._make(values[there] for values in frames), box[there]
+    _check_entries(frames)
     points = np.empty_like(frames.world)
     readings: dict[str, list[str]] = {}
     for subject in np.unique(frames.number[:, 0]).tolist():
@@ -170,16 +188,15 @@ def _source(parts: list[_Frames], layout: str, files: list[Path], images: Path |
     notes = [
         f"{', '.join(who)}: t read as in {how}, which has the joints in the boxes" for how, who in readings.items()
     ]
+    if not there.all():
+        notes.append(f"{np.sum(~there):,} boxes outside their picture left out")
     return Source(image_set, notes, layout, files)
 
 
-def _check_entries(frames: _Frames, box: Numbers) -> None:
+def _check_entries(frames: _Frames) -> None:
     name, count = Counter(frames.name.tolist()).most_common(1)[0]
     if count > 1:
         raise InputError(f"{name}: expected one annotation, got {count}; if they are in several files, name one file")
-    for row in np.flatnonzero((box[:, 2:] <= 0).any(1))[:1]:
-        got = ", ".join(f"{value:g}" for value in frames.box[row])
-        raise InputError(f"{frames.name[row]}: expected a box in the picture, got one of x, y, width, height {got}")
     cameras, actions = len(h36m.CAMERA_NAMES), range(h36m.FIRST_ACTION, h36m.FIRST_ACTION + len(h36m.ACTIONS))
     known = {"an action": actions, "a sub-action": range(1, 3), "a camera": range(1, cameras + 1)}
     for at, (what, numbers) in enumerate(known.items(), start=1):

@@ -33,12 +33,13 @@ MPII_FILES = ("train.json", "valid.json", "annot_mpii.json")
 _FOLDERS = ("", "annot", "annotations")  # where annotations lie below what people name
 
 
-def read_h36m_images(source: Path, images: Path | None = None) -> Source:
-    """Every annotated picture of Human3.6M in PoseNet's files or in RLE's; see `h36m_images`.
+def read_h36m_images(source: Path, images: Path | None = None, every: tuple[int, int] = (1, 1)) -> Source:
+    """The annotated pictures of Human3.6M in PoseNet's files or in RLE's; see `h36m_images`.
 
     Args:
         source: a file of annotations, or the folder with them or above them.
         images: the folder of the pictures; without it, ``images`` in the folder of the annotations or beside that.
+        every: takes only frames whose number is a multiple of the first, those of S9 and S11 of the second.
 
     Raises:
         InputError: none of these files, or something in them that is missing or cannot be.
@@ -52,7 +53,7 @@ def read_h36m_images(source: Path, images: Path | None = None) -> Source:
         raise InputError(f"{source}: expected one layout, got {posenet[0].name} and {rle[0].name}; name a file")
     if not posenet and not rle:
         raise InputError(f"{source}: expected {POSENET_FILES} or {RLE_FILES}, found none of them")
-    return read_posenet(posenet, images) if posenet else read_rle(rle, images)
+    return read_posenet(posenet, images, every) if posenet else read_rle(rle, images, every)
 
 
 def read_mpii(source: Path, images: Path | None = None) -> Source:
