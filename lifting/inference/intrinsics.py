@@ -14,7 +14,7 @@ Array = NDArray[np.float64]
 
 _SIDES = (1, 100_000)  # pixels that a picture can be wide or high
 _SHORTEST = 0.2  # focal length in longer sides of the picture: a view of 136 degrees
-_STEPS = 50  # of the fixed point that undoes distortion
+_STEPS = 30  # of Newton's method, which undoes distortion
 _TOLERANCE = 1e-6  # on the plane at distance 1
 
 
@@ -52,6 +52,17 @@ class Intrinsics:
         distorted: Array = xy * (1 + r2 * (k1 + r2 * (k2 + r2 * k3))) + shift
         return distorted
 
+    def _slope(self, xy: Array) -> Array:
+        """(..., 2) ideal points -> (2, 2, ...): the derivative of `distort`, which is symmetric."""
+        (k1, k2, k3), (p1, p2) = self.radial, self.tangential
+        x, y = np.moveaxis(xy, -1, 0)
+        r2 = x * x + y * y
+        scale, grows = 1 + r2 * (k1 + r2 * (k2 + r2 * k3)), 2 * (k1 + r2 * (2 * k2 + 3 * r2 * k3))
+        across = grows * x * y + 2 * (p1 * x + p2 * y)
+        along_x = scale + grows * x * x + 2 * p1 * y + 6 * p2 * x
+        along_y = scale + grows * y * y + 6 * p1 * y + 2 * p2 * x
+        return np.stack([np.stack([along_x, across]), np.stack([across, along_y])])
+
     def project(self, points: Array) -> Array:
         """(..., 3) metres, camera frame -> (..., 2) pixels; NaN for a point that is not in front of the camera."""
         depth = np.where(points[..., 2:] > 0, points[..., 2:], np.nan)
@@ -60,19 +71,27 @@ class Intrinsics:
     def rays(self, pixels: Array) -> Array:
         """(..., 2) pixels -> (..., 3) unit vectors of the camera frame.
 
-        NaN where a pixel is NaN, or so far out that the distortion cannot be undone there.
+        NaN where a pixel is NaN, or so far out that the distortion has no unique inverse on the way there.
         """
-        target = (pixels - self.center) / self.focal
-        xy = target
-        with np.errstate(over="ignore", invalid="ignore"):
-            if any((*self.radial, *self.tangential)):
+        xy = target = (pixels - self.center) / self.focal
+        if any((*self.radial, *self.tangential)):
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
                 for _ in range(_STEPS):
-                    xy = xy - (self.distort(xy) - target)
-            off = np.abs(self.distort(xy) - target).max(-1, keepdims=True)
-            xy = np.where(off < _TOLERANCE, xy, np.nan)
+                    (a, b), (_, d) = slope = self._slope(xy)
+                    x, y = np.moveaxis(self.distort(xy) - target, -1, 0)
+                    xy = xy - np.stack([d * x - b * y, a * y - b * x], -1) / _determinant(slope)[..., None]
+                way = np.stack([_determinant(self._slope(part * xy)) for part in np.linspace(0, 1, 9)])
+                off = np.abs(self.distort(xy) - target).max(-1)
+                xy = np.where(((off < _TOLERANCE) & (way > 0).all(0))[..., None], xy, np.nan)
         ray = np.concatenate([xy, np.ones_like(xy[..., :1])], -1)
         unit: Array = ray / np.linalg.norm(ray, axis=-1, keepdims=True)
         return unit
+
+
+def _determinant(slope: Array) -> Array:
+    """(2, 2, ...) symmetric -> (...)."""
+    determinant: Array = slope[0, 0] * slope[1, 1] - slope[0, 1] ** 2
+    return determinant
 
 
 def intrinsics_of_focal(focal: float, size: tuple[int, int] | None) -> Intrinsics:

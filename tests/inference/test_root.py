@@ -87,6 +87,39 @@ def test_rays_go_where_pixels_come_from_and_distortion_is_brown_s() -> None:
     assert np.isnan(BENT.rays(np.array([1e5, 0.0]))).all()
 
 
+@pytest.mark.parametrize(
+    ("focal", "radial", "tangential"),
+    [
+        (700, (0.3, 0.0, 0.0), (0.0, 0.0)),  # a strong pincushion, where a fixed point diverges in the corners
+        (1250, (-0.26, 0.09, -0.02), (0.0, 0.0)),
+        (1100, (-0.2, 0.24, -0.002), (-0.001, 0.003)),
+    ],
+)
+def test_rays_of_the_whole_picture_are_found(
+    focal: float, radial: tuple[float, float, float], tangential: tuple[float, float]
+) -> None:
+    camera = Intrinsics((focal, focal), (960.0, 540.0), radial, tangential)
+    pixels = np.stack(np.meshgrid(np.linspace(0, 1920, 33), np.linspace(0, 1080, 19)), -1)
+    rays = camera.rays(pixels)
+    assert np.isfinite(rays).all()
+    np.testing.assert_allclose(camera.project(rays), pixels, atol=1e-3)
+    h = 1e-6
+    xy = np.random.default_rng(0).normal(0, 0.3, (50, 2))
+    steps = [(camera.distort(xy + h * axis) - camera.distort(xy - h * axis)) / (2 * h) for axis in np.eye(2)]
+    np.testing.assert_allclose(np.moveaxis(camera._slope(xy), -1, 0), np.stack(steps, 1), atol=1e-7)
+
+
+def test_where_a_picture_folds_there_is_no_ray() -> None:
+    """Beyond r^2 = 1 / (3 * 0.5), points farther out come back towards the centre."""
+    camera = Intrinsics((1000.0, 1000.0), (0.0, 0.0), (-0.5, 0.0, 0.0))
+    edge = 1000 * (2 / 3) ** 1.5  # r (1 - 0.5 r^2) at the fold
+    assert np.isfinite(camera.rays(np.array([0.999 * edge, 0.0]))).all()
+    assert np.isnan(camera.rays(np.array([1.001 * edge, 0.0]))).all()
+    # with a second coefficient there is an answer again far outside, which is another point's
+    wild = Intrinsics((1000.0, 1000.0), (0.0, 0.0), (-0.5, 0.05, 0.0))
+    assert np.isnan(wild.rays(np.array([3000.0, 0.0]))).all()
+
+
 def test_a_camera_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "camera.json"
     path.write_text(json.dumps({"focal": 1000, "size": [640, 480]}))
