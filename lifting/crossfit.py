@@ -17,14 +17,16 @@ from torch import Tensor
 from lifting import lifter
 from lifting.checkpoint import load_checkpoint, save_checkpoint
 from lifting.command import InputError
-from lifting.config import Config
-from lifting.likelihood import Likelihood
+from lifting.config import Config, load_config
+from lifting.likelihood import BasicFlow, Likelihood
 from lifting.likelihood.pose_density import PoseDensity, viewing_turn
 from lifting.likelihood.unit_densities import fixed_draws
 from lifting.prediction import Prediction
 from lifting.training.evaluation import predict
 
 log = logging.getLogger(__name__)
+
+FEWEST = 48  # poses of a person: as many as a pose has coordinates
 
 
 def crossfit(checkpoint: Path, folder: Path) -> Path:
@@ -37,21 +39,28 @@ def crossfit(checkpoint: Path, folder: Path) -> Path:
         folder: one run for each training person, and the new checkpoint.
 
     Raises:
-        InputError: the lifter has no sigma, was trained on one person, or has such a density already.
+        InputError: the lifter has no sigma, needs its flow to predict, was trained on one person, or has such a density
+            already; ``folder`` holds runs of another configuration; there are too few poses of a person.
     """
     content = load_checkpoint(checkpoint)
     objective, config = lifter.load(checkpoint)
     if "density" in content:
         raise InputError(f"crossfit: {checkpoint}: expected a lifter as it was trained, got one with a density already")
     people = config.data.train_subjects
+    if isinstance(objective.likelihood, BasicFlow):
+        raise InputError(f"crossfit: {checkpoint}: expected a loss whose flow is for training only, got loss.name flow")
     if not objective.likelihood.has_sigma:
         raise InputError(f"crossfit: {checkpoint}: expected a lifter with a sigma, got loss.name {config.loss.name}")
     if len(people) < 2:
         raise InputError(f"crossfit: {checkpoint}: expected two or more people in training, got {', '.join(people)}")
     runs = [folder / f"without_{person}" for person in people]
-    for person, run in zip(people, runs, strict=True):
+    trainings = [_without(config, person) for person in people]
+    for training, run in zip(trainings, runs, strict=True):
+        if (run / "config.yaml").exists() and load_config(run / "config.yaml") != training:
+            raise InputError(f"crossfit: {run} holds a run of another configuration or data; name another --output")
+    for person, training, run in zip(people, trainings, runs, strict=True):
         log.info(f"training without {person}")
-        lifter.train(_without(config, person), run)
+        lifter.train(training, run)
     density = fitted([run / "last.pt" for run in runs])
     density.scale *= _usual_length(objective.likelihood)
     save_checkpoint(folder / "last.pt", {**content, "density": density.state_dict()})
@@ -70,6 +79,8 @@ def fitted(checkpoints: Sequence[Path]) -> PoseDensity:
     for checkpoint in checkpoints:
         objective, config = lifter.load(checkpoint)
         poses = lifter.load_test(config, objective)
+        if len(poses) < FEWEST:
+            raise InputError(f"crossfit: {checkpoint}: expected {FEWEST} or more poses to fit to, got {len(poses)}")
         prediction = predict(objective, poses, flip_test=config.train.flip)
         if not poses.has_mask:
             views, camera = poses.scene.views, poses.scene.camera

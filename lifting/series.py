@@ -123,7 +123,7 @@ def runs_of(series: Series, data: str | None, output: Path, seeds: int, *, short
     for seed in range(seeds):
         for variant, extra in series.variants.items():
             for config in series.configs:
-                overrides = [f"data.path={data}"] if data else []
+                overrides = [f"data.path={json.dumps(data, ensure_ascii=False)}"] if data else []
                 overrides += [f"seed={seed}", *series.overrides, *extra]
                 overrides += series.short if short else []
                 folder = output / variant / config / f"seed{seed}"

@@ -69,6 +69,16 @@ def test_the_density_changes_and_the_predictions_stay(
     assert [run.stat().st_mtime_ns for run in runs] == seen, "it trained again"
 
 
+def test_runs_of_another_configuration_are_not_taken(shell: Shell, trained: Path, fitted: Path, tmp_path: Path) -> None:
+    content = torch.load(trained, weights_only=True)
+    content["config"]["seed"] = 7
+    torch.save(content, tmp_path / "other.pt")
+    before = (fitted / "last.pt").read_bytes()
+    command = ["crossfit", "--checkpoint", tmp_path / "other.pt", "--output", fitted]
+    refused(shell(*command), "without_S1 holds a run of another configuration or data; name another --output")
+    assert (fitted / "last.pt").read_bytes() == before
+
+
 def test_lift_has_the_deviations_of_the_density(shell: Shell, fitted: Path, tmp_path: Path) -> None:
     """From the checkpoint, from its export, and from ONNX: those of `PoseDensity.deviation` for the same keypoints."""
     checkpoint, small_one, graph = fitted / "last.pt", tmp_path / "small.pt", tmp_path / "small.onnx"
@@ -100,8 +110,14 @@ def test_bad_input(shell: Shell, trained: Path, small: list[str], tmp_path: Path
     refused(shell("crossfit", "--checkpoint", tmp_path / "none.pt", *to), "none.pt")
     shell("train", "--output", tmp_path / "l1", *small, "loss.name=l1", "train.epochs=1")
     refused(shell("crossfit", "--checkpoint", tmp_path / "l1" / "last.pt", *to), "a lifter with a sigma", "l1")
+    shell("train", "--output", tmp_path / "flow", *small, "loss.name=flow", "train.epochs=1")
+    flow = tmp_path / "flow" / "last.pt"
+    refused(shell("crossfit", "--checkpoint", flow, *to), "a loss whose flow is for training only", "flow")
     shell("train", "--output", tmp_path / "one", *small, "data.train_subjects=[S1]", "train.epochs=1")
     refused(shell("crossfit", "--checkpoint", tmp_path / "one" / "last.pt", *to), "two or more people", "S1")
+    shell("train", "--output", tmp_path / "few", *small, "train.epochs=1", "data.test_stride=100000")
+    code, _, err = shell("crossfit", "--checkpoint", tmp_path / "few" / "last.pt", "--output", tmp_path / "x")
+    assert (code, "expected 48 or more poses to fit to, got" in err) == (2, True)
     content = torch.load(trained, weights_only=True)
     torch.save({**content, "density": {"scale": torch.ones(2, 3)}}, tmp_path / "broken.pt")
     refused(shell("evaluate", "--checkpoint", tmp_path / "broken.pt"), "broken.pt", "the density", "expected scale")

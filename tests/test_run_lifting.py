@@ -196,3 +196,12 @@ def test_a_bad_command_prints_no_traceback(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == f"error: checkpoint: expected a file, found nothing at {tmp_path / 'none.pt'}\n"
+
+
+def test_data_of_any_name(shell: Shell, small: list[str], small_store: Path, tmp_path: Path) -> None:
+    """An override is YAML, a path is not."""
+    assert shell("train", "--output", tmp_path / "run", *small, "train.epochs=1", "loss.name=l1")[0] == 0
+    for name in ("my #1.h5", "2024", "[a].h5", "a: b.h5", "ü \N{SNOWMAN} \N{SLIGHTLY SMILING FACE}.h5"):
+        shutil.copy(small_store, tmp_path / name)
+        code, _, err = shell("evaluate", "--checkpoint", tmp_path / "run" / "last.pt", "--data", tmp_path / name)
+        assert code == 0, err

@@ -4,6 +4,7 @@ What only some of them need, above all matplotlib, is imported where it is used.
 """
 
 import argparse
+import os
 
 from lifting import lifter
 from lifting.command import InputError, Terminated, write_json
@@ -75,7 +76,9 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def crossfit(options: argparse.Namespace) -> None:
     try:
-        print(f"wrote {fit_density(options.checkpoint, options.output)}")
+        written = fit_density(options.checkpoint, options.output)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"wrote {written}")
     except (KeyboardInterrupt, Terminated) as stop:
         raise type(stop)(f"stopped; the same command goes on from what is in {options.output}") from None
 

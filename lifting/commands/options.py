@@ -1,6 +1,7 @@
 """Options that both tracks share. Nothing here needs torch, so that a command line is read at once."""
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -60,5 +61,5 @@ def parse_options(parser: Parser) -> argparse.Namespace:
     if more:
         options.overrides += more
     if getattr(options, "data", None) is not None:
-        options.overrides.insert(0, f"data.path={options.data}")
+        options.overrides.insert(0, f"data.path={json.dumps(str(options.data), ensure_ascii=False)}")
     return options

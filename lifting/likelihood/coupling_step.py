@@ -25,14 +25,13 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 CHUNK_BYTES = 2_400_000  # of a hidden layer; in smaller chunks, calling an operation takes longer than running it
 _SLOPE = 0.01  # of leaky_relu
 
 
 def log_prob(x: Tensor, moved: Sequence[int], layers: Sequence[Tensor]) -> Tensor:
-    """The flow's log-density on a CPU, (N, D) -> (N,), differentiable once.
+    """The flow's log-density on a CPU, (N, D) -> (N,). Second derivatives are those of `_readable`.
 
     Args:
         x: (N, D).
@@ -67,20 +66,47 @@ class _LogProb(torch.autograd.Function):
             value, noise = _forward(ctx.couplings, part, kept)
             values.append(value)
             ctx.chunks.append(_Chunk(noise, kept))
-        ctx.shapes = [layer.shape for layer in layers]
+        ctx.moved = moved
+        ctx.save_for_backward(x, *layers)
         return torch.cat(values)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, *layers = ctx.saved_tensors
+        if torch.is_grad_enabled():  # with create_graph: the gradient itself is to be differentiated
+            wanted = [tensor for tensor, needed in zip((x, *layers), _of_tensors(ctx), strict=True) if needed]
+            found = iter(torch.autograd.grad(_readable(x, ctx.moved, layers), wanted, gradient, create_graph=True))
+            of = [next(found) if needed else None for needed in _of_tensors(ctx)]
+            return of[0], None, *of[1:]
         for_x, for_layers = ctx.needs_input_grad[0], any(ctx.needs_input_grad[2:])
-        totals = [gradient.new_zeros(shape) for shape in ctx.shapes] if for_layers else []
+        totals = [torch.zeros_like(layer) for layer in layers] if for_layers else []
         parts = gradient.tensor_split(len(ctx.chunks))
         of_x = [
             _backward(ctx.couplings, part, kept, totals, for_x) for part, kept in zip(parts, ctx.chunks, strict=True)
         ]
-        of_layers = totals if for_layers else [None] * len(ctx.shapes)
+        of_layers = totals if for_layers else [None] * len(layers)
         return torch.cat(of_x) if for_x else None, None, *of_layers
+
+
+def _of_tensors(ctx: Any) -> tuple[bool, ...]:
+    """Whether x and each layer need a gradient."""
+    return ctx.needs_input_grad[0], *ctx.needs_input_grad[2:]
+
+
+def _readable(x: Tensor, moved: Sequence[int], layers: Sequence[Tensor]) -> Tensor:
+    """The same log-density by plain operations, as in `RealNVP.inverse`."""
+    dim = x.shape[1]
+    first = torch.arange(dim) < (dim + 1) // 2
+    log_det = x.new_zeros(len(x))
+    for k in reversed(range(len(moved))):
+        kept = ~first if moved[k] == 0 else first
+        hidden = torch.where(kept, x, 0).expand(2, -1, -1)
+        for i, layer in enumerate(layers):
+            hidden = torch.baddbmm(layer[k, :, :1], F.leaky_relu(hidden) if i else hidden, layer[k, :, 1:])
+        scale = torch.where(kept, 0, torch.tanh(hidden[0]))
+        x = torch.where(kept, x, (x - hidden[1]) * torch.exp(-scale))
+        log_det = log_det - scale.sum(-1)
+    return log_det - 0.5 * x.square().sum(-1) - 0.5 * dim * math.log(2 * math.pi)
 
 
 class _Coupling(NamedTuple):

@@ -92,7 +92,8 @@ class WithFlow(Learned):
 
         The sum is checked against an importance-sampling estimate, which needs no grid. If the two differ and ``cells``
         is None, the grid is made finer and wider once. If they still differ, which happens with a very narrow flow, the
-        estimate is returned. With D = 1 and ``cells`` None, the grid is four times as wide.
+        estimate is returned, and so it is with D > 3, where a grid takes too long. With D = 1 and ``cells`` None, the
+        grid is four times as wide.
 
         Args:
             reach: half the width of the grid, above zero.
@@ -109,6 +110,8 @@ class WithFlow(Learned):
     @torch.no_grad()
     def _log_norm(self, reach: float, cells: int | None) -> Tensor:
         estimate = self._estimate()
+        if self.dim > 3 and cells is None:
+            return -torch.log(estimate)
         coarse = {2: 512}.get(self.dim, 64)
         grids = [(coarse, reach), (3 * coarse // 2, 1.2 * reach)]
         if self.dim == 1:  # where a grid of any width and finesse costs little
@@ -145,11 +148,13 @@ class WithFlow(Learned):
     def draw_unit(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """Draws from U by importance resampling: picks candidates in proportion to U over the proposal density.
 
-        A pool has 64 candidates for each draw, between 2^14 and 2^18 of them, and at most `pools` pools are made, so
-        more than 2^21 draws repeat candidates.
+        A pool has 64 candidates for each draw, between 2^14 and 2^18 of them, and at most `pools` pools are made: up to
+        2^12 draws hardly ever repeat a candidate, of 2^18 draws every second one does.
         """
         weights_of = next(self.flow.parameters())
         n = math.prod(shape)
+        if n == 0:
+            return like.new_zeros(*shape, self.dim)
         candidates = min(2**18, max(2**14, 64 * n))
         pools = min(self.pools, -(-n // 2**18))
         drawn = []

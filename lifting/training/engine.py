@@ -84,6 +84,7 @@ def fit(
                 stops.raise_noted()
         if board is not None:
             board.close()
+        ranks.wait()  # for the checkpoint, which the other ranks may want to read
 
 
 # What the line of an epoch shows of its evaluation.
@@ -227,6 +228,8 @@ class _Run:
         progress, train = self.progress, self.config.train
         taken = torch.stack(progress.steps)
         good = taken[taken[:, :2].isfinite().all(1)] if progress.skipped else taken
+        if not len(good):
+            raise RunError(self._stopped(f"epoch {progress.epoch + 1}: every step was skipped"))
         loss, norm, sigma = good.mean(0).tolist()
         lr = steps.learning_rate(train, progress.epoch, self._number(len(self.batches) - 1))
         row = {"epoch": progress.epoch + 1, "loss": loss, "lr": lr, "gradient_norm": norm, "sigma_median": sigma}

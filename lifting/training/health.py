@@ -45,12 +45,12 @@ def _first_part(objective: AnyObjective, batch: Batch) -> str:
     prediction, target = made[0] if isinstance(made, tuple) else made, batch.target
     if isinstance(objective, Objective):
         prediction, target = objective.free(prediction, target)
-    counts = torch.ones(target.shape[:-1]) if batch.weight is None else batch.weight
-    deep = torch.ones_like(counts) if batch.has_depth is None else batch.has_depth
-    # (B, J, D): which numbers count
-    seen = (counts > 0)[..., None] & torch.cat(
-        [torch.ones_like(target[..., 1:], dtype=torch.bool), deep[..., None] > 0], -1
-    )
+        batch = objective.labelled(batch)
+    target = target[..., : prediction.mu.shape[-1]]  # a 2D network's labels have a third coordinate too
+    counts = torch.ones_like(target[..., 0]) if batch.weight is None else batch.weight
+    seen = ((counts > 0)[..., None] & torch.ones_like(target, dtype=torch.bool)).clone()  # (B, J, D): which count
+    if batch.has_depth is not None and target.shape[-1] == 3:
+        seen[..., 2] &= batch.has_depth > 0
     parts = {"the labels": target, "mu": prediction.mu, "sigma": prediction.log_sigma}
     for name, values in parts.items():
         if values is not None and not values[seen].isfinite().all():

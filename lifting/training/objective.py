@@ -1,6 +1,7 @@
 """The training objective of each track: a network and its likelihood as one module."""
 
 import math
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -48,9 +49,14 @@ class Objective(nn.Module):
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss, a mean over poses and joints, and the median sigma (NaN without a sigma)."""
         prediction, target = self.free(self.outputs(batch.input), batch.target)
+        weight = self.labelled(batch).weight
         with ranks.shared_draws(target.device):
-            losses: Tensor = self.likelihood(prediction, target)
-        return _mean(losses, torch.ones_like(losses)), _median_sigma(prediction)
+            losses: Tensor = self.likelihood(prediction, target, weight)
+        return _mean(losses, torch.ones_like(losses) if weight is None else weight), _median_sigma(prediction)
+
+    def labelled(self, batch: Batch) -> Batch:
+        """The batch with the weights of the joints whose position is not known."""
+        return batch if batch.weight is None else replace(batch, weight=batch.weight[..., self.free_joints])
 
     def outputs(self, keypoints: Tensor) -> Prediction:
         """Everything that the network computes in training."""
@@ -119,23 +125,23 @@ class ImageObjective(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss, a mean over labelled joints, and the median sigma (NaN without a sigma)."""
-        assert batch.weight is not None
         prediction, heatmaps = self.outputs(batch.input)
+        weight = torch.ones_like(batch.target[..., 0]) if batch.weight is None else batch.weight
         loss = batch.target.new_zeros(())
         if self.density is not None:
             with ranks.shared_draws(batch.target.device):
-                loss = _mean(self._losses(prediction, batch), batch.weight)
+                loss = _mean(self._losses(prediction, batch, weight), weight)
         if heatmaps is not None:
-            loss = loss + self.heatmap * _mean(*heatmap_losses(heatmaps, batch.target, batch.weight))
+            loss = loss + self.heatmap * _mean(*heatmap_losses(heatmaps, batch.target, weight))
         return loss, _median_sigma(prediction)
 
-    def _losses(self, prediction: Prediction, batch: Batch) -> Tensor:
+    def _losses(self, prediction: Prediction, batch: Batch, weight: Tensor) -> Tensor:
         """(B, J)."""
-        assert batch.has_depth is not None
         if isinstance(self.likelihood, Mixed):
-            losses: Tensor = self.likelihood(prediction, batch.target, batch.has_depth, batch.weight)
+            has_depth = torch.ones_like(weight, dtype=torch.bool) if batch.has_depth is None else batch.has_depth
+            losses: Tensor = self.likelihood(prediction, batch.target, has_depth, weight)
         else:
-            losses = self.likelihood(prediction, batch.target[..., :2], batch.weight)
+            losses = self.likelihood(prediction, batch.target[..., :2], weight)
         return losses
 
     def outputs(self, images: Tensor) -> tuple[Prediction, Tensor | None]:

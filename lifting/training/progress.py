@@ -79,6 +79,8 @@ def resume(
     if path.exists():
         state = load_checkpoint(path)
         expect_joints(state, objective.joint_set, f"checkpoint: {path}")
+        if not {"optimizer", "epoch"} <= state.keys():
+            raise InputError(f"checkpoint: {path}: expected one that a training wrote, got weights alone")
         load_weights(objective.network, state["network"], f"checkpoint: {path}: the network")
         load_weights(objective.likelihood, state["likelihood"], f"checkpoint: {path}: the likelihood")
         optimizer.load_state_dict(state["optimizer"])

@@ -15,6 +15,7 @@ from torch.distributed.rendezvous import rendezvous
 from lifting.command import InputError, RunError
 
 _shared: list[Tensor] = []  # the states of the generators from which all ranks draw the same, see `shared_draws`
+_starts = 0  # calls of `start` that joined the other ranks
 
 
 def start(device: str) -> torch.device:
@@ -36,10 +37,13 @@ def start(device: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device: cannot use {device!r}: {str(error).splitlines()[0]}") from None
     if "RANK" in os.environ and not dist.is_initialized():
+        global _starts
+        _starts += 1
         store, number, of = next(rendezvous("env://"))
-        # torchrun keeps its store when it starts the processes again. With names of their own, these do not find the
-        # addresses of those that ended.
-        attempt = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        # torchrun keeps its store when it starts the processes again, and while they train several networks in turn.
+        # With names of their own, these do not find the addresses of those that ended.
+        restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        attempt = PrefixStore(f"attempt {restarts}, start {_starts}", store)
         backend = "nccl" if chosen.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=attempt, rank=number, world_size=of)
     return chosen
@@ -64,11 +68,13 @@ def world() -> int:
 @contextmanager
 def first_rank_first() -> Iterator[None]:
     """Runs the block on rank 0 first, and then on the others, which find the files that rank 0 made on first use."""
-    if world() > 1 and rank() > 0:
-        dist.barrier()
+    with losses_in_one_line():
+        if rank() > 0:
+            wait()
     yield
-    if world() > 1 and rank() == 0:
-        dist.barrier()
+    with losses_in_one_line():
+        if rank() == 0:
+            wait()
 
 
 def gather_rows(rows: Tensor, total: int, batch: int) -> Tensor:

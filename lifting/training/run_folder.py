@@ -63,7 +63,10 @@ else:
 
 def record_start(path: Path, epoch: int, step: int, world: int, device: torch.device) -> None:
     """Appends to ``run.json``: when, from which epoch and step, by which command, code, versions and machine."""
-    starts = json.loads(path.read_text(encoding="utf-8"))["starts"] if path.exists() else []
+    try:
+        starts = json.loads(path.read_text(encoding="utf-8"))["starts"] if path.exists() else []
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"run: {path}: expected the record of this run's starts, as training writes it") from None
     start = {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "epochs_done": epoch,

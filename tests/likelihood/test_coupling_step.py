@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 
 from lifting.likelihood import coupling_step
 from lifting.likelihood.flow import RealNVP
+
+hessian: Any = torch.autograd.functional.hessian
 
 
 def random_flow(dim: int, couplings: int, layers: int, width: int = 8, scale: float = 0.4) -> RealNVP:
@@ -140,3 +143,27 @@ def test_a_device_without_values_takes_the_readable_path(taken: list[int]) -> No
     flow = random_flow(3, couplings=4, layers=3).to("meta")
     assert flow.log_prob(torch.empty(4, 3, dtype=torch.float64, device="meta")).shape == (4,)
     assert not taken
+
+
+def test_second_derivatives_are_those_of_the_readable_path(taken: list[int]) -> None:
+    """They were zero: what the first derivative had kept counted as constant."""
+    flow = random_flow(3, couplings=3, layers=3)
+    x = torch.randn(2, 3, dtype=torch.float64)
+    for row in x:
+        found = hessian(lambda v: flow.log_prob(v[None]).sum(), row)
+        torch.testing.assert_close(found, hessian(lambda v: readable(flow, v).sum(), row))
+        assert found.abs().max() > 0.1
+    assert taken
+    penalties = []
+    for values in (flow.log_prob, lambda rows: readable(flow, rows)):
+        rows = x.clone().requires_grad_()
+        (of_rows,) = torch.autograd.grad(values(rows).sum(), rows, create_graph=True)
+        penalties.append(gradients(of_rows.square().sum(-1), [rows, *flow.parameters()]))
+    torch.testing.assert_close(penalties[0], penalties[1])
+
+
+def test_second_derivatives_of_frozen_parts() -> None:
+    flow = random_flow(2, couplings=2, layers=2).requires_grad_(False)
+    row = torch.randn(2, dtype=torch.float64)
+    found = hessian(lambda v: flow.log_prob(v[None]).sum(), row)
+    torch.testing.assert_close(found, hessian(lambda v: readable(flow, v).sum(), row))

@@ -935,3 +935,19 @@ def test_fixed_draws_fix_the_device_they_are_asked_for(monkeypatch: pytest.Monke
     with fixed_draws(torch.device("cuda")):
         assert torch.equal(second.get_state(), states[1])
         assert not torch.equal(first.get_state(), states[0])
+
+
+def test_more_than_three_dimensions_need_no_grid() -> None:
+    """One of 64 cells along each of six axes has 7e10."""
+    torch.manual_seed(0)
+    rle = random_rle(6)
+    x = Prediction(torch.zeros(5, 2, 6, dtype=D64), torch.zeros(5, 2, 6, dtype=D64))
+    assert rle.log_prob(x, torch.randn(5, 2, 6, dtype=D64)).isfinite().all()
+    estimate, grid = (random_rle(3)._estimate(), random_rle(3).log_norm())  # fixed draws: no noise between calls
+    torch.testing.assert_close(-estimate.log(), grid, rtol=0, atol=0.015)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_draws(name: str) -> None:
+    prediction, _ = example()
+    assert trained_like(name, 3).sample(prediction, 0).shape == (0, *prediction.mu.shape)

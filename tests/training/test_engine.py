@@ -18,6 +18,7 @@ from lifting.metrics.pose_errors import joint_errors, pearson
 from lifting.prediction import Prediction
 from lifting.training import evaluation, objective, ranks
 from lifting.training.steps import learning_rate
+from tests.conftest import Shell
 
 ROOT = Path(__file__).parents[2]
 
@@ -192,3 +193,20 @@ def test_learning_rate_decays_every_epoch_or_at_steps() -> None:
     train = TrainConfig(lr=0.1, lr_decay=0.1, lr_steps=(90, 120), warmup_steps=0)
     at = {epoch: learning_rate(train, epoch, 10**6) for epoch in (0, 89, 90, 119, 120, 139)}
     assert at == pytest.approx({0: 0.1, 89: 0.1, 90: 0.01, 119: 0.01, 120: 0.001, 139: 0.001})
+
+
+def test_weights_alone_cannot_be_resumed(small: list[str], tmp_path: Path, shell: Shell) -> None:
+    run = tmp_path / "run"
+    assert shell("train", "--output", run, *small, "train.epochs=1")[0] == 0
+    assert shell("export", "--checkpoint", run / "last.pt", "--output", tmp_path / "small.pt")[0] == 0
+    (tmp_path / "small.pt").rename(run / "last.pt")
+    code, _, err = shell("train", "--resume", run, "train.epochs=2")
+    assert (code, err.count("\n"), "got weights alone" in err) == (2, 1, True), err
+
+
+def test_a_broken_record_of_starts_is_one_line(small: list[str], tmp_path: Path, shell: Shell) -> None:
+    run = tmp_path / "run"
+    assert shell("train", "--output", run, *small, "train.epochs=1")[0] == 0
+    (run / "run.json").write_text("{")
+    code, _, err = shell("train", "--resume", run, "train.epochs=2")
+    assert (code, "run.json: expected the record of this run's starts" in err) == (2, True)

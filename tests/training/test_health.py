@@ -87,6 +87,25 @@ def test_the_cause_is_named_and_no_weight_changes(cause: str, track: int) -> Non
         assert torch.equal(weight, before[name]), name
 
 
+@pytest.mark.parametrize("cause", ["mu", "sigma", "the flow"])
+def test_the_cause_is_named_in_2d(cause: str) -> None:
+    """Labels have three coordinates there too, of which the network predicts two."""
+    torch.manual_seed(0)
+    objective, batch = ImageObjective(Regressor("resnet18", 8, dims=2), RLE(2)), image_batch()
+    assert health.cause_of(objective, batch) == "the loss"  # nothing is wrong
+    HURTS[cause](objective, batch)
+    assert health.cause_of(objective, batch).startswith(cause)
+
+
+def test_an_epoch_of_which_every_step_is_skipped_ends_the_run(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "training_step", poisoned(set(range(1000))))
+    config = load_config(overrides=[*small, "train.on_nonfinite=skip", "train.bn_batches=0"])
+    with pytest.raises(RunError, match="epoch 1: every step was skipped; nothing was saved yet"):
+        lifter.train(config, tmp_path)
+
+
 class Beyond(Density):
     """A density that is not finite where ``is_bad``."""
 

@@ -186,3 +186,26 @@ def test_every_part_of_the_network_gets_batch_norm_statistics() -> None:
     for name, norm in norms.items():
         assert norm.num_batches_tracked == 3, name
         assert norm.running_var is not None and (norm.running_var != 1).any(), name
+
+
+def test_joints_of_weight_zero_have_no_part_in_the_loss() -> None:
+    torch.manual_seed(0)
+    objective = Objective(FCBaseline(width=16, blocks=1, dropout=0), ConstantVariance("l2")).eval()
+    keypoints, target = torch.randn(6, 17, 2), torch.randn(6, 17, 3)
+    half = objective(Batch(keypoints[:3], target[:3]))[0]
+    weight = torch.ones(6, 17)
+    weight[3:] = 0
+    target[3:] = torch.nan
+    torch.testing.assert_close(objective(Batch(keypoints, target, weight))[0], half)
+    assert objective(Batch(keypoints[:3], target[:3], torch.ones(3, 17)))[0] == half
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_pictures_without_weights_have_all_labels(dims: int) -> None:
+    torch.manual_seed(0)
+    likelihood = Mixed(ConstantVariance("l1", 3), ConstantVariance("l1", 2)) if dims == 3 else ConstantVariance("l1", 2)
+    objective = ImageObjective(Regressor("resnet18", 8, with_sigma=False, dims=dims), likelihood).eval()
+    batch = image_batch()
+    ones = torch.ones(batch.target.shape[:-1])
+    every = Batch(batch.input, batch.target, ones, ones.bool())
+    assert objective(Batch(batch.input, batch.target))[0] == objective(every)[0]

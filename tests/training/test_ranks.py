@@ -72,3 +72,22 @@ def test_a_rank_without_poses_is_refused(small_store: Path) -> None:
             PoseBatches(poses, batch_size, flip=True, world=world)
     fewest = [len(next(PoseBatches(poses, 7, flip=True, rank=r, world=3).epoch(0)).target) for r in range(3)]
     assert fewest == [3, 2, 2]
+
+
+AGAIN = """
+from lifting.training import ranks
+for turn in range(20):
+    ranks.start("cpu")
+    assert ranks.all_have(turn)
+    ranks.stop()
+"""
+
+
+def test_ranks_meet_again(tmp_path: Path) -> None:
+    """As in `crossfit`, which trains several networks in turn. They found the addresses of the time before."""
+    (tmp_path / "again.py").write_text(AGAIN)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command += [str(tmp_path / "again.py")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
