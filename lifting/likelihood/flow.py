@@ -111,7 +111,8 @@ class RealNVP(Bijection):
     def _moved_halves(self, x: Tensor) -> list[int]:
         """The half that each coupling moves, 0 or 1, where `coupling_step` computes `log_prob`; none elsewhere."""
         fits = x.device.type == "cpu" and x.dtype == next(self.parameters()).dtype
-        if not fits or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+        transformed = torch._C._are_functorch_transforms_active()  # by `torch.func`, which needs plain operations
+        if not fits or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or transformed:
             return []
         first = [i < (self.dim + 1) // 2 for i in range(self.dim)]
         kept = [[not one for one in first], first]

@@ -167,3 +167,12 @@ def test_second_derivatives_of_frozen_parts() -> None:
     row = torch.randn(2, dtype=torch.float64)
     found = hessian(lambda v: flow.log_prob(v[None]).sum(), row)
     torch.testing.assert_close(found, hessian(lambda v: readable(flow, v).sum(), row))
+
+
+def test_function_transforms_take_the_readable_path(taken: list[int]) -> None:
+    flow = random_flow(3, couplings=3, layers=3)
+    x = torch.randn(6, 3, dtype=torch.float64)
+    found = torch.func.vmap(torch.func.grad(lambda row: flow.log_prob(row)))(x)
+    assert not taken
+    rows = x.clone().requires_grad_()
+    torch.testing.assert_close(found, torch.autograd.grad(flow.log_prob(rows).sum(), rows)[0])
