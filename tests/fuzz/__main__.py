@@ -18,11 +18,12 @@ def main() -> None:
     parser.add_argument("--inputs", type=int, default=1000, help="for each reader (%(default)s)")
     parser.add_argument("--first", type=int, default=1, help="number of the first input (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="readers; all without it")
+    names = [reader.name for reader in readers()]
+    parser.add_argument("--only", nargs="+", metavar="NAME", default=names, choices=names, help="readers (all)")
     options = parser.parse_args()
     print(f"{'reader':<24}{'inputs':>8}{'accepted':>10}{'refused':>9}{'failed':>8}")
     total: Counter[str] = Counter()
-    for name in options.only or [reader.name for reader in readers()]:
+    for name in options.only:
         found = fuzz({name: options.inputs}, options.seed, options.first)
         counts = Counter(outcome.kind for outcome in found)
         print(row(name, counts), flush=True)

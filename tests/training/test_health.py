@@ -259,3 +259,41 @@ def test_batches_from_the_middle_of_an_epoch(small_store: Path) -> None:
     whole, rest = list(batches.epoch(3)), list(batches.epoch(3, 2))
     assert len(rest) == len(whole) - 2 > 0
     assert all(torch.equal(one.input, other.input) for one, other in zip(whole[2:], rest, strict=True))
+
+
+def test_what_is_not_labelled_may_be_anything() -> None:
+    """A joint without a label, and the depth of a joint that has none."""
+    objective, batch = objectives()[1]
+    assert batch.weight is not None and batch.has_depth is not None
+    batch.weight[0, 2], batch.target[0, 2] = 0, torch.nan
+    flat = (~batch.has_depth.expand_as(batch.weight)).nonzero()[0].tolist()
+    batch.target[flat[0], flat[1], 2] = torch.nan
+    assert health.cause_of(objective, batch) == "the loss"  # nothing is wrong
+    deep = (batch.has_depth.expand_as(batch.weight) & (batch.weight > 0)).nonzero()[0].tolist()
+    batch.target[deep[0], deep[1], 2] = torch.nan
+    assert health.cause_of(objective, batch) == "the labels"
+
+
+def test_a_weight_that_is_not_finite_is_named_first() -> None:
+    objective, batch = objectives()[0]
+    batch.input[0] = torch.nan
+    with torch.no_grad():
+        objective.network.mu_head.bias[3] = torch.nan  # type: ignore[union-attr, operator]
+    assert health.cause_of(objective, batch) == "the weight network.mu_head.bias"
+
+
+@pytest.mark.parametrize(("sigma", "is_dead"), [(1.0, True), (0.999, False), (0.5, False), (1e-6, False), (1e-8, True)])
+def test_when_sigma_is_dead(sigma: float, is_dead: bool) -> None:
+    assert bool(health.sigma_warning(sigma)) == is_dead
+
+
+@pytest.mark.parametrize("spoiled", ["running_mean", "running_var"])
+def test_statistics_start_again_if_one_of_them_is_spoiled(spoiled: str) -> None:
+    norm = nn.BatchNorm1d(4)
+    norm(torch.randn(8, 4))
+    before = norm.running_mean.clone()  # type: ignore[union-attr]
+    health.mend_statistics(norm)
+    assert torch.equal(norm.running_mean, before)  # type: ignore[arg-type]
+    getattr(norm, spoiled)[2] = torch.inf
+    health.mend_statistics(norm)
+    assert norm.running_mean.eq(0).all() and norm.running_var.eq(1).all()  # type: ignore[union-attr]

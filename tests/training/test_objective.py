@@ -21,6 +21,7 @@ from lifting.models.fc import FCBaseline
 from lifting.models.regressor import Regressor
 from lifting.models.srnet import SRNet
 from lifting.prediction import Batch
+from lifting.training import objective as objective_module
 from lifting.training import ranks
 from lifting.training.objective import AnyObjective, ImageObjective, Objective
 from lifting.training.steps import take_statistics, training_step
@@ -209,3 +210,25 @@ def test_pictures_without_weights_have_all_labels(dims: int) -> None:
     ones = torch.ones(batch.target.shape[:-1])
     every = Batch(batch.input, batch.target, ones, ones.bool())
     assert objective(Batch(batch.input, batch.target))[0] == objective(every)[0]
+
+
+def test_the_mean_is_over_the_weights_and_zero_without_labels() -> None:
+    losses = torch.tensor([[1.0, 3.0]])
+    assert objective_module._mean(losses * 0.25, torch.full((1, 2), 0.25)) == 2
+    assert objective_module._mean(losses * 0, torch.zeros(1, 2)) == 0
+
+
+def test_what_an_objective_is() -> None:
+    lifter = LIFTERS["fc rle"]()
+    assert not [key for key in lifter.state_dict() if not key.startswith(("network", "likelihood"))]
+    assert lifter.likelihood.pooled is ranks.pooled
+    with pytest.raises(ValueError, match="joint_set: expected 18 joints, as the network has, got 17"):
+        Objective(FCBaseline(width=8, joints=18), RLE())
+    deep, flat = image_objective(0.0), ImageObjective(Regressor("resnet18", 8, dims=2), RLE(2))
+    assert (deep.dims, deep.has_sigma, deep.has_peaks) == (3, True, False)
+    assert (flat.dims, flat.has_sigma, flat.has_peaks) == (2, True, False)
+    assert isinstance(deep.density, Likelihood) and deep.density.dim == 3
+    assert isinstance(deep.likelihood, Mixed)
+    assert deep.likelihood.with_depth.pooled is ranks.pooled and deep.likelihood.without_depth.pooled is ranks.pooled
+    without = ImageObjective(Regressor("resnet18", 8, dims=2, with_sigma=False), None)
+    assert (without.dims, without.has_sigma, without.has_peaks, without.density) == (2, False, True, None)
