@@ -186,10 +186,10 @@ def _truth(pictures: list[Any], labels: list[Any], path: Path) -> dict[str, Any]
     """What `coco_truth.read_truth` returns of a part; segments take most of the room and are of no use for AP."""
     where = f"{path}: annotations"
     whole = {key: annotations.ids(labels, key, where) for key in ("id", "image_id", "category_id", "num_keypoints")}
-    rows = [{key: label[key] for key in KEYS} for label in labels]
-    for key, numbers in whole.items():
-        for row, number in zip(rows, numbers, strict=True):
-            row[key] = number
+    rows = [
+        {key: label[key] for key in KEYS} | dict(zip(whole, numbers, strict=True))
+        for label, numbers in zip(labels, zip(*whole.values(), strict=True), strict=True)
+    ]
     return {
         "images": [{"id": number} for number in annotations.by_id(pictures, path)],
         "annotations": rows,

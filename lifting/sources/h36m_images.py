@@ -54,7 +54,7 @@ def wrong_s9(images: ImageSet) -> NDArray[np.bool_]:
     return np.asarray((images.part == "S9") & np.isin(images.sequence, WRONG_S9))
 
 
-def read_rle(paths: Sequence[Path], images: Path | None, every: tuple[int, int] = (1, 1)) -> Source:
+def read_rle(paths: Sequence[Path], images: Path | None, every: tuple[int, int]) -> Source:
     """``Sample_*_Human36M_protocol_2.json``: images and annotations side by side, each with its own camera.
 
     Args:
@@ -64,7 +64,7 @@ def read_rle(paths: Sequence[Path], images: Path | None, every: tuple[int, int] 
     return _source(frames, "RLE", list(paths), images)
 
 
-def read_posenet(paths: Sequence[Path], images: Path | None, every: tuple[int, int] = (1, 1)) -> Source:
+def read_posenet(paths: Sequence[Path], images: Path | None, every: tuple[int, int]) -> Source:
     """``Human36M_subjectN_data.json``, each with ``_camera.json`` and ``_joint_3d.json`` beside it; see `read_rle`."""
     frames = [_thinned(_posenet_frames(path), every) for path in tqdm(paths, "reading", disable=None)]
     files = [_beside(path, what) for path in paths for what in ("data", "camera", "joint_3d")]
@@ -153,7 +153,9 @@ def _source(parts: list[_Frames], layout: str, files: list[Path], images: Path |
     """Metres in the camera, pixels and names from the columns of the files, after proofs."""
     frames = _Frames._make(np.concatenate(columns) for columns in zip(*parts, strict=True))
     if not len(frames.name):
-        raise InputError(f"{files[0].parent}: expected pictures, got no frame whose number is such a multiple")
+        raise InputError(
+            f"{files[0].parent}: expected pictures, got no frame of the wanted numbers (--train-every, --test-every)"
+        )
     box = clipped(frames.box, frames.size)
     there = (box[:, 2:] > 0).all(1)
     if not there.any():

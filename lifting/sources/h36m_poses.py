@@ -108,12 +108,8 @@ def _read_videopose3d(path: Path) -> Recordings:
     for subject, sequences in _dict(read_npz(path, "positions_3d"), f"{path}: positions_3d").items():
         positions[subject] = {}
         for name, values in _dict(sequences, f"{path}: {subject}").items():
-            _add(
-                positions[subject],
-                _renamed(name),
-                _seventeen(values, f"{path}: {subject} {name}"),
-                f"{path}: {subject}",
-            )
+            where = f"{path}: {subject} {name}"
+            _add(positions, subject, _renamed(name), _seventeen(values, where), f"{path}: {subject}")
     if not positions or not all(positions.values()):
         raise InputError(f"{path}: positions_3d: expected subjects with sequences, got none")
     recordings = Recordings("VideoPose3D", [path], positions, _cameras(positions, path))
@@ -169,7 +165,7 @@ def _read_martinez(contents: Mapping[str, Callable[[], bytes]], cameras: bytes |
                 raise InputError(f"{name}: no array '3D_positions'")
             values = safe_hdf5.read(found, np.float64, name)
         check_array(values, (96, -1), name)
-        _add(positions.setdefault(subject, {}), sequence, _seventeen(values.T.reshape(-1, 32, 3) / 1000, name), name)
+        _add(positions, subject, sequence, _seventeen(values.T.reshape(-1, 32, 3) / 1000, name), name)
     table = _martinez_cameras(cameras, positions) if cameras else _cameras(positions, files[0])
     return Recordings("Martinez et al.", files, positions, table, notes=notes)
 
@@ -232,7 +228,7 @@ def _read_official(files: dict[str, Path]) -> Recordings:
         if values.ndim == 3 and len(values) == 1:  # one record: (1, T, 96)
             values = values[0]
         check_array(values, (-1, 96), name)
-        _add(positions.setdefault(subject, {}), sequence, _seventeen(values.reshape(-1, 32, 3) / 1000, name), name)
+        _add(positions, subject, sequence, _seventeen(values.reshape(-1, 32, 3) / 1000, name), name)
     return Recordings("official", list(files.values()), positions, _cameras(positions, "the folder"), notes=notes)
 
 
@@ -244,10 +240,10 @@ def _named(names: Iterable[str], pattern: re.Pattern[str], notes: list[str]) -> 
     return [entry for entry in found if entry[1:] != LEFT_OUT]
 
 
-def _add(sequences: dict[str, Any], name: str, values: np.ndarray, where: str) -> None:
-    if name in sequences:
-        raise InputError(f"{where}: expected each recording once, got {name} a second time")
-    sequences[name] = values
+def _add(positions: Nested, subject: str, sequence: str, values: np.ndarray, where: str) -> None:
+    if sequence in positions.setdefault(subject, {}):
+        raise InputError(f"{where}: expected each recording once, got {sequence} a second time")
+    positions[subject][sequence] = values
 
 
 def _renamed(sequence: str) -> str:

@@ -48,7 +48,7 @@ def _first_part(objective: AnyObjective, batch: Batch) -> str:
         batch = objective.labelled(batch)
     target = target[..., : prediction.mu.shape[-1]]  # a 2D network's labels have a third coordinate too
     counts = torch.ones_like(target[..., 0]) if batch.weight is None else batch.weight
-    seen = ((counts > 0)[..., None] & torch.ones_like(target, dtype=torch.bool)).clone()  # (B, J, D): which count
+    seen = (counts > 0)[..., None].expand_as(target).clone()  # (B, J, D): which count
     if batch.has_depth is not None and target.shape[-1] == 3:
         seen[..., 2] &= batch.has_depth > 0
     parts = {"the labels": target, "mu": prediction.mu, "sigma": prediction.log_sigma}

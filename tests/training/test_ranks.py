@@ -1,9 +1,6 @@
 """Several processes under torchrun: one report, the same numbers as from one process, and no rank without poses."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -19,7 +16,7 @@ from lifting.datasets.poses import load_poses
 from lifting.datasets.store import PoseStore
 from lifting.geometry.skeleton import H36M17
 from lifting.models import LIFTERS
-from tests.conftest import Shell
+from tests.conftest import Shell, torchrun
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,12 +36,7 @@ def test_evaluate_under_torchrun_gives_one_report_with_the_same_numbers(
 
     code, alone, err = shell(*verb, *files("alone"))
     assert code == 0, err
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += map(str, [ROOT / "run_lifting.py", *verb, *files("ranks")])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == alone
+    assert torchrun("run_lifting.py", *verb, *files("ranks")) == alone
     one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("alone", "ranks"))
     assert one == two
     assert {"rare", "uncertainty", "hypotheses"} <= set(one)
@@ -86,8 +78,4 @@ for turn in range(20):
 def test_ranks_meet_again(tmp_path: Path) -> None:
     """As in `crossfit`, which trains several networks in turn. They found the addresses of the time before."""
     (tmp_path / "again.py").write_text(AGAIN)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command += [str(tmp_path / "again.py")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr
+    torchrun(tmp_path / "again.py", seconds=120)

@@ -2,17 +2,14 @@
 run; a run whose process was killed is taken up again by torchrun itself."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from lifting.checkpoint import load_checkpoint
-from tests.conftest import Shell
-from tests.faults.runs import ROOT, Run, Track, tracks
+from tests.conftest import Shell, torchrun
+from tests.faults.runs import Run, Track, tracks
 
 EXACT = ["train.save_minutes=0", "train.batch_size=24"]
 # What ranks draw for themselves, dropout and noise, cannot be what one process draws.
@@ -23,16 +20,6 @@ ALIKE = {"lifting": ["model.dropout=0", "data.augment.noise=0", "data.augment.bo
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Track]:
     return tracks(tmp_path_factory.mktemp("data"))
-
-
-def torchrun(*arguments: object, restarts: int = 0) -> str:
-    """Runs these arguments of Python in two processes of one thread each; returns stdout."""
-    ranks = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", f"--max-restarts={restarts}"]
-    called = [sys.executable, *ranks, *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(called, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def lines(folder: Path) -> list[dict[str, float]]:
