@@ -16,10 +16,11 @@ import json
 import os
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from itertools import islice
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -27,7 +28,7 @@ import yaml
 from tqdm import tqdm
 
 from tests.mutants.mutants import ROOT, Mutant, modules, mutants
-from tests.mutants.trial import Runs, is_noticed, observe
+from tests.mutants.trial import Runs, noticed_by, observe
 
 FORK = get_context("fork")
 # What takes long to import and has no fault: every process of a mutant has it from the first.
@@ -93,36 +94,46 @@ def _observe(path: Path) -> None:
 def _trials(faulty: list[Mutant], runs: Runs, most: float) -> Iterator[tuple[Mutant, bool]]:
     """Each mutant, and whether the tests notice it; as many at a time as there are cores."""
     waiting = iter(faulty)
-    running: list[tuple[BaseProcess, Mutant, float]] = []
+    running: list[tuple[BaseProcess, Connection, Mutant, float]] = []
+    noticed = defaultdict[str, Counter[str]](Counter)  # of each module, by each test
     while True:
         for mutant in islice(waiting, (os.cpu_count() or 1) - len(running)):
             tests = runs.tests(mutant.path, mutant.line, most)
+            tests.sort(key=noticed[mutant.path].__getitem__, reverse=True)  # the fastest first among equals
             seconds = 20 + 3 * sum(runs.seconds[test] for test in tests)
-            started = FORK.Process(target=_try, args=(mutant, tests, seconds))
+            receives, sends = FORK.Pipe(duplex=False)
+            started = FORK.Process(target=_try, args=(mutant, tests, seconds, sends))
             started.start()
-            running.append((started, mutant, time.monotonic() + 10 * seconds))
+            sends.close()
+            running.append((started, receives, mutant, time.monotonic() + 10 * seconds))
         if not running:
             return
         for one in list(running):
-            process, mutant, deadline = one
+            process, receives, mutant, deadline = one
             process.join(0.02)
             if time.monotonic() > deadline:
                 process.kill()
                 process.join()
             if process.exitcode is not None:
                 running.remove(one)
+                with contextlib.suppress(EOFError):  # nothing was sent
+                    if receives.poll():
+                        noticed[mutant.path][receives.recv()] += 1
                 yield mutant, process.exitcode != 0
 
 
-def _try(mutant: Mutant, tests: list[str], seconds: float) -> None:
-    """Exits with 0 if nothing was noticed."""
+def _try(mutant: Mutant, tests: list[str], seconds: float, sends: Connection) -> None:
+    """Sends the name of the test that notices the fault. Exits with 0 if none does."""
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
-    found = True
+    code = 1
     with contextlib.suppress(BaseException):
-        found = bool(tests) and is_noticed(mutant, tests, seconds)
-    os._exit(int(found))
+        name = noticed_by(mutant, tests, seconds)
+        code = int(name is not None)
+        if name:
+            sends.send(name)
+    os._exit(code)
 
 
 def _key(mutant: Mutant) -> str:

@@ -25,6 +25,7 @@ TESTS = ["tests/likelihood", "tests/geometry", "tests/metrics", "tests/inference
          "--ignore=tests/training/test_ranks.py"]  # fmt: skip
 OPTIONS = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
 ROOM = 8 << 30  # bytes of memory
+LIKELY = 4  # tests that are tried before the others
 
 
 class Runs(NamedTuple):
@@ -34,8 +35,15 @@ class Runs(NamedTuple):
     of_line: dict[str, dict[int, list[str]]]
 
     def tests(self, path: str, line: int, seconds: float) -> list[str]:
-        """The fastest of those that run a line, as many as take so many seconds; of all, if it runs at the import."""
-        ordered = sorted(self.of_line.get(path, {}).get(line) or self.seconds, key=self.seconds.__getitem__)
+        """The fastest tests that run a line, as many as take so many seconds.
+
+        What runs at the import, as a decorator does, gets those of the next line that a test runs, then the module's.
+        """
+        of_line = self.of_line.get(path, {})
+        groups = [of_line[line]] if line in of_line else [of_line[n] for n in sorted(of_line) if n > line][:1]
+        if line not in of_line:
+            groups += [list(set().union(*of_line.values()) or self.seconds)]
+        ordered = list(dict.fromkeys(test for group in groups for test in sorted(group, key=self.seconds.__getitem__)))
         total = accumulate(map(self.seconds.__getitem__, ordered))
         return [test for test, spent in zip(ordered, total, strict=True) if spent <= seconds] or ordered[:1]
 
@@ -68,15 +76,26 @@ def observe() -> Runs:
     return Runs(seconds, dict(of_line))
 
 
-def is_noticed(mutant: Mutant, tests: list[str], seconds: float) -> bool:
-    """Whether a test fails on a mutant, or takes more than so many seconds of processor time.
+def noticed_by(mutant: Mutant, tests: list[str], seconds: float) -> str | None:
+    """The first test that fails on a mutant, "" if none comes to run, None if all pass.
 
-    This process has the fault from then on.
+    Kills this process after so many seconds of processor time. It has the fault from now on.
     """
     resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, int(seconds) + 2))
     resource.setrlimit(resource.RLIMIT_DATA, (ROOM, ROOM))
     sys.meta_path.insert(0, _Finder(mutant))
-    return pytest.main([*OPTIONS, *tests]) != 0
+    failed: list[str] = []
+
+    class Watcher:
+        def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+            if report.failed:
+                failed.append(report.nodeid)
+
+    # Collecting the tests of a file takes longer than running one: only if these notice nothing are the others tried.
+    for some in (tests[:LIKELY], tests[LIKELY:]):
+        if some and pytest.main([*OPTIONS, *some], plugins=[Watcher()]) != 0:
+            return failed[0] if failed else ""
+    return None
 
 
 class _Finder:

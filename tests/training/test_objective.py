@@ -218,6 +218,18 @@ def test_the_mean_is_over_the_weights_and_zero_without_labels() -> None:
     assert objective_module._mean(losses * 0, torch.zeros(1, 2)) == 0
 
 
+def test_a_prediction_in_bfloat16_goes_through_the_flow_in_float32() -> None:
+    objective = ImageObjective(Regressor("resnet18", 8, dims=2), BasicFlow(2)).eval()
+    images, has_depth = image_batch().input, torch.zeros(18, dtype=torch.bool)
+    for weight in objective.likelihood.parameters():
+        nn.init.normal_(weight, std=0.2)  # a new flow is the identity
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found, straight = objective.predict(images, has_depth), objective.network(images)
+    assert isinstance(objective.likelihood, BasicFlow)
+    with torch.no_grad():
+        torch.testing.assert_close(found.mu, objective.likelihood.point(straight).mu, rtol=0, atol=0)
+
+
 def test_what_an_objective_is() -> None:
     lifter = LIFTERS["fc rle"]()
     assert not [key for key in lifter.state_dict() if not key.startswith(("network", "likelihood"))]
