@@ -51,6 +51,11 @@ def test_a_planted_scale_is_found(factor: float) -> None:
     assert calibration_error(centrality(planted(factor, seed=2), scale)) < 0.005
 
 
+@pytest.mark.parametrize(("factor", "limit"), [(100.0, 8.0), (0.001, 1 / 8)])
+def test_the_scale_lies_between_an_eighth_and_eight(factor: float, limit: float) -> None:
+    assert fit_scale([planted(factor, n=500)]) == pytest.approx(limit, rel=1e-3)
+
+
 def test_each_person_has_one_vote() -> None:
     one, other = planted(0.5), planted(2.0)
     same = fit_scale([planted(0.5, n=2000), other])

@@ -12,7 +12,7 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from lifting.metrics.oks import AP_NAMES, SIGMAS, average_precision, keep_best, oks, results
+from lifting.metrics.oks import AP_NAMES, SAME, SIGMAS, average_precision, keep_best, oks, results
 
 SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "coco_sample" / "test_coco.json"
 
@@ -89,6 +89,8 @@ def test_oks_by_hand() -> None:
     assert found[1].isnan()
     with pytest.raises(ValueError, match=r"expected \(N, 17\)"):
         oks(error[:, :16], labelled[:, :16], torch.ones(2))
+    with pytest.raises(ValueError, match=r"expected \(N, 17\)"):
+        oks(error, labelled, torch.ones(1))
 
 
 def test_each_person_stays_once_with_the_best_score() -> None:
@@ -98,6 +100,21 @@ def test_each_person_stays_once_with_the_best_score() -> None:
     score, area = np.array([0.5, 0.9, 0.6, 0.1, 0.05]), np.full(5, 5000.0)
     assert keep_best(pixels, score, area).tolist() == [1, 2, 4]
     assert keep_best(pixels[:0], score[:0], area[:0]).tolist() == []
+
+
+@pytest.mark.parametrize(("by", "kept"), [(0.99, [0]), (1.01, [0, 1])])
+def test_two_detections_are_one_person_above_an_oks_of_their_mean_area(by: float, kept: list[int]) -> None:
+    """Every joint is off by t 2 sigma_j sqrt(area), so the OKS is exp(-t^2 / 2)."""
+    off = by * np.sqrt(-2 * np.log(SAME)) * 2 * np.array(SIGMAS) * np.sqrt(2000)
+    one = np.zeros((17, 2))
+    two = np.column_stack([off, np.zeros(17)])
+    assert keep_best(np.stack([one, two]), np.array([0.9, 0.8]), np.array([1000.0, 3000.0])).tolist() == kept
+
+
+def test_the_same_joints_in_other_pictures_are_other_people() -> None:
+    found = detections_of(random_people(1), off=0.0)
+    many = {name: np.repeat(value, 3, axis=0) for name, value in found.items()} | {"picture": np.array([1, 2, 3])}
+    assert [row["image_id"] for row in results(**many)] == [1, 2, 3]
 
 
 def test_a_detection_is_scored_by_its_box_and_its_joints() -> None:

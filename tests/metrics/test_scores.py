@@ -113,5 +113,6 @@ def test_other_shapes_are_refused(draws: tuple[int, ...], target: tuple[int, ...
     for score in (energy_score, within_quantiles):
         with pytest.raises(ValueError, match=r"draws, target: expected \(S, ..., D\), .* got"):
             score(torch.zeros(draws), torch.zeros(target))
-    with pytest.raises(ValueError, match=r"coverage: expected \(21, J\), got"):
-        expected_calibration_error(torch.zeros(20, 3))
+    for shape in ((20, 3), (21,), (21, 3, 1)):
+        with pytest.raises(ValueError, match=r"coverage: expected \(21, J\), got"):
+            expected_calibration_error(torch.zeros(shape))

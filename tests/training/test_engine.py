@@ -190,6 +190,7 @@ def test_learning_rate_decays_every_epoch_or_at_steps() -> None:
     train = TrainConfig(lr=0.1, lr_decay=0.5, warmup_steps=4)
     assert [learning_rate(train, 0, step) for step in range(5)] == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1])
     assert learning_rate(train, 3, 1000) == pytest.approx(0.1 / 8)
+    assert learning_rate(TrainConfig(lr=0.1, warmup_steps=1), 0, 0) == 0.1
     train = TrainConfig(lr=0.1, lr_decay=0.1, lr_steps=(90, 120), warmup_steps=0)
     at = {epoch: learning_rate(train, epoch, 10**6) for epoch in (0, 89, 90, 119, 120, 139)}
     assert at == pytest.approx({0: 0.1, 89: 0.1, 90: 0.01, 119: 0.01, 120: 0.001, 139: 0.001})
