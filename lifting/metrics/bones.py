@@ -21,7 +21,7 @@ def bone_lengths(poses: Tensor, joint_set: JointSet) -> Tensor:
     Raises:
         ValueError: poses of another shape.
     """
-    if poses.ndim != 3 or poses.shape[1:] != (len(joint_set), 3):
+    if poses.shape[1:] != (len(joint_set), 3):
         raise ValueError(f"poses: expected (N, {len(joint_set)}, 3), got {tuple(poses.shape)}")
     parents, children = (list(ends) for ends in zip(*joint_set.bones, strict=True))
     lengths: Tensor = torch.linalg.vector_norm(poses[:, children].double() - poses[:, parents].double(), dim=-1)

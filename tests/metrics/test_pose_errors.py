@@ -263,16 +263,17 @@ def test_report_of_other_sizes_is_refused(spoil: Callable[..., Any]) -> None:
 
 
 def test_velocity_errors_by_hand() -> None:
-    target = torch.zeros(3, 2, 17, 3)
+    target = torch.randint(-9, 9, (3, 2, 17, 3)).float()
     prediction = target + torch.tensor([3.0, 4.0, 0.0])  # a constant error has the right velocity
     assert (velocity_errors(prediction, target) == 0).all()
-    prediction[2, 1, 5] = torch.tensor([3.0, 4.0, 2.0])
+    prediction[2, 1, 5, 2] += 2
     found = velocity_errors(prediction, target)
     assert found.shape == (2, 2, 17)
     assert found[1, 1, 5] == 2
     assert found.sum() == 2
-    with pytest.raises(ValueError, match="expected equal"):
-        velocity_errors(prediction, target[:2])
+    for wrong in ((prediction, target[:2]), (target[..., :2], target[..., :2]), (torch.zeros(4, 3), torch.zeros(4, 3))):
+        with pytest.raises(ValueError, match="expected equal"):
+            velocity_errors(*wrong)
 
 
 def test_pck_and_auc_by_hand() -> None:
@@ -337,6 +338,7 @@ def test_the_rarest_are_those_far_from_the_training() -> None:
     rare = rareness(test, training)
     assert set(rare.topk(5).indices.tolist()) == set(range(95, 100))
     errors = {"mpjpe": torch.arange(100.0)[:, None].expand(100, 17) / 1000}
+    assert rare_report({}, torch.arange(1000.0))["20"]["n_poses"] == 200
     report = rare_report(errors, torch.arange(100.0))
     assert {key: (row["n_poses"], round(row["mpjpe_mm"], 6)) for key, row in report.items()} == {
         "5": (5, 97.0),
@@ -380,6 +382,7 @@ def test_pckh_by_hand() -> None:
     assert report["pckh_auc"] == pytest.approx(100 * np.mean([(shares <= t / 100).mean() for t in range(51)]))
     assert report["pckh_per_joint"]["pelvis"]["pckh_50"] == 0
     assert report["pckh_per_joint"]["right_hip"]["n"] == 1
+    assert [report["pckh_per_joint"][joint]["pckh_50"] for joint in MPII16.joints[:2]] == [100, 50]
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     assert "PCKh@0.5 96.3 %" in format_pckh(report)
 
