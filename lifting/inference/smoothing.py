@@ -37,7 +37,7 @@ WHITE = np.array([0.25, 0.25, 0.43])  # x, y and depth: the share of a deviation
 LEVEL = 0.05  # metres
 AROUND = 0.25  # seconds: for the level of a deviation and for the motion around a frame
 ACCELERATION = 2.0  # m/s^2, of the first pass
-STILL = 0.5  # m/s^2, added to the root mean square of the accelerations in the second pass
+STILL = 0.5  # m/s^2, whose square is added to the mean square of the accelerations in the second pass
 PERSISTENCE = 0.04  # seconds that an acceleration lasts: q = PERSISTENCE acceleration^2, in m^2/s^3
 MAX_GAP = 0.25  # seconds
 

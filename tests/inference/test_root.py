@@ -64,6 +64,22 @@ def test_camera_joints_stay_where_there_is_no_root() -> None:
     assert error < 0.95 * before
 
 
+def test_the_noise_of_a_keypoint_is_a_hundredth_of_its_person() -> None:
+    lifted, _ = people(frames=25, count=3)
+    points = lifted.keypoints.points
+    size = np.linalg.norm(np.nanmax(points, axis=2) - np.nanmin(points, axis=2), axis=-1)
+    noise = np.broadcast_to(0.01 * size[..., None], points.shape[:-1])
+    camera = intrinsics_of_focal(FOCAL, SIZE)
+    found, expected = with_root(lifted, camera), with_root(lifted, camera, pixel_noise=noise)
+    one = with_root(people(frames=25, count=1)[0], camera, pixel_noise=4.0)
+    same = with_root(people(frames=25, count=1)[0], camera, pixel_noise=np.full((25, 1, 17), 4.0))
+    for this, that in ((found, expected), (one, same)):
+        for name in ("joints", "deviation", "root", "root_deviation"):
+            np.testing.assert_allclose(getattr(this, name), getattr(that, name), atol=1e-12)
+    louder = with_root(people(frames=25, count=1)[0], camera, pixel_noise=16.0)
+    assert (louder.root_deviation > one.root_deviation).all()  # type: ignore[operator]
+
+
 def test_joints_without_a_deviation_follow_their_rays_and_still_have_none() -> None:
     lifted, truth = people(frames=20, sigma=False)
     result = with_root(lifted, intrinsics_of_focal(FOCAL, SIZE))

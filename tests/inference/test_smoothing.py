@@ -1,5 +1,6 @@
 """The smoother: equal to the Gaussian posterior it stands for, better where deviations say so, honest about gaps."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -158,6 +159,68 @@ def test_the_root_is_smoothed_too() -> None:
     assert np.abs(result.root - true).mean() < 0.5 * np.abs(noisy.root - true).mean()
 
 
+def smoothed_plainly(y: Array, deviation: Array, rate: float, gap: int) -> tuple[Array, Array]:
+    """The slow twin of `smooth_track` for one joint, (T, 3), with the constants that were chosen."""
+    T, half = len(y), int(0.25 * rate / 2)
+
+    def around(x: Array, k: int) -> Array:
+        return np.stack([x[min(max(i, 0), T - 1)] for i in range(k - half, k + half + 1)])
+
+    there = np.isfinite(y)
+    full = np.stack(
+        [np.interp(np.arange(T), np.flatnonzero(t), d[t]) for t, d in zip(there.T, deviation.T, strict=True)], 1
+    )
+    level = np.stack([np.exp(np.log(around(full, k)).mean(0)) for k in range(T)])
+    white = np.minimum(np.array([0.25, 0.25, 0.43]) ** 2 * 0.05 / level, 1) * full**2
+    first, _ = rts(y, white, np.full(y.shape, 0.04 * 2.0**2), 1 / rate)
+    squared = [np.mean(((first[k + 1] - 2 * first[k] + first[k - 1]) * rate**2) ** 2) for k in range(1, T - 1)]
+    squared = np.array([squared[0], *squared, squared[-1]])
+    power = np.stack([np.full(3, 0.5**2 + around(squared, k).mean()) for k in range(T)])
+    x, variance = rts(y, white, 0.04 * power, 1 / rate)
+    total = np.sqrt(variance + full**2 - white)
+    for d in range(3):
+        known = [-1, *np.flatnonzero(there[:, d]).tolist(), T]
+        for a, b in itertools.pairwise(known):
+            if b - a - 1 > gap or a == -1 or b == T:
+                x[a + 1 : b, d] = total[a + 1 : b, d] = np.nan
+    return x, total
+
+
+@pytest.mark.parametrize("rate", [24.0, 30.0])
+def test_a_smoothed_track_equals_its_slow_twin(rate: float) -> None:
+    rng = np.random.default_rng(0)
+    values = 0.01 * rng.normal(size=(40, 2, 3)).cumsum(0).cumsum(0) + 0.02 * rng.normal(size=(40, 2, 3))
+    deviation = 0.05 * np.exp(rng.normal(0, 1.5, (40, 2, 3)))
+    values[1:3, 0, 0] = values[20:24, 1, 1] = values[30:36, 1, 2] = values[:2, 1, 0] = values[-2:, 0, 1] = np.nan
+    found = smooth_track(values, deviation, rate, 4)
+    for joint in range(2):
+        x, total = smoothed_plainly(values[:, joint], deviation[:, joint], rate, 4)
+        np.testing.assert_allclose(found.values[:, joint], x, atol=1e-9)
+        np.testing.assert_allclose(found.deviation[:, joint], total, rtol=1e-9)
+
+
+def test_what_has_no_deviation_is_smoothed_as_if_it_had_the_usual_one() -> None:
+    """50 mm for joints, a metre for the root."""
+    lifted, _ = people(frames=30, root=True, sigma=False)
+    assert lifted.root is not None and lifted.root_deviation is not None
+    usual = np.full(lifted.joints.shape, 0.05)
+    given = replace(lifted, deviation=usual, sigma=usual, root_deviation=np.ones(lifted.root.shape))
+    lifted.root_deviation[:] = np.nan
+    found, expected = smooth(lifted), smooth(given)
+    np.testing.assert_allclose(found.joints, expected.joints, atol=1e-12)
+    np.testing.assert_allclose(found.root, expected.root, atol=1e-12)  # type: ignore[arg-type]
+
+
+def test_frames_without_a_person_do_not_count_for_his_bones() -> None:
+    lifted, _ = people(frames=20, count=2)
+    deviation = np.maximum(lifted.deviation, 0.01)
+    expected = bone_lengths(lifted.joints[5:], deviation[5:])
+    lifted.joints[:5] = np.nan
+    np.testing.assert_allclose(bone_lengths(lifted.joints, deviation), expected)
+    lifted.joints[:, 1] = np.nan
+    assert (bone_lengths(lifted.joints, deviation)[1] == 0).all()
+
+
 def test_people_and_coordinates_do_not_know_each_other() -> None:
     rng = np.random.default_rng(0)
     values, deviation = rng.normal(size=(20, 3, 5, 3)), rng.uniform(0.01, 0.1, (20, 3, 5, 3))
@@ -197,7 +260,9 @@ def test_a_rate_that_cannot_be_is_refused() -> None:
     lifted, _ = people(frames=3, frame_rate=None)
     with pytest.raises(InputError, match="--fps"):
         smooth(lifted)
-    with pytest.raises(InputError, match="above 0"):
-        smooth(lifted, 0)
+    for rate in (0, float("inf")):
+        with pytest.raises(InputError, match="above 0"):
+            smooth(lifted, rate)
+    assert smooth(lifted, 0.5).present.all()
     with pytest.raises(InputError, match="above 0"):
         smooth(lifted, 25, max_gap=-1)
