@@ -200,6 +200,15 @@ def test_a_share_of_none_is_refused() -> None:
             RLE(flow_share=share)
 
 
+def test_what_the_control_variate_can_be_is_estimated_without_scatter() -> None:
+    torch.manual_seed(0)
+    x_bar = torch.randn(4000, 3)
+    chosen = shared_flow.choose(4000, 0.25, torch.device("cpu"))
+    for log_g in (x_bar.norm(dim=1), x_bar.abs()[:, 1], x_bar.square().sum(1).log1p(), x_bar.square().log1p()[:, 2]):
+        found = shared_flow.log_g_of_all(log_g[chosen], chosen, x_bar)
+        assert (found - log_g).std() < 0.02 * log_g.std()
+
+
 @pytest.mark.parametrize("share", [0.4, 1.0])
 def test_the_estimate_of_log_g_is_a_fit_and_what_it_leaves(share: float) -> None:
     """c(x) for every joint, and the residual of the chosen ones as often as joints are chosen for one."""

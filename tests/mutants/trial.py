@@ -37,7 +37,7 @@ class Runs(NamedTuple):
     of_line: dict[str, dict[int, list[str]]]
 
     def tests(self, path: str, line: int, seconds: float) -> list[str]:
-        """Tests that run a line, as many as take so many seconds: the module's own, its room's, others; the fastest first.
+        """Tests that run a line, as many as take so many seconds: the module's own, its room's, others, fastest first.
 
         What runs at the import, as a decorator does, gets those of the next line that a test runs, then the module's.
         """
