@@ -10,7 +10,7 @@ from torch import Tensor
 from lifting.command import InputError
 from lifting.geometry.views import rotation_to_ray
 from lifting.likelihood.pose_density import PoseDensity, _common_correlation, viewing_turn
-from lifting.likelihood.radial_mixture import fit_mixture, log_parts
+from lifting.likelihood.radial_mixture import fit_mixture, log_parts, with_length
 from lifting.prediction import Prediction
 
 JOINTS, DIM = 4, 3
@@ -203,3 +203,11 @@ def test_a_correlation_is_kept_as_far_as_people_share_it() -> None:
     assert found([1, 1]) == pytest.approx(0.8, abs=0.05)
     assert found([1, 1, 1, 1]) == pytest.approx(0.8, abs=0.05)
     assert found([1, -1]) == 0
+
+
+def test_lengths_follow_the_table_and_go_on_in_proportion_beyond_it() -> None:
+    here, there = torch.tensor([1.0, 2, 4]), torch.tensor([2.0, 2, 6])
+    lengths = torch.tensor([0.5, 1, 1.5, 2, 3, 4, 10])
+    ratio = torch.tensor([2, 2, 1.5, 1, 1.25, 1.5, 1.5])
+    x = lengths[:, None] * torch.tensor([0.6, 0, -0.8])
+    torch.testing.assert_close(with_length(x, here, there), ratio[:, None] * x)

@@ -59,6 +59,16 @@ def test_untrained_it_is_the_standard_normal() -> None:
     torch.testing.assert_close(ScalarFlow().double().log_prob(x), expected)
 
 
+def test_six_pivots_stand_evenly_and_a_layer_at_most_squares_or_takes_the_root() -> None:
+    torch.testing.assert_close(ScalarFlow().pivots.detach(), torch.tensor([-2, -1.2, -0.4, 0.4, 1.2, 2]))
+    x = torch.tensor([[1e2], [1e4]], dtype=torch.float64)
+    for steepness, power in ((50.0, 2.0), (-50.0, 0.5)):
+        flow = ScalarFlow(1).double()
+        nn.init.constant_(flow.steepness, steepness)
+        z = flow.inverse(x)[0].log()
+        assert float((z[1] - z[0]) / math.log(1e2)) == pytest.approx(power, abs=1e-3)
+
+
 def test_far_values_stay_finite_in_float32() -> None:
     flow = random_flow(scale=0.3).float()
     x = torch.tensor([-1e6, -1e3, 0.0, 1e3, 1e6]).view(-1, 1).requires_grad_()
