@@ -96,13 +96,16 @@ def test_draws_follow_the_density_of_whole_poses() -> None:
     torch.testing.assert_close(off, of.deviation(one)[0], rtol=0.03, atol=0)
 
 
-def test_a_planted_density_is_recovered() -> None:
-    """Scales by joint and axis, tails and correlation; a person with ten times the poses counts like the other."""
+@pytest.mark.parametrize("first", [0, 2_000])
+def test_a_planted_density_is_recovered(first: int) -> None:
+    """Scales by joint and axis, tails and correlation, of one person, or of two of whom one has ten times the poses."""
     of, some = density(), prediction(22_000)
     torch.manual_seed(0)
     target = of.sample(some, 1)[0]
-    person = torch.cat([torch.zeros(2_000), torch.ones(20_000)]).long()
-    found = PoseDensity.fit(some, target, person)
+    person = (torch.arange(22_000) < first).long()
+    found = PoseDensity.fit(some, target.requires_grad_(), person)
+    assert not any(x.requires_grad for x in found.state_dict(keep_vars=True).values())
+    target = target.detach()
     torch.testing.assert_close(
         found.deviation(some.rows(slice(10))), of.deviation(some.rows(slice(10))), rtol=0.05, atol=0
     )

