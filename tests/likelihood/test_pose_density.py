@@ -100,6 +100,7 @@ def test_draws_follow_the_density_of_whole_poses() -> None:
 def test_a_planted_density_is_recovered(first: int) -> None:
     """Scales by joint and axis, tails and correlation, of one person, or of two of whom one has ten times the poses."""
     of, some = density(), prediction(22_000)
+    of.scale.mul_(torch.tensor([8.0, 1, 0.2]))
     torch.manual_seed(0)
     target = of.sample(some, 1)[0]
     person = (torch.arange(22_000) < first).long()
@@ -214,3 +215,19 @@ def test_lengths_follow_the_table_and_go_on_in_proportion_beyond_it() -> None:
     ratio = torch.tensor([2, 2, 1.5, 1, 1.25, 1.5, 1.5])
     x = lengths[:, None] * torch.tensor([0.6, 0, -0.8])
     torch.testing.assert_close(with_length(x, here, there), ratio[:, None] * x)
+
+
+def test_the_correlation_is_a_mean_over_people_however_many_poses_each_has() -> None:
+    def found(few: float, many: float) -> float:
+        """Of 2,000 poses of one person and 20,000 of another, with these correlations of two joints."""
+        torch.manual_seed(0)
+        z = torch.randn(22_000, 2, 3, dtype=torch.float64)
+        r = torch.full((22_000, 1), many).double()
+        r[:2_000] = few
+        z[:, 1] = r * z[:, 0] + (1 - r * r).sqrt() * z[:, 1]
+        person = (torch.arange(22_000) < 2_000).long()
+        fitted = PoseDensity.fit(Prediction(0 * z, 0 * z), z, person)
+        return float(fitted.correlation[0, 3])
+
+    assert found(0.8, 0.4) == pytest.approx(found(0.4, 0.8), abs=0.03)
+    assert found(0.6, 0.6) == pytest.approx(0.6, abs=0.03)
