@@ -763,6 +763,7 @@ def test_the_defaults_are_the_recommended_form_and_the_papers_has_a_name() -> No
     assert settings(RLE(dim=3)) == settings(build_likelihood(recommended.loss))
     assert settings(RLE.paper(dim=3)) == settings(build_likelihood(paper.loss))
     assert settings(RLE.paper(2))[:-1] == ("laplace", 0.0, False, True)
+    assert (Likelihood().base, Likelihood().beta) == (LossConfig().base, LossConfig().beta)
     single_stage = read_config(SingleStageConfig, folder / "single_stage/resnet50_rle.yaml")
     assert single_stage.model == SingleStageConfig().model
     assert single_stage.loss == SingleStageConfig().loss
@@ -770,6 +771,35 @@ def test_the_defaults_are_the_recommended_form_and_the_papers_has_a_name() -> No
         images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
         log_sigma = network.eval()(images if isinstance(network, Regressor) else torch.randn(2, 17, 2)).log_sigma
         assert torch.equal(log_sigma, log_sigma[..., :1].expand_as(log_sigma))
+
+
+def test_the_scale_of_a_loss_is_a_running_mean_over_the_labelled_joints() -> None:
+    loss = ConstantVariance("l1")
+    target = torch.zeros(2, 3, 3)
+    target[0, 1], target[1, 2] = 3.0, 60.0
+    for joint, expected in (((0, 1), 3.0), ((1, 2), 0.98 * 3 + 0.02 * 60)):
+        weight = torch.zeros(2, 3)
+        weight[joint] = 1
+        loss(Prediction(torch.zeros(2, 3, 3)), target, weight)
+        assert float(loss.scale) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("base", "expected"), [("laplace", 2**0.5), ("gaussian", 1.0), ("radial", 2.0)])
+def test_the_deviation_of_a_fixed_density(base: str, expected: float) -> None:
+    """|x| of the radial density in 3D is a sum of three exponential variables: E |x|^2 = 3 * 4."""
+    one = Prediction(torch.zeros(1, 2, 3), torch.log(torch.tensor([[[1.0, 2, 3], [4, 5, 6]]])))
+    assert one.log_sigma is not None
+    one.log_sigma.requires_grad_()
+    found = Likelihood(3, base).deviation(one)
+    assert not found.requires_grad
+    torch.testing.assert_close(found, expected * torch.arange(1.0, 7).view(1, 2, 3), rtol=0.03, atol=0)
+
+
+def test_the_first_joint_without_a_density_is_named() -> None:
+    log_sigma = torch.zeros(4, 7, 3)
+    log_sigma[1, 3] = log_sigma[2, 5] = -torch.inf
+    with pytest.raises(ValueError, match="got -inf at joint 3:"):
+        Likelihood()(Prediction(torch.zeros(4, 7, 3), log_sigma), torch.zeros(4, 7, 3))
 
 
 @pytest.mark.parametrize("name", ["rle", "dle", "radial"])

@@ -106,6 +106,7 @@ def test_a_planted_density_is_recovered(first: int) -> None:
     person = (torch.arange(22_000) < first).long()
     found = PoseDensity.fit(some, target.requires_grad_(), person)
     assert not any(x.requires_grad for x in found.state_dict(keep_vars=True).values())
+    assert not found.deviation(Prediction(target, target)).requires_grad
     target = target.detach()
     torch.testing.assert_close(
         found.deviation(some.rows(slice(10))), of.deviation(some.rows(slice(10))), rtol=0.05, atol=0
