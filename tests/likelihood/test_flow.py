@@ -65,6 +65,26 @@ def test_parameter_counts_are_the_papers(layers: int, width: int, thousands: flo
     assert count / 1000 == pytest.approx(thousands, abs=0.1)  # the paper truncates some and rounds others
 
 
+def test_couplings_move_one_half_and_the_other_in_turn() -> None:
+    flow = RealNVP()
+    assert flow.dim == 3
+    assert flow.masks.tolist() == [[False, False, True], [True, True, False]] * 3
+
+
+def test_hidden_layers_start_like_those_of_torch() -> None:
+    """Uniform within +-1 / sqrt(inputs), and the last layer at zero."""
+    torch.manual_seed(0)
+    for net in RealNVP(3, layers=4, width=256).nets:
+        for weight, bias in list(zip(net.weights, net.biases, strict=True))[:-1]:
+            for values in (weight.detach(), bias.detach()):
+                bound = weight.shape[1] ** -0.5
+                assert bool((values.abs() <= bound).all())
+                assert float(values.std()) == pytest.approx(bound / 3**0.5, rel=0.15)
+                assert float(values.min()) < -0.8 * bound < 0.8 * bound < float(values.max())
+        assert not net.weights[-1].any()
+        assert not net.biases[-1].any()
+
+
 def test_flops_are_the_papers() -> None:
     """1.8 MFLOPs for 17 joints, with two operations per multiply-add."""
     with FlopCounterMode(display=False) as counter:

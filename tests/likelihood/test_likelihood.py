@@ -550,6 +550,7 @@ def test_zukos_flows_plug_in(kind: str, name: str) -> None:
     torch.manual_seed(0)
     config = LossConfig(name=name, flow=FlowConfig(kind=kind, couplings=2, width=8))
     likelihood = build_likelihood(config, 2).double()
+    assert sum(isinstance(module, nn.Linear) for module in likelihood.modules()) == 2 * config.flow.layers
     prediction, target = example(2)
     loss = likelihood(prediction, target)
     loss.sum().backward()
@@ -719,7 +720,7 @@ def test_a_module_that_is_no_density_is_refused_as_a_flow(kind: Callable[..., Li
     for flow, words in (
         (NoSample(3, 3), "got NoSample without sample"),
         (Fixed(), "got Fixed without parameters"),
-        (RealNVP(2), r"expected a density on R\^3, .* got \(2, 2\) and \(2,\) from RealNVP"),
+        (RealNVP(2), r"expected a density on R\^3, where .* shape \(2, 3\) .* got \(2, 2\) and \(2,\) from RealNVP"),
     ):
         with pytest.raises(ValueError, match=words):
             kind(3, flow=flow)
@@ -781,6 +782,7 @@ def test_the_scale_of_a_loss_is_a_running_mean_over_the_labelled_joints() -> Non
         weight = torch.zeros(2, 3)
         weight[joint] = 1
         loss(Prediction(torch.zeros(2, 3, 3)), target, weight)
+        loss(Prediction(torch.zeros(2, 3, 3)), target, 0 * weight)  # nothing to learn from
         assert float(loss.scale) == pytest.approx(expected)
 
 
