@@ -562,6 +562,39 @@ def test_zukos_flows_plug_in(kind: str, name: str) -> None:
     assert mass.item() == pytest.approx(1, abs=1e-2)
 
 
+@pytest.mark.parametrize(("dim", "reach", "cells"), [(1, 20.0, 2**14), (2, 5.0, 512), (3, 5.0, 64)])
+def test_log_norm_is_a_sum_over_a_grid(dim: int, reach: float, cells: int) -> None:
+    rle = random_rle(dim)
+    found = rle.log_norm()
+    assert not found.requires_grad
+    with torch.no_grad():
+        assert float(found) == pytest.approx(-math.log(rle._riemann_sum(reach, cells)), abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", [RLE, DLE])
+def test_constants_are_in_full_precision_and_those_of_the_weights(kind: Callable[..., Likelihood]) -> None:
+    likelihood, same = (kind(2, flow=random_rle(2).flow.float()) for _ in range(2))
+    one = Prediction(torch.zeros(1, 1, 2), torch.zeros(1, 1, 2))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = likelihood.deviation(one)
+    torch.testing.assert_close(found, same.deviation(one), rtol=0, atol=0)
+    with torch.no_grad():
+        for weight in likelihood.parameters():
+            weight.mul_(0.5)
+    assert not torch.equal(likelihood.deviation(one), found)
+
+
+def test_a_narrow_grid_is_not_believed() -> None:
+    assert float(RLE(1).log_norm(0.3).detach()) == pytest.approx(float(RLE(1).log_norm()), abs=0.02)
+
+
+def test_the_deviation_of_a_flow_at_mu_has_draws_of_its_own_for_every_joint() -> None:
+    log_sigma = torch.tensor([0.1, 0.2, 0.4]).log().expand(2, 5, 3)
+    found = BasicFlow().deviation(Prediction(torch.zeros(2, 5, 3), log_sigma))
+    torch.testing.assert_close(found, log_sigma.exp(), rtol=0.25, atol=0)
+    assert len(set(found[..., 0].flatten().tolist())) == 10
+
+
 def test_a_narrow_flow_gets_a_finer_grid_and_a_given_one_is_refused() -> None:
     rle = random_rle(3, normalise=False)
     with torch.no_grad():
@@ -571,8 +604,11 @@ def test_a_narrow_flow_gets_a_finer_grid_and_a_given_one_is_refused() -> None:
             net.biases[-1][0] = -0.6
     width = math.exp(3 * math.tanh(-0.6))  # three of six couplings move each coordinate
     for bad in ({"cells": 10}, {"reach": width, "cells": 40}):
-        with pytest.raises(ValueError, match="are too coarse or too narrow: an estimate from draws is"):
+        with pytest.raises(ValueError, match="are too coarse or too narrow: an estimate from draws is") as refused:
             rle.log_norm(**bad)
+        reach, cells = bad.get("reach", 5.0), int(bad["cells"])
+        ratio = float(rle._estimate().detach() / rle._riemann_sum(reach, cells).detach())
+        assert f"is {ratio:.3g} times" in str(refused.value)
     x, cell = grid(3, 6 * width, 90)
     with torch.no_grad():
         twin = -(rle.log_shape(x.reshape(-1, 3)).exp().sum() * cell).log()
@@ -765,6 +801,8 @@ def test_the_defaults_are_the_recommended_form_and_the_papers_has_a_name() -> No
     assert settings(RLE.paper(dim=3)) == settings(build_likelihood(paper.loss))
     assert settings(RLE.paper(2))[:-1] == ("laplace", 0.0, False, True)
     assert (Likelihood().base, Likelihood().beta) == (LossConfig().base, LossConfig().beta)
+    assert [kind().dim for kind in (RLE, DLE, BasicFlow, ReferenceRLE)] == [3] * 4
+    assert [kind().beta for kind in (DLE, BasicFlow, ReferenceRLE)] == [1, 1, 0]
     single_stage = read_config(SingleStageConfig, folder / "single_stage/resnet50_rle.yaml")
     assert single_stage.model == SingleStageConfig().model
     assert single_stage.loss == SingleStageConfig().loss
