@@ -75,6 +75,7 @@ def test_hidden_layers_start_like_those_of_torch() -> None:
     """Uniform within +-1 / sqrt(inputs), and the last layer at zero."""
     torch.manual_seed(0)
     for net in RealNVP(3, layers=4, width=256).nets:
+        assert isinstance(net, _ScaleAndShift)
         for weight, bias in list(zip(net.weights, net.biases, strict=True))[:-1]:
             for values in (weight.detach(), bias.detach()):
                 bound = weight.shape[1] ** -0.5
