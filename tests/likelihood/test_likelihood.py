@@ -593,6 +593,20 @@ def test_the_deviation_of_a_flow_at_mu_has_draws_of_its_own_for_every_joint() ->
     found = BasicFlow().deviation(Prediction(torch.zeros(2, 5, 3), log_sigma))
     torch.testing.assert_close(found, log_sigma.exp(), rtol=0.25, atol=0)
     assert len(set(found[..., 0].flatten().tolist())) == 10
+    assert not found.requires_grad
+
+
+def test_draws_have_no_gradient_and_follow_a_flow_that_is_mirrored() -> None:
+    """ReferenceRLE takes log G at -x_bar: a flow that shifts by 12 puts candidates and draws on the other side."""
+    likelihood = ReferenceRLE(2, flow=RealNVP(2, layers=2, width=1))
+    for parameter in likelihood.flow.parameters():
+        nn.init.zeros_(parameter)
+    for net in likelihood.flow.nets:  # type: ignore[union-attr]
+        nn.init.constant_(net.biases[-1][1], 4)  # three of six couplings move each coordinate
+    drawn = likelihood.draw_unit((4000,), torch.zeros(()))
+    assert not drawn.requires_grad
+    assert bool((drawn.mean(0) < -10).all())
+    assert len(drawn.unique(dim=0)) > 2000
 
 
 def test_a_narrow_flow_gets_a_finer_grid_and_a_given_one_is_refused() -> None:
