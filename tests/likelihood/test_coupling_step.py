@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lifting.likelihood import coupling_step
-from lifting.likelihood.flow import RealNVP
+from lifting.likelihood.flow import RealNVP, _ScaleAndShift
 
 hessian: Any = torch.autograd.functional.hessian
 
@@ -125,6 +125,9 @@ def test_frozen_parameters() -> None:
     torch.testing.assert_close(gradients(flow.log_prob(x), [x]), expected, rtol=1e-9, atol=1e-9)
     flow.requires_grad_(False)
     torch.testing.assert_close(gradients(flow.log_prob(x), [x]), expected, rtol=1e-9, atol=1e-9)
+    entries = [net.weights[0].requires_grad_() for net in flow.nets if isinstance(net, _ScaleAndShift)]
+    expected = gradients(readable(flow, x), entries)
+    torch.testing.assert_close(gradients(flow.log_prob(x), entries), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_other_masks_take_the_readable_path(taken: list[int]) -> None:
@@ -160,6 +163,15 @@ def test_second_derivatives_are_those_of_the_readable_path(taken: list[int]) -> 
         (of_rows,) = torch.autograd.grad(values(rows).sum(), rows, create_graph=True)
         penalties.append(gradients(of_rows.square().sum(-1), [rows, *flow.parameters()]))
     torch.testing.assert_close(penalties[0], penalties[1])
+
+
+@pytest.mark.parametrize("dim", [2, 3, 4, 5])
+def test_what_is_differentiated_twice_is_the_same_density(dim: int) -> None:
+    flow, x = random_flow(dim, 6, 3), torch.randn(50, dim, dtype=torch.float64)
+    nets = [net for net in flow.nets if isinstance(net, _ScaleAndShift)]
+    layers = [torch.stack(parts) for parts in zip(*(net.layers() for net in nets), strict=True)]
+    found = coupling_step._readable(x, flow._moved_halves(x), layers)
+    torch.testing.assert_close(found, readable(flow, x))
 
 
 def test_second_derivatives_of_frozen_parts() -> None:
