@@ -93,5 +93,6 @@ def test_the_inverse_undoes_the_map() -> None:
 
 
 def test_a_box_without_extent() -> None:
+    assert crop_matrix(torch.tensor([1.0, 2, 0.5, 0.25]), SIZE).isfinite().all()
     with pytest.raises(ValueError, match="box: expected a side above zero, got 0"):
         crop_matrix(torch.tensor([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 0.0, 0.0]]), SIZE)

@@ -28,6 +28,7 @@ TESTS = ["tests/likelihood", "tests/geometry", "tests/metrics", "tests/models", 
 OPTIONS = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:unraisableexception"]
 ROOM = 8 << 30  # bytes of memory
 LIKELY = 4  # tests that are tried before the others
+FEW = 10  # tests of the line after one that runs at the import
 
 
 class Runs(NamedTuple):
@@ -37,24 +38,22 @@ class Runs(NamedTuple):
     of_line: dict[str, dict[int, list[str]]]
 
     def tests(self, path: str, line: int, seconds: float) -> list[str]:
-        """Tests that run a line, as many as take so many seconds: the module's own, its room's, others, fastest first.
+        """Tests for a line, as many as take so many seconds: the module's own, its room's, others; the fastest first.
 
-        What runs at the import, as a decorator does, gets those of the next line that a test runs, then the module's.
+        They run the line. What runs at the import, as a table and a decorator do, gets a few of the next line that
+        tests run, then any tests.
         """
-        of_line = self.of_line.get(path, {})
-        groups = [of_line[line]] if line in of_line else [of_line[n] for n in sorted(of_line) if n > line][:1]
-        if line not in of_line:
-            groups += [list(set().union(*of_line.values()) or self.seconds)]
         room, name = Path(path).parts[-2:]
 
         def order(test: str) -> tuple[bool, bool, float]:
-            return (
-                not test.startswith(f"tests/{room}/test_{name}"),
-                not test.startswith(f"tests/{room}/"),
-                self.seconds[test],
-            )
+            own, near = test.startswith(f"tests/{room}/test_{name}"), test.startswith(f"tests/{room}/")
+            return not own, not near, self.seconds[test]
 
-        ordered = list(dict.fromkeys(test for group in groups for test in sorted(group, key=order)))
+        of_line = self.of_line.get(path, {})
+        following = [tests for number, tests in sorted(of_line.items()) if number >= line]
+        ordered = sorted(following[0], key=order) if following else []
+        if line not in of_line:
+            ordered = list(dict.fromkeys([*ordered[:FEW], *sorted(self.seconds, key=order)]))
         total = accumulate(map(self.seconds.__getitem__, ordered))
         return [test for test, spent in zip(ordered, total, strict=True) if spent <= seconds] or ordered[:1]
 
