@@ -37,7 +37,7 @@ def camera(factor: float) -> Camera:
 def points() -> Tensor:
     generator = torch.Generator().manual_seed(0)
     xy = (torch.rand(200, 2, generator=generator, dtype=D64) - 0.5) * 0.8
-    return torch.cat([xy, torch.ones(200, 1, dtype=D64)], 1) * torch.linspace(2, 8, 200, dtype=D64)[:, None]
+    return torch.cat([xy, torch.ones(200, 1, dtype=D64)], 1) * torch.linspace(0.3, 8, 200, dtype=D64)[:, None]
 
 
 def test_projection_is_opencvs() -> None:
@@ -75,6 +75,12 @@ def test_unprojection_inverts_projection_all_over_the_image(subject: str) -> Non
         torch.testing.assert_close(lens.project(lens.unproject(uv, depth)), uv, rtol=0, atol=1e-9)
         origin = lens.project(lens.world_to_camera(torch.tensor([[0.0, 0.0, 1.0]], dtype=D64)))[0]
         assert ((origin > 0) & (origin < torch.tensor(lens.size))).all()
+
+
+def test_points_are_projected_in_batches_of_any_shape() -> None:
+    one, X = camera(1.0), points()
+    torch.testing.assert_close(one.project(X.view(4, 5, 10, 3)), one.project(X).view(4, 5, 10, 2))
+    assert Camera(one.size, one.focal, one.center, one.radial, one.tangential, one.R, one.t).tangential_factor == 1
 
 
 def test_world_and_camera_are_inverse_and_behind_is_nan() -> None:

@@ -4,17 +4,20 @@ import pytest
 
 from lifting.geometry.skeleton import COCO17, H36M17, H36M18, JOINT_SETS, MPII16, JointSet
 
-LIMBS = {f"{side}_{child}": f"{side}_{parent}" for side in ("left", "right")
-         for child, parent in (("knee", "hip"), ("ankle", "knee"), ("elbow", "shoulder"), ("wrist", "elbow"))}  # fmt: skip
-HIPS = {"left_hip": "pelvis", "right_hip": "pelvis"}
+
+def both_sides(**parents: str) -> dict[str, str]:
+    """The parent of each child, left and right."""
+    return {f"{side}_{child}": f"{side}_{parent}" for side in ("left", "right") for child, parent in parents.items()}
+
+
+LIMBS = both_sides(knee="hip", ankle="knee", elbow="shoulder", wrist="elbow")
+HIPS, SHOULDERS, EYES = ((f"left_{name}", f"right_{name}") for name in ("hip", "shoulder", "eye"))
 PARENTS = {
-    "h36m17": HIPS | {"spine": "pelvis", "thorax": "spine", "neck": "thorax", "head": "neck"}
-    | dict.fromkeys(("left_shoulder", "right_shoulder"), "thorax"),
-    "coco17": dict.fromkeys(("left_eye", "right_eye", "left_shoulder", "right_shoulder"), "nose")
-    | {f"{side}_{child}": f"{side}_{parent}" for side in ("left", "right")
-       for child, parent in (("ear", "eye"), ("hip", "shoulder"))},
-    "mpii16": HIPS | {"thorax": "pelvis", "upper_neck": "thorax", "head_top": "upper_neck"}
-    | dict.fromkeys(("left_shoulder", "right_shoulder"), "thorax"),
+    "h36m17": {"spine": "pelvis", "thorax": "spine", "neck": "thorax", "head": "neck"}
+    | dict.fromkeys(HIPS, "pelvis") | dict.fromkeys(SHOULDERS, "thorax"),
+    "coco17": dict.fromkeys((*EYES, *SHOULDERS), "nose") | both_sides(ear="eye", hip="shoulder"),
+    "mpii16": {"thorax": "pelvis", "upper_neck": "thorax", "head_top": "upper_neck"}
+    | dict.fromkeys(HIPS, "pelvis") | dict.fromkeys(SHOULDERS, "thorax"),
 }  # fmt: skip
 PARENTS["h36m18"] = PARENTS["h36m17"] | {"shoulder_middle": "thorax"}
 
