@@ -70,7 +70,7 @@ def _fit(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor
     y = y - target_mean[:, None]
     R, trace = _best_rotation((y[:, None] * x).sum(2))
     variance = x.square().sum((0, 1))
-    scale = torch.where(variance > 0, trace / torch.where(variance > 0, variance, 1), 0)
+    scale = trace / torch.where(variance > 0, variance, 1)  # the trace is 0 where the variance is
     return scale, R, x, target_mean
 
 
