@@ -52,7 +52,7 @@ def scale_align(source: Tensor, target: Tensor) -> Tensor:
     """(..., J, 3) root-relative source times the factor that brings it closest to target, as N-MPJPE requires."""
     norm = source.square().sum((-2, -1), keepdim=True)
     dot = (source * target).sum((-2, -1), keepdim=True)
-    return source * torch.where(norm > 0, dot / torch.where(norm > 0, norm, 1), 0)
+    return source * (dot / torch.where(norm > 0, norm, 1))
 
 
 def _poses_last(points: Tensor) -> Tensor:
