@@ -185,6 +185,20 @@ def test_the_table_of_cameras_has_not_changed() -> None:
     assert hashlib.sha256(table).hexdigest().startswith("4f79d583039a7680")
 
 
+def test_the_cameras_of_a_subject_stand_around_him_in_metres() -> None:
+    one = h36m.cameras("S1")["54138969"]
+    torch.testing.assert_close(-one.R.T @ one.t, torch.tensor([1841.10707, 4955.28466, 1563.44540], dtype=D64) / 1000,
+                               rtol=0, atol=1e-4)  # fmt: skip
+
+
+def test_what_human36m_says_of_itself() -> None:
+    """Public code drops these of the 32 joints (VideoPose3D's `remove_static_joints`, by Pavllo et al.)."""
+    dropped = {4, 5, 9, 10, 11, 16, 20, 21, 22, 23, 24, 28, 29, 30, 31}
+    assert tuple(sorted(set(range(32)) - dropped)) == h36m.KEEP_17_OF_32
+    assert (h36m.FRAME_RATE, len(h36m.ACTIONS)) == (50, 15)
+    assert h36m.ACTIONS[14 - h36m.FIRST_ACTION] == "Walking"  # act 14 of the release
+
+
 def test_the_18th_joint_is_between_the_shoulders() -> None:
     points = torch.randn(4, 17, 3)
     made = h36m17_to_h36m18(points)
