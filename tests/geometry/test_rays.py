@@ -77,6 +77,17 @@ def test_missing_joints_are_ignored_the_pelvis_too() -> None:
     assert np.isnan(placed(joints, 0.05, pixels, ray=True).root).all()
 
 
+@pytest.mark.parametrize(("seen", "enough"), [(4, True), (3, False)])
+def test_four_joints_are_enough(seen: int, enough: bool) -> None:
+    poses, T = posed(), places()
+    pixels = PINHOLE.project(poses + T[:, None])
+    pixels[:, : 17 - seen] = np.nan
+    result = placed(poses, 0.05, pixels)
+    assert np.isfinite(result.root).all() if enough else np.isnan(result.root).all()
+    if enough:
+        np.testing.assert_allclose(result.root, T, atol=1e-4)
+
+
 def test_all_keypoints_in_one_place_give_no_root() -> None:
     poses = posed(3)
     pixels = np.full((3, 17, 2), 600.0)
