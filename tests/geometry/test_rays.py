@@ -88,6 +88,39 @@ def test_four_joints_are_enough(seen: int, enough: bool) -> None:
         np.testing.assert_allclose(result.root, T, atol=1e-4)
 
 
+@pytest.mark.parametrize(("T", "stands"), [((2.0, 0, 0.3), True), ((2.0, 0, -0.3), False), ((0, 0, 0.1), False)])
+def test_nobody_stands_behind_the_camera_or_in_it(T: tuple[float, float, float], stands: bool) -> None:
+    poses = posed(50)
+    rays = poses + T
+    rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
+    result = place_people(poses, np.full(poses.shape, 0.05), rays, np.full(50, 0.004), about_ray=False)
+    if stands:
+        np.testing.assert_allclose(result.root, np.broadcast_to(T, (50, 3)), atol=1e-4)
+    else:
+        assert np.isnan(result.root).all()
+
+
+def test_a_lifter_without_a_deviation_counts_as_one_of_50_mm() -> None:
+    poses, T = posed(20), places(20)
+    pixels = PINHOLE.project(poses + T[:, None]) + np.random.default_rng(0).normal(0, 5, (20, 17, 2))
+    rays, angle = PINHOLE.rays(pixels), np.full(20, 0.004)
+    without, given = (
+        place_people(poses, np.full(poses.shape, deviation), rays, angle, about_ray=True)
+        for deviation in (np.nan, 0.05)
+    )
+    for name in ("joints", "root", "covariance"):
+        np.testing.assert_allclose(getattr(without, name), getattr(given, name))
+
+
+@pytest.mark.parametrize("factor", [1e-9, 1.0, 1e9])
+def test_whether_rays_differ_does_not_depend_on_their_weight(factor: float) -> None:
+    rays = posed(3)
+    rays[..., 2] += 4
+    rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
+    rays[1] = rays[1, :1]
+    assert rays_file._is_regular(rays_file._normal(np.full((3, 17), factor), rays)).tolist() == [True, False, True]
+
+
 def test_all_keypoints_in_one_place_give_no_root() -> None:
     poses = posed(3)
     pixels = np.full((3, 17, 2), 600.0)
