@@ -5,7 +5,7 @@
     [--seconds S]        tries each with the fastest tests that run its line, as many as take so long
     [--output DIR]       keeps what came of each fault; those that were noticed before are not tried again
 
-harmless.yaml lists faults that change nothing anybody could notice, with the reason for each.
+harmless.yaml lists faults that change nothing anybody could notice, with the reason for each; they are not tried.
 """
 
 import argparse
@@ -55,16 +55,21 @@ def main() -> None:
     gc.freeze()  # no process of a mutant looks through all of this
 
     chosen = [mutant for path in paths for mutant in islice(mutants(path), options.each)]
+    open_ = [m for m in chosen if _key(m) not in noticed and m.after not in harmless.get(m.path, {})]
     survivors, counts = [], {path: Counter[str]() for path in paths}
-    trials = _trials([mutant for mutant in chosen if _key(mutant) not in noticed], runs, options.seconds)
-    with known.open("a") as file, tqdm(trials, total=sum(_key(m) not in noticed for m in chosen), unit="fault") as bar:
+    with known.open("a") as file, tqdm(_trials(open_, runs, options.seconds), total=len(open_), unit="fault") as bar:
         for mutant, is_seen in bar:
             if is_seen:
                 noticed.add(_key(mutant))
                 print(_key(mutant), file=file, flush=True)
-            elif mutant.after not in harmless.get(mutant.path, {}):
+            else:
                 survivors.append(mutant)
                 bar.write(f"{mutant.path}:{mutant.line}\n  - {mutant.before}\n  + {mutant.after}")
+    there = {(mutant.path, mutant.after) for mutant in chosen}
+    gone = {(path, after) for path in paths for after in harmless.get(path, {})} - there
+    if gone and options.each is None:
+        lines = [f"{path}: {after}" for path, after in sorted(gone)]
+        print("harmless.yaml names faults that do not exist:", *lines, sep="\n  ")
     for mutant in chosen:
         kind = "noticed" if _key(mutant) in noticed else "survived" if mutant in survivors else "harmless"
         counts[mutant.path][kind] += 1
