@@ -1,6 +1,7 @@
 """The RLE family: densities are normalised, gradients are as documented, excluded joints leave no trace."""
 
 import math
+import sys
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lifting.command import InputError
 from lifting.config import Config, FlowConfig, LossConfig, SingleStageConfig, load_config, read_config
 from lifting.likelihood import (
     DLE,
@@ -560,6 +562,13 @@ def test_zukos_flows_plug_in(kind: str, name: str) -> None:
     with torch.no_grad():
         mass = likelihood.log_prob(Prediction(torch.zeros_like(x), torch.zeros_like(x)), x).exp().sum() * cell
     assert mass.item() == pytest.approx(1, abs=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["nsf", "maf"])
+def test_a_flow_whose_library_is_missing_names_it(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "zuko", None)
+    with pytest.raises(InputError, match=f"^loss.flow.kind: {kind} needs zuko: pip install"):
+        build_likelihood(LossConfig(flow=FlowConfig(kind=kind)))
 
 
 @pytest.mark.parametrize(("dim", "reach", "cells"), [(1, 20.0, 2**14), (2, 5.0, 512), (3, 5.0, 64)])

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,9 @@ def stop_after(epochs: int, config: Config, folder: Path) -> None:
 
 
 def test_a_run_learns_and_leaves_its_files(small: list[str], tmp_path: Path) -> None:
+    began = time.perf_counter()
     lifter.train(load_config(overrides=[*small, "train.epochs=12", "train.warmup_steps=5", "train.lr=1e-2"]), tmp_path)
+    took = time.perf_counter() - began
     names = {p.name.split(".")[0] for p in tmp_path.iterdir()}
     assert names == {"", "config", "last", "best", "metrics", "events", "run"}
     lines = rows(tmp_path)
@@ -76,6 +79,12 @@ def test_a_run_learns_and_leaves_its_files(small: list[str], tmp_path: Path) -> 
     nothing_learned = load_split(config.data, config.data.path, train=False).target.norm(dim=-1).mean().item()
     assert lines[-1]["mpjpe_mm"] < 0.5 * 1000 * nothing_learned
     assert {"loss", "lr", "gradient_norm", "sigma_median", "nll", "pa_mpjpe_mm"} <= set(lines[0])
+    optimizer = load_checkpoint(tmp_path / "last.pt")["optimizer"]
+    count = int(optimizer["state"][0]["step"]) // 12
+    rates = [learning_rate(config.train, epoch, (epoch + 1) * count - 1) for epoch in range(12)]
+    assert [line["lr"] for line in lines] == pytest.approx(rates)
+    assert optimizer["param_groups"][0]["lr"] == pytest.approx(rates[-1])
+    assert 0 < sum(line["seconds"] for line in lines) < took
     best = load_checkpoint(tmp_path / "best.pt")
     assert best["best_error"] == min(line["mpjpe_mm"] for line in lines)
     assert config.train.epochs == 12
