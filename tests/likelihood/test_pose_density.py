@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from scipy.special import gammainc, gammaincinv
 from scipy.stats import kstest
 from torch import Tensor
 
@@ -78,6 +79,17 @@ def test_lengths_become_those_of_a_normal_density_and_come_back() -> None:
     far = torch.tensor([[0.0, 0.0, 500.0], [1e-9, 0.0, 0.0], [0.0, 0.0, 0.0]]).double()
     assert of.to_normal(far).isfinite().all()
     torch.testing.assert_close(of.from_normal(of.to_normal(far)), far)
+
+
+def test_short_lengths_have_the_rank_of_their_own() -> None:
+    """The share of U within a length is that of the normal density within the length that it is mapped to."""
+    of = density()
+    lengths = of.widths.min() * torch.tensor([0.01, 0.1, 0.3, 0.6, 0.9]).double()
+    mapped = of.to_normal(lengths[:, None] * torch.tensor([0.6, 0, 0.8]).double()).norm(dim=1)
+    within = (of.weights * torch.from_numpy(gammainc(1.5, ((lengths[:, None] / of.widths) ** 2 / 2).numpy()))).sum(1)
+    torch.testing.assert_close(
+        mapped, (2 * torch.from_numpy(gammaincinv(1.5, within.numpy()))).sqrt(), rtol=1e-4, atol=0
+    )
 
 
 def test_draws_follow_the_density_of_whole_poses() -> None:
