@@ -350,7 +350,12 @@ def test_the_rarest_are_those_far_from_the_training() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [(torch.zeros(2, 17, 3), torch.zeros(0, 17, 3)), (torch.zeros(2, 3), torch.zeros(2, 3))]
+    "wrong",
+    [
+        (torch.zeros(2, 17, 3), torch.zeros(0, 17, 3)),
+        (torch.zeros(2, 3), torch.zeros(2, 3)),
+        (torch.zeros(2, 17, 3), torch.zeros(4, 16, 3)),
+    ],
 )
 def test_rareness_needs_poses(wrong: tuple[torch.Tensor, torch.Tensor]) -> None:
     with pytest.raises(ValueError, match="expected \\(N, J, 3\\)"):
