@@ -14,6 +14,7 @@ from lifting.config import ImageTrainConfig, SingleStageConfig, TrainConfig
 from lifting.datasets.pose_batches import PoseBatches
 from lifting.datasets.poses import PoseSet, Scene
 from lifting.geometry import h36m
+from lifting.geometry.joint_maps import flip
 from lifting.geometry.skeleton import H36M17
 from lifting.geometry.views import Views
 from lifting.likelihood import DLE, RLE, BasicFlow, ConstantVariance, Likelihood, Mixed, ReferenceRLE
@@ -23,6 +24,7 @@ from lifting.models.srnet import SRNet
 from lifting.prediction import Batch
 from lifting.training import objective as objective_module
 from lifting.training import ranks
+from lifting.training.evaluation import mean_of_mirrored, predict
 from lifting.training.objective import AnyObjective, ImageObjective, Objective
 from lifting.training.steps import take_statistics, training_step
 
@@ -228,6 +230,15 @@ def test_a_prediction_in_bfloat16_goes_through_the_flow_in_float32() -> None:
     assert isinstance(objective.likelihood, BasicFlow)
     with torch.no_grad():
         torch.testing.assert_close(found.mu, objective.likelihood.point(straight).mu, rtol=0, atol=0)
+
+
+def test_a_pose_may_be_predicted_together_with_its_mirror_image() -> None:
+    torch.manual_seed(0)
+    objective, some = LIFTERS["fc rle"](), poses(8)
+    straight, both = (predict(objective, some, flip_test=flip_test) for flip_test in (False, True))
+    expected = mean_of_mirrored(straight, objective.predict(flip(some.keypoints, H36M17)), H36M17)
+    torch.testing.assert_close(both.mu, expected.mu)
+    assert not torch.allclose(both.mu, straight.mu)
 
 
 def test_what_an_objective_is() -> None:
