@@ -91,6 +91,11 @@ def faults(name: str, seconds: float, kills: int) -> Iterator[tuple[str, Fault]]
     for restarts in (0, 1):
         yield f"rank killed under torchrun, --max-restarts={restarts}", partial(rank_killed, restarts=restarts)
     if name == "single_stage":
+        for workers in (1, 2):
+            yield (
+                f"none, but pictures are read by {workers} more process{'es' * (workers > 1)}",
+                partial(read, workers=workers),
+            )
         yield (
             "process that reads pictures killed",
             hurting(1, hurts.worker_killed_in_step, 2, more=WORKERS),
@@ -119,6 +124,10 @@ def signalled(run: Run, number: int, moment: float) -> None:
 def after_some(run: Run, hurt: Callable[..., None], arguments: tuple[object, ...], words: str) -> None:
     hurting(-9, hurts.killed_while_writing, 4, "after")(run)
     run.end(run.start(hurt, *arguments)).one_line(1, f"error: {words}", "last.pt")
+
+
+def read(run: Run, workers: int) -> None:
+    Run(run.track, run.folder, (f"data.workers={workers}",)).finish()
 
 
 def refused(run: Run) -> None:
