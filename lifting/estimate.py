@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from einops import rearrange
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 from torch import Tensor
 from tqdm import tqdm
 
@@ -23,7 +22,7 @@ from lifting.prediction import Prediction
 from lifting.reports.image_evaluation import deviation_of, predict_crops
 from lifting.reports.keypoint_evaluation import pixel_deviation
 from lifting.safe_json import read_json
-from lifting.synthetic.motion import RATIOS
+from lifting.synthetic.proportions import RATIOS
 from lifting.training.objective import ImageObjective
 
 if TYPE_CHECKING:
@@ -185,6 +184,8 @@ def _in_space(
 
 def across_scale(uvd: Tensor, stature: float) -> float:
     """The side of the crop in metres, such that all bones of (18, 3) add up to those of a person of this stature."""
+    from scipy.optimize import brentq  # takes half a second to import, and training needs none
+
     bones = [(a, b) for a, b in H36M18.bones if b < 17]
     parts = torch.stack([uvd[a] - uvd[b] for a, b in bones])
     flat, deep = parts[:, :2].norm(dim=-1), DEPTH * parts[:, 2]

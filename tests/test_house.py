@@ -46,8 +46,8 @@ HOUSE: list[dict[str, list[str]]] = [
             "apart", "h36m_poses", "annotations", "h36m_images", "mpii_images", "coco_images", "image_readers",
         ],
         "synthetic": [
-            "motion", "action_scripts", "poses", "rendering", "body_shape", "scenery", "making", "pictures",
-            "group_pictures",
+            "proportions", "motion", "action_scripts", "poses", "rendering", "body_shape", "scenery", "making",
+            "pictures", "group_pictures",
         ],
         "drawing": [
             "pose_figures", "keypoint_figures", "hypothesis_figure", "diagrams", "scene", "viewer", "brush", "stage",

@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Mapping
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from lifting.command import InputError
 from lifting.config import SingleStageConfig
@@ -101,7 +101,7 @@ def _scores(images: ImageSet, joints: Array, deviation: Array) -> dict[str, Any]
     truth = root_relative(images)[:, : len(H36M17)]
     errors = joint_errors(torch.from_numpy(joints), truth)
     off = np.abs(joints - truth.numpy())[:, 1:] / np.maximum(deviation[:, 1:], 1e-9)
-    coverage = {str(level): 100 * float((off < norm.ppf(0.5 + level / 200)).mean()) for level in LEVELS}
+    coverage = {str(level): 100 * float((off < NormalDist().inv_cdf(0.5 + level / 200)).mean()) for level in LEVELS}
     return {**report_by_action(images, errors), "coverage": coverage}
 
 

@@ -14,16 +14,11 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from lifting.geometry.skeleton import H36M17
+from lifting.synthetic.proportions import RATIOS
 
 Array = NDArray[np.float64]
 
-# Bone lengths over stature. Limbs: Drillis and Contini (1966), as in Winter's "Biomechanics and Motor Control of Human
-# Movement", table 4.1. Hips, shoulders, trunk and head: the outer dimensions there, shortened to joint centres.
-RATIOS = {
-    "hip": 0.074, "thigh": 0.245, "shank": 0.246, "ankle": 0.047, "lumbar": 0.136, "thorax": 0.146,
-    "neck": 0.070, "head": 0.072, "shoulder": 0.088, "upper_arm": 0.166, "forearm": 0.146,
-}  # fmt: skip
-STATURES = (1.55, 1.95)
+STATURES = (1.55, 1.95)  # metres
 
 
 class Range(NamedTuple):

@@ -84,6 +84,13 @@ def test_evaluate_without_a_figure_imports_nothing_that_draws(small_store: Path)
     assert "torch._dynamo" not in modules(done)
 
 
+def test_the_verbs_of_pictures_wait_for_what_draws_and_what_few_of_them_need() -> None:
+    done = run("-c", "import lifting.commands.single_stage_verbs")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "torch" in imported(done)
+    assert not imported(done) & {"tensorboard", "matplotlib", "scipy", "onnx", "onnxruntime", "pycocotools"}
+
+
 def test_training_says_once_when_its_first_step_is_done(small: list[str], tmp_path: Path) -> None:
     train = ["run_lifting.py", "train", "--output", str(tmp_path / "run"), *small]
     resume = ["run_lifting.py", "train", "--resume", str(tmp_path / "run"), "train.epochs=4"]
