@@ -16,7 +16,7 @@ from lifting.datasets.poses import PoseSet, load_poses
 from lifting.datasets.store import PoseStore
 from lifting.geometry.h36m import TRAIN_SUBJECTS
 from lifting.synthetic.poses import synthetic_store
-from tests.benchmarks.bench_step import step, times
+from tests.benchmarks.bench_step import PRECISIONS, step, times
 
 COPIES, ROUNDS = 10, 9
 BATCH = 1024
@@ -36,8 +36,8 @@ def benchmarks() -> list[dict[str, Any]]:
         {"name": "loading poses / projecting them", "ratio": taken["loading"] / taken["projecting"], "target": 2.0},
         {"name": f"most memory in loading {len(poses):,} poses / the set's own", "ratio": peak / size_mb(poses),
          "target": 1.2},
-        {"name": "shuffling and gathering / a step of FC + RLE, bf16",
-         "ratio": feeding(poses)["batch"] / times({"step": step("FC", "RLE", "bf16")}, ROUNDS)["step"],
+        {"name": f"shuffling and gathering / a step of FC + RLE, {PRECISIONS[-1]}",
+         "ratio": feeding(poses)["batch"] / times({"step": step("FC", "RLE", PRECISIONS[-1])}, ROUNDS)["step"],
          "target": 0.03},
     ]  # fmt: skip
 
