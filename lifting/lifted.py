@@ -193,6 +193,8 @@ def _keypoints(content: Mapping[str, Any]) -> Keypoints:
         frame_rate=None if rate is None else float(rate),
         has_scores=bool(entries["has_scores"]),
         source=str(entries["source"]),
+        sequence=bool(entries.get("sequence", True)),
+        one_size=bool(entries.get("one_size", True)),
     )
 
 

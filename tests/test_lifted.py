@@ -34,6 +34,8 @@ def random_lifted(
         frame_rate=None if size is None else 29.97,
         has_scores=True,
         source="Zufall, 17 Gelenke: ä",
+        sequence=size is not None,
+        one_size=size is not None,
     )
     place = rng.normal(size=(frames, people, 3)).astype(np.float32) if root else None
     return Lifted(

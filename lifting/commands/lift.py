@@ -12,6 +12,7 @@ from lifting.inference.intrinsics import Intrinsics, intrinsics_of_focal, read_i
 from lifting.inference.lifted_people import lift_all
 from lifting.inference.lifter import Lifter
 from lifting.inference.root import with_root
+from lifting.keypoints.checks import check_rate
 from lifting.keypoints.detections import Keypoints
 from lifting.keypoints.formats import read_keypoints, with_size
 from lifting.lifted import Lifted
@@ -54,6 +55,9 @@ def lift(options: argparse.Namespace) -> None:
 
         lifted = smooth(lifted)
         print(f"smoothed at {keypoints.frame_rate:g} frames per second")
+    if np.isfinite(lifted.deviation).any():
+        mean = np.nanmean(np.linalg.norm(lifted.deviation, axis=-1))  # as page, film and figure show it, beside MPJPE
+        print(f"mean standard deviation of a joint {1000 * mean:.0f} mm")
     truth = None
     if options.truth is not None:
         from lifting.commands.truth import error_line, read_truth
@@ -74,13 +78,17 @@ def _check_options(options: argparse.Namespace) -> None:
         path = getattr(options, name)
         if path is not None and path.resolve() in read:
             raise InputError(f"lift: --{name}: expected another file than one that is read, got {path}")
-    for name in ("focal", "fps"):
-        value = getattr(options, name)
-        if value is not None and not 0 < value < float("inf"):
-            raise InputError(f"lift: --{name}: expected a number above zero, got {value:g}")
+        if path is not None and path.is_dir():
+            raise InputError(f"lift: --{name}: expected a file, got the folder {path}")
+    if options.focal is not None and not 0 < options.focal < float("inf"):
+        raise InputError(f"lift: --focal: expected a number above zero, got {options.focal:g}")
+    if options.fps is not None:
+        check_rate(options.fps, "lift: --fps")
 
 
 def _camera(options: argparse.Namespace, keypoints: Keypoints) -> Intrinsics | None:
+    if (options.camera or options.focal) and not keypoints.one_size:
+        raise InputError(f"lift: {options.input}: expected pictures of one camera, got some of several sizes")
     if options.camera is not None:
         return read_intrinsics(options.camera, keypoints.size)
     return None if options.focal is None else intrinsics_of_focal(options.focal, keypoints.size)
@@ -91,11 +99,7 @@ def _summary(lifted: Lifted) -> str:
     count = int(lifted.present.sum())
     poses, frames = "pose" if count == 1 else "poses", "frame" if T == 1 else "frames"
     people = "person" if P == 1 else "people"
-    text = f"{count:,} {poses} of {P:,} {people} in {T:,} {frames}, lifted by {lifted.checkpoint}"
-    if np.isfinite(lifted.deviation).any():
-        mean = np.nanmean(np.linalg.norm(lifted.deviation, axis=-1))  # as page, film and figure show it, beside MPJPE
-        text += f": mean standard deviation of a joint {1000 * mean:.0f} mm"
-    return text
+    return f"{count:,} {poses} of {P:,} {people} in {T:,} {frames}, lifted by {lifted.checkpoint}"
 
 
 def _place(lifted: Lifted) -> str:

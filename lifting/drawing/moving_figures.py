@@ -18,7 +18,8 @@ from lifting.lifted import Lifted
 ENDINGS = (".mp4", ".gif")
 # MPEG-4 part 2. OpenCV's packages hold no encoder of H.264, and their encoder of VP9 takes half a second for a frame.
 _CODEC = "mp4v"
-_FASTEST_GIF = 100 / 6  # frames per second; viewers slow down what is much faster, and the file grows
+_DURATIONS = (6, 65_535)  # of a GIF's frame, 1/100 s; viewers slow down what is much faster, and the file grows
+_RATES = (0.01, 65_535)  # of an MP4, frames per second
 _COLOURS = 128  # of a GIF, for all of its frames
 _SAMPLED = 8  # frames from which these colours are chosen
 _TURN = 12.0  # seconds, about one turn of the eye
@@ -68,8 +69,12 @@ def write_video(
         raise ValueError(f"size: expected even numbers, at least 320 by 180, got {size}")
     rate = lifted.keypoints.frame_rate or ASSUMED_RATE
 
-    shown = min(rate, _FASTEST_GIF) if gif else rate
-    frames = np.arange(0, len(lifted.joints), rate / shown).astype(int)
+    if not gif and not _RATES[0] <= rate <= _RATES[1]:
+        most = f"{_RATES[0]:g} to {_RATES[1]:,}"
+        raise InputError(f"{path}: expected {most} frames per second, got {rate:g}: write a .gif")
+    duration = int(np.clip(round(100 / rate), *_DURATIONS))
+    step = rate * duration / 100 if gif else 1.0  # a GIF then lasts as long as the clip, if its frames may last so long
+    frames = np.arange(0, len(lifted.joints), step if step > 0.9 else 1.0).astype(int)
     if turns is None:
         turns = max(1, round(len(lifted.joints) / rate / _TURN))
     stage = Stage(build_scene(lifted, truth), lifted.keypoints, size, reach)
@@ -79,9 +84,9 @@ def write_video(
     bar = tqdm(painted, total=len(frames), desc="film", unit="frame", disable=None, leave=False)
     with whole_file(path) as temporary:
         if gif:
-            _write_gif(temporary, bar, shown)
+            _write_gif(temporary, bar, duration)
         else:
-            _write_mp4(temporary, bar, shown, size)
+            _write_mp4(temporary, bar, rate, size)
 
 
 def _write_mp4(path: Path, frames: Iterable[np.ndarray], rate: float, size: tuple[int, int]) -> None:
@@ -96,8 +101,11 @@ def _write_mp4(path: Path, frames: Iterable[np.ndarray], rate: float, size: tupl
         writer.release()
 
 
-def _write_gif(path: Path, frames: Iterable[np.ndarray], rate: float) -> None:
-    """All frames share their colours and are not dithered, because noise would not compress."""
+def _write_gif(path: Path, frames: Iterable[np.ndarray], duration: int) -> None:
+    """``duration`` is that of a frame, 1/100 s.
+
+    All frames share their colours and are not dithered, because noise would not compress.
+    """
     pictures = [Image.fromarray(frame) for frame in frames]
     sampled = [np.asarray(picture) for picture in pictures[:: max(1, len(pictures) // _SAMPLED)]]
     # A shade counts by the root of its area: by the area itself, the paper would take nearly all colours.
@@ -107,8 +115,7 @@ def _write_gif(path: Path, frames: Iterable[np.ndarray], rate: float) -> None:
     weighted = np.stack([weighted >> 16, weighted >> 8 & 255, weighted & 255], -1).astype(np.uint8)
     palette = Image.fromarray(weighted[None]).quantize(_COLOURS, kmeans=1)
     flat = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
-    hundredths = min(max(round(100 / rate), 2), 65_535)
-    flat[0].save(path, save_all=True, append_images=flat[1:], duration=10 * hundredths, loop=0, optimize=False)
+    flat[0].save(path, save_all=True, append_images=flat[1:], duration=10 * duration, loop=0, optimize=False)
 
 
 def write_figure(path: str | Path, lifted: Lifted, truth: np.ndarray | None = None, *, count: int = 5) -> None:

@@ -14,6 +14,7 @@ Array = NDArray[np.float64]
 
 _SIDES = (1, 100_000)  # pixels that a picture can be wide or high
 _SHORTEST = 0.2  # focal length in longer sides of the picture: a view of 136 degrees
+_LARGEST = 1e7  # pixels, of a focal length and of the centre's distance from the corner
 _STEPS = 30  # of Newton's method, which undoes distortion
 _TOLERANCE = 1e-6  # on the plane at distance 1
 
@@ -109,6 +110,8 @@ def intrinsics_of_focal(focal: float, size: tuple[int, int] | None) -> Intrinsic
 
 
 def _check_focal(focal: tuple[float, float], size: tuple[float, float], where: str) -> None:
+    if max(focal) > _LARGEST:
+        raise InputError(f"{where}: expected at most {_LARGEST:g} pixels, got {max(focal):g}")
     if min(focal) < _SHORTEST * max(size):
         raise InputError(
             f"{where}: expected pixels, got {min(focal):g} for a picture of {size[0]:g} x {size[1]:g}, which would see "
@@ -145,8 +148,8 @@ def read_intrinsics(path: Path, size: tuple[int, int] | None) -> Intrinsics:
     if isinstance(content["focal"], int | float):
         content["focal"] = [content["focal"]] * 2
     focal = _numbers(content, "focal", 2, where)
-    if min(focal) <= 0:
-        raise InputError(f"{where}: focal: expected pixels above 0, got {content['focal']}")
+    if not 0 < min(focal) <= max(focal) <= _LARGEST:
+        raise InputError(f"{where}: focal: expected pixels above 0, at most {_LARGEST:g}, got {content['focal']}")
     middle = of_file or size
     if middle is not None:
         _check_focal(focal, middle, f"{where}: focal")
@@ -157,7 +160,10 @@ def read_intrinsics(path: Path, size: tuple[int, int] | None) -> Intrinsics:
     radial = _numbers(content, "radial", 3, where) if "radial" in content else (0.0, 0.0, 0.0)
     tangential = _numbers(content, "tangential", 2, where) if "tangential" in content else (0.0, 0.0)
     pictures = None if middle is None else (int(middle[0]), int(middle[1]))
-    return Intrinsics(focal, _numbers(content, "center", 2, where), radial, tangential, pictures)
+    center = _numbers(content, "center", 2, where)
+    if max(map(abs, center)) > _LARGEST:
+        raise InputError(f"{where}: center: expected at most {_LARGEST:g} pixels, got {content['center']}")
+    return Intrinsics(focal, center, radial, tangential, pictures)
 
 
 def _numbers(content: dict[str, Any], key: str, count: int, where: str) -> Any:

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from lifting.command import InputError, needing
 from lifting.geometry.skeleton import H36M17
 from lifting.inference.onnx_backend import About, Arrays, OnnxBackend
+from lifting.keypoints.checks import FARTHEST
 from lifting.keypoints.joint_sets import DETECTED, to_h36m17
 from lifting.shipped import released
 
@@ -75,8 +76,8 @@ class Lifter:
         Raises:
             InputError: the file is absent or none of these, or the library it needs is not installed.
         """
-        if threads is not None and threads < 1:
-            raise InputError(f"threads: expected 1 or more, got {threads}")
+        if threads is not None and not (isinstance(threads, int) and threads >= 1):
+            raise InputError(f"threads: expected a whole number of 1 or more, got {threads!r}")
         path = _released() if path is None else Path(path)
         if path.suffix == ".onnx":
             return cls(OnnxBackend(path, threads))
@@ -95,7 +96,8 @@ class Lifter:
         """Lifts poses of any leading shape.
 
         Args:
-            keypoints: (..., J, 2) pixels from the top left corner, y down; NaN for a missing joint.
+            keypoints: (..., J, 2) pixels from the top left corner, y down; NaN for a missing joint, or masked in a
+                masked array.
             image_size: (2,) width and height of the picture in pixels, or (..., 2), one for each pose.
             confidence: (..., J) in [0, 1], 0 for a missing joint; None for 1. Values between 0 and 1 have a meaning
                 only to a lifter that was trained with detectors' scores.
@@ -154,13 +156,16 @@ def _released() -> Path:
 
 def _checked(keypoints: ArrayLike, confidence: ArrayLike | None, joints: str) -> tuple[Arrays, Arrays]:
     """(..., J, 2) keypoints and (..., J) confidences as float64: NaN and 0 where a joint is missing."""
-    if joints not in DETECTED:
+    if not isinstance(joints, str) or joints not in DETECTED:
         raise InputError(f"joints: expected one of {', '.join(DETECTED)}, got {joints!r}")
     points, count = _numbers(keypoints, "keypoints"), len(DETECTED[joints])
     if points.ndim < 2 or points.shape[-2:] != (count, 2):
         raise InputError(f"keypoints: expected (..., {count}, 2) for the joints {joints}, got {points.shape}")
-    if np.isinf(points).any():
-        raise InputError("keypoints: expected pixels, or NaN for a missing joint, got an infinite number")
+    if (np.abs(points) > FARTHEST).any():
+        farthest = np.nanmax(np.abs(points))
+        raise InputError(
+            f"keypoints: expected pixels, none beyond {FARTHEST:,}, or NaN for a missing joint, got {farthest:g}"
+        )
     scores = np.ones(points.shape[:-1]) if confidence is None else _numbers(confidence, "confidence")
     if scores.shape != points.shape[:-1]:
         raise InputError(f"confidence: expected {points.shape[:-1]}, one for each keypoint, got {scores.shape}")
@@ -176,13 +181,18 @@ def _checked_sizes(image_size: ArrayLike, leading: tuple[int, ...]) -> Arrays:
     size = _numbers(image_size, "image_size")
     if size.shape != (2,) and size.shape != (*leading, 2):
         raise InputError(f"image_size: expected (2,) or {(*leading, 2)}, width and height, got {size.shape}")
-    if not (np.isfinite(size).all() and (size > 0).all()):
-        raise InputError(f"image_size: expected pixels above zero, got {size.min():g} to {size.max():g}")
+    if not ((size > 0) & (size <= FARTHEST)).all():
+        raise InputError(
+            f"image_size: expected pixels above zero, at most {FARTHEST:,}, got {size.min():g} to {size.max():g}"
+        )
     return np.broadcast_to(size, (*leading, 2)).reshape(-1, 2)
 
 
 def _numbers(values: ArrayLike, what: str) -> Arrays:
+    """float64; NaN where a masked array is masked."""
     try:
+        if isinstance(values, np.ma.MaskedArray):
+            values = np.ma.filled(values.astype(np.float64), np.nan)
         return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError, RuntimeError):  # the last, of a tensor with a gradient or on a GPU
         raise InputError(f"{what}: expected an array of numbers, got {type(values).__name__}") from None

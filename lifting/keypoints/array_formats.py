@@ -107,7 +107,7 @@ def _own(path: Path, keys: list[str]) -> Reading:
                                                                     strict=True)]  # fmt: skip
     arranged = Arranged(arranged.values, names[0] or arranged.frames, names[1] or arranged.people, "")
     named = extra.get("joint_set")
-    joint_set = None if named is None else str(named.item() if named.size == 1 else named.tolist())
+    joint_set = None if named is None else str(_text(named).item() if named.size == 1 else named.tolist())
     if joint_set is not None and joint_set not in DETECTED:
         raise InputError(f"{where}: expected joint_set to be one of {', '.join(DETECTED)}, got {joint_set!r}")
     size = extra.get("size")
@@ -131,7 +131,12 @@ def _names(path: Path, keys: list[str], key: str, count: int) -> tuple[str, ...]
     names = np.asarray(read_npz(path, key))
     if names.shape != (count,):
         raise InputError(f"{path}: expected {count} names in {key}, got an array of shape {names.shape}")
-    return tuple(str(name) for name in names.tolist())
+    return tuple(str(name) for name in _text(names).tolist())
+
+
+def _text(names: np.ndarray) -> np.ndarray:
+    """Names that were written as bytes, as text."""
+    return np.char.decode(names, "utf-8", "replace") if names.dtype.kind == "S" else names
 
 
 def _videopose(path: Path) -> Reading:

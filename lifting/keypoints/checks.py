@@ -7,7 +7,14 @@ from lifting.geometry.skeleton import COCO17, H36M17, JointSet
 from lifting.keypoints.joint_sets import BEGINS_WITH, DETECTED, refuse_count, sets_of
 
 FARTHEST = 100_000  # pixels; no picture is as wide
+RATES = (1e-5, 1e5)  # frames per second, from one a day on
 _HIGHEST_SCORE = 20.0  # SimCC scores of RTMPose reach about ten, AlphaPose's six
+
+
+def check_rate(rate: float, where: str) -> None:
+    """Raises `InputError` for frames per second that no clip has."""
+    if not RATES[0] <= rate <= RATES[1]:
+        raise InputError(f"{where}: expected frames per second from {RATES[0]:g} to {RATES[1]:g}, got {rate:g}")
 
 
 def mark_missing(rows: np.ndarray, min_score: float, where: str) -> tuple[np.ndarray, bool]:

@@ -22,6 +22,7 @@ class Keypoints:
         frame_rate: frames a second, if known.
         has_scores: whether the confidences come from a detector.
         sequence: whether the frames follow each other in time; otherwise they are pictures of a collection.
+        one_size: whether all pictures have one size, as far as the source says.
         source: what was recognised and why, in one sentence for the user.
     """
 
@@ -35,6 +36,7 @@ class Keypoints:
     has_scores: bool = False
     source: str = ""
     sequence: bool = True
+    one_size: bool = True
 
     def __post_init__(self) -> None:
         shape = (len(self.frames), len(self.people), len(DETECTED[self.joint_set]))

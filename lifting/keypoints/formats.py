@@ -9,6 +9,7 @@ from lifting.command import InputError, existing_file
 from lifting.keypoints.array_formats import read_array_file
 from lifting.keypoints.checks import (
     check_pixels,
+    check_rate,
     check_size,
     check_upright,
     choose_joints,
@@ -124,6 +125,8 @@ def _checked(
     joint_set, reason = choose_joints(flat, joints, reading.joint_set, where)
     rows, flat = rows[..., : len(joint_set), :], flat[:, : len(joint_set)]
     size = _size(size, reading.size, where)
+    if reading.frame_rate is not None:
+        check_rate(reading.frame_rate, where)
     check_pixels(flat, size, where)
     check_upright(to_h36m17(flat, np.ones(flat.shape[:-1]), joint_set.name)[0], where)
     people = arrange(found, rows) if isinstance(found, Found) else Arranged(rows, found.frames, found.people, "")
@@ -138,7 +141,8 @@ def _checked(
         frame_rate=reading.frame_rate,
         has_scores=has_scores,
         source=f"{reading.what}: {reason}{people.remark}",
-        sequence=people.sequence,
+        sequence=people.sequence and reading.one_size,
+        one_size=reading.one_size,
     )
 
 

@@ -18,6 +18,7 @@ rtmlib         {"keypoints": (P, J, 2), "scores": (P, J)} or a list of these; (T
 """
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,8 @@ def read_json_folder(folder: Path) -> Reading:
     Raises:
         InputError: there is no JSON file, or one of them holds no frame.
     """
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.name.endswith(".json"))
-    names = [name for name in names if name.endswith("_keypoints.json")] or names
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(".json"))
+    names = [name for name in names if name.lower().endswith("_keypoints.json")] or names
     if not names:
         raise InputError(
             f"{folder}: expected a folder with a JSON file for each frame (OpenPose: *_keypoints.json), found no JSON"
@@ -53,7 +54,7 @@ def read_json_folder(folder: Path) -> Reading:
     for name in names:
         content = read_json(folder / name, "keypoints")
         kinds.add(kind_of(content))
-        frame = found.frame(name.removesuffix(".json").removesuffix("_keypoints"))
+        frame = found.frame(Path(name).stem.removesuffix("_keypoints"))
         if not is_frame(content):
             _refuse(content, str(folder / name))
         if isinstance(content, list) and len({frame_name(entry, str(folder / name)) for entry in content}) > 1:
@@ -123,8 +124,10 @@ def _coco(content: dict[str, Any], where: str) -> Reading:
     """COCO's annotations: every picture is a frame."""
     found, sizes, frames = Found(), set(), {}
     try:
+        named = Counter(image.get("file_name") for image in content["images"])
         for image in content["images"]:
-            frames[image["id"]] = found.frame(str(image.get("file_name", image["id"])))
+            name = image.get("file_name", image["id"])
+            frames[image["id"]] = found.frame(f"{name} ({image['id']})" if named[name] > 1 else str(name))
             sizes.add((int(image["width"]), int(image["height"])))
         for entry in content["annotations"]:
             if entry.get("num_keypoints", 1) and "keypoints" in entry:
@@ -134,7 +137,8 @@ def _coco(content: dict[str, Any], where: str) -> Reading:
     several = f" in {len(sizes)} sizes" if len(sizes) > 1 else ""
     joint_set = COCO17.name if _joints(found) == len(COCO17) else None
     what = f"COCO's annotations of {len(found.frames)} pictures{several}"
-    return Reading(found, what, joint_set, sizes.pop() if len(sizes) == 1 else None)
+    one_size = len(sizes) < 2
+    return Reading(found, what, joint_set, sizes.pop() if len(sizes) == 1 else None, one_size=one_size)
 
 
 def _arrays(content: dict[str, Any], where: str) -> Reading:

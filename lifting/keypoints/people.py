@@ -72,6 +72,7 @@ class Reading:
         joint_set: the set that the file or its format names; None leaves it to the number of joints and to anatomy.
         size: width and height of the picture in pixels, if the file says so.
         frame_rate: frames a second, if the file says so.
+        one_size: False if the file says that its pictures have several sizes.
     """
 
     people: Found | Arranged
@@ -79,6 +80,7 @@ class Reading:
     joint_set: str | None = None
     size: tuple[int, int] | None = None
     frame_rate: float | None = None
+    one_size: bool = True
 
 
 def arrange(found: Found, rows: np.ndarray) -> Arranged:
@@ -134,6 +136,8 @@ def order_frames(names: list[str]) -> tuple[tuple[str, ...], np.ndarray, int]:
     if len(names) < 2 or not all(parts) or len(around) > 1:
         return tuple(names), np.arange(len(names)), int(len(names) < 2)
     numbers = np.array([int(part[2]) for part in parts if part], dtype=object)
+    if len(set(numbers)) < len(names):  # 1.jpg and 01.jpg
+        return tuple(names), np.arange(len(names)), 0
     first, last = min(numbers), max(numbers)
     step = gcd(*(number - first for number in numbers))
     dense = (last - first) // max(step, 1) < 4 * len(names) + 100

@@ -57,10 +57,10 @@ def test_everybody_is_lifted_and_nobody_else(
     lines = out.splitlines()
     assert "h36m17" in lines[0]
     assert lines[1].startswith("9 poses of 2 people in 5 frames, lifted by person.onnx ")
-    assert lines[2] == f"wrote {tmp_path / 'a.npz'}"
+    assert lines[3] == f"wrote {tmp_path / 'a.npz'}"
     lifted = read_lifted(tmp_path / "a.npz")
     mean = 1000 * np.nanmean(np.linalg.norm(lifted.deviation, axis=-1))
-    assert lines[1].endswith(f": mean standard deviation of a joint {mean:.0f} mm")
+    assert lines[2] == f"mean standard deviation of a joint {mean:.0f} mm"
     seen = np.isfinite(people.points[..., 0]).astype(float)
     expected = Lifter.load(exported).lift(people.points, SIZE, seen)
     np.testing.assert_allclose(lifted.joints, expected.joints, atol=1e-5)
@@ -191,6 +191,26 @@ def test_single_pictures_have_no_motion(
         assert f"{what}: expected frames that follow each other, got single pictures" in err
 
 
+def test_pictures_of_several_sizes_have_no_common_camera(
+    shell: Shell, arguments: list[object], people: Keypoints, tmp_path: Path
+) -> None:
+    images = [{"id": t, "file_name": f"{t}.jpg", "width": 1000 * (t + 1), "height": 1000 * (t + 1)} for t in range(2)]
+    rows = np.nan_to_num(np.concatenate([people.points, 2 * (people.confidence[..., None] > 0)], -1)[:2, 0])
+    entries = [{"image_id": t, "num_keypoints": 17, "keypoints": row.ravel().tolist()} for t, row in enumerate(rows)]
+    (tmp_path / "a.json").write_text(json.dumps({"images": images, "annotations": entries, "categories": []}))
+    command = ["lift", "--input", tmp_path / "a.json", *arguments[3:], "--joints", "h36m17", "--size", 2000, 2000]
+    refused_after(shell(*command, "--focal", 1500, "--output", tmp_path / "a.npz"), "expected pictures of one camera")
+    (tmp_path / "camera.json").write_text('{"focal": 1500, "size": [2000, 2000]}')
+    more = ["--camera", tmp_path / "camera.json", "--output", tmp_path / "a.npz"]
+    refused_after(shell(*command, *more), "expected pictures of one camera, got some of several sizes")
+
+
+def refused_after(result: tuple[int, str, str], words: str) -> None:
+    """Refused in one line, after what was read has been named."""
+    code, _, err = result
+    assert (code, err.count("\n"), words in err) == (2, 1, True), err
+
+
 def test_a_camera_file_knows_the_size(
     shell: Shell, arguments: list[object], people: Keypoints, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -214,7 +234,11 @@ def test_bad_options_are_refused_before_any_work(shell: Shell, arguments: list[o
     refused(shell(*arguments, *output, "--view", "a.htm"), "--view: expected .html, got a.htm")
     refused(shell(*arguments, *output, "--video", "a.avi"), "--video: expected .mp4 or .gif")
     refused(shell(*arguments, *output, "--focal", "-5"), "--focal: expected a number above zero, got -5")
-    refused(shell(*arguments, *output, "--fps", "nan"), "--fps")
+    for rate in ("nan", "1e300", "1e-300"):
+        refused(shell(*arguments, *output, "--fps", rate), "--fps: expected frames per second from 1e-05 to 100000")
+    refused_after(shell(*arguments, *output, "--focal", "1e300"), "focal length: expected at most 1e+07 pixels")
+    (tmp_path / "folder.npz").mkdir()
+    refused(shell(*arguments, "--output", tmp_path / "folder.npz"), "--output: expected a file, got the folder")
     refused(shell(*arguments, *output, "--focal", 900, "--camera", "c.json"), "--camera", "--focal")
     refused(shell("lift", *output), "--input")
     refused(shell(*arguments, *output, "train.epochs=3"), "unrecognized argument train.epochs=3")

@@ -43,6 +43,14 @@ def test_a_gif_lasts_as_long_as_the_clip(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["film.gif"]
 
 
+@pytest.mark.parametrize("rate", [12.0, 15.0, 50.0])
+def test_a_gif_of_any_rate_lasts_as_long_as_the_clip(tmp_path: Path, rate: float) -> None:
+    lifted, _ = people(frames=30, frame_rate=rate)
+    write_video(tmp_path / "film.gif", lifted, size=(320, 180))
+    with Image.open(tmp_path / "film.gif") as film:
+        assert film.info["duration"] * getattr(film, "n_frames", 1) / 1000 == pytest.approx(30 / rate, abs=0.09)
+
+
 @pytest.mark.parametrize("rate", [1000 / 15, 119.88, 1001.7])
 def test_an_mp4_of_any_rate(tmp_path: Path, rate: float) -> None:
     """FFmpeg wants a fraction of small numbers."""
@@ -55,6 +63,8 @@ def test_a_gif_of_one_picture_an_hour(tmp_path: Path) -> None:
     lifted, _ = people(frames=2, frame_rate=1 / 3600)
     write_video(tmp_path / "film.gif", lifted, size=(320, 180))
     assert (tmp_path / "film.gif").stat().st_size > 0
+    with pytest.raises(InputError, match=r"expected 0\.01 to 65,535 frames per second, got .*: write a \.gif"):
+        write_video(tmp_path / "film.mp4", lifted, size=(320, 180))
 
 
 def test_an_mp4_has_every_frame(tmp_path: Path) -> None:

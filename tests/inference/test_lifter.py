@@ -143,16 +143,19 @@ def test_threads(travelling: Lifter, poses: NDArray[np.float64]) -> None:
         ({"keypoints": np.zeros((5, 16, 2))}, r"keypoints: expected \(\.\.\., 17, 2\) .* h36m17, got \(5, 16, 2\)"),
         ({"keypoints": np.zeros((17, 3))}, r"got \(17, 3\)"),
         ({"keypoints": np.zeros(34)}, r"got \(34,\)"),
-        ({"keypoints": np.full((17, 2), np.inf)}, "infinite"),
+        ({"keypoints": np.full((17, 2), np.inf)}, "none beyond 100,000, .* got inf"),
+        ({"keypoints": np.full((17, 2), -1e7)}, r"none beyond 100,000, .* got 1e\+07"),
         ({"keypoints": "keypoints.json"}, "array of numbers, got str"),
         ({"keypoints": np.zeros((17, 2)), "joints": "body25"}, r"\(\.\.\., 25, 2\)"),
         ({"joints": "coco"}, "expected one of .*coco17.*, got 'coco'"),
+        ({"joints": ["coco17"]}, r"expected one of .*coco17.*, got \['coco17'\]"),
         ({"confidence": np.ones(16)}, r"confidence: expected \(17,\)"),
         ({"confidence": np.full(17, 87.0)}, r"in \[0, 1\], got 87 to 87"),
         ({"confidence": np.full(17, -0.1)}, r"in \[0, 1\]"),
         ({"image_size": 1000}, r"image_size: expected \(2,\)"),
         ({"image_size": (1000, 0)}, "above zero"),
         ({"image_size": (np.nan, 1000)}, "above zero"),
+        ({"image_size": (1e9, 1000)}, "at most 100,000"),
         ({"image_size": np.ones((3, 2))}, r"image_size: .*got \(3, 2\)"),
     ],
 )
@@ -168,10 +171,20 @@ def test_released_weights(monkeypatch: pytest.MonkeyPatch, exported: Path, tmp_p
         Lifter.load()
     (tmp_path / "srnet_rle.onnx").write_bytes(exported.read_bytes())
     assert Lifter.load().checkpoint.startswith("srnet_rle.onnx ")
-    with pytest.raises(InputError, match="threads: expected 1 or more, got 0"):
+    with pytest.raises(InputError, match="threads: expected a whole number of 1 or more, got 0"):
         Lifter.load(threads=0)
+    with pytest.raises(InputError, match=r"threads: expected a whole number of 1 or more, got 2\.0"):
+        Lifter.load(threads=2.0)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"no\.pt"):
         Lifter.load(tmp_path / "no.pt")
+
+
+def test_a_masked_joint_is_missing(by_onnx: Lifter, poses: NDArray[np.float64]) -> None:
+    holes = poses.copy()
+    holes[:, 9] = np.nan
+    one, other = (by_onnx.lift(keypoints, SIZE) for keypoints in (np.ma.masked_array(poses, np.isnan(holes)), holes))
+    np.testing.assert_array_equal(one.joints, other.joints)
+    assert not np.array_equal(one.joints, by_onnx.lift(poses, SIZE).joints)
 
 
 class Slow:

@@ -260,13 +260,23 @@ def test_a_few_frames_and_no_sigma_will_do(frames: int) -> None:
     assert result.joints.dtype == lifted.joints.dtype
 
 
+def test_a_lifter_without_sigma_gets_none() -> None:
+    """It has one deviation for all poses."""
+    lifted, _ = people(frames=9)
+    nothing = np.full_like(lifted.sigma, np.nan)
+    result = smooth(replace(lifted, sigma=nothing, confidence=nothing[..., 0]), 25)
+    assert np.isnan(result.sigma).all() and np.isnan(result.confidence).all()
+    assert np.isfinite(result.deviation).all()
+
+
 def test_a_rate_that_cannot_be_is_refused() -> None:
     lifted, _ = people(frames=3, frame_rate=None)
     with pytest.raises(InputError, match="--fps"):
         smooth(lifted)
-    for rate in (0, float("inf")):
-        with pytest.raises(InputError, match="above 0"):
+    for rate in (0, float("inf"), float("nan"), 1e300, 1e-300, 1e10):
+        with pytest.raises(InputError, match="expected frames per second from 1e-05 to 100000"):
             smooth(lifted, rate)
-    assert smooth(lifted, 0.5).present.all()
-    with pytest.raises(InputError, match="above 0"):
+    for rate in (1e-5, 0.5, 1e5):
+        assert smooth(lifted, rate).present.all()
+    with pytest.raises(InputError, match="a gap of 0 seconds or more"):
         smooth(lifted, 25, max_gap=-1)

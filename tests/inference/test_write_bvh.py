@@ -149,6 +149,13 @@ def test_several_people_several_files_and_gaps_repeat_a_pose(tmp_path: Path) -> 
     assert {path.name for path in tmp_path.iterdir()} == {"out_a_b.bvh", "out_c.bvh"}
 
 
+def test_no_file_is_written_twice_whatever_people_are_called(tmp_path: Path) -> None:
+    lifted, _ = people(frames=2, count=4)
+    lifted = replace(lifted, keypoints=replace(lifted.keypoints, people=("2", "a b", "a_b", 300 * "x")))
+    files = write_bvh(tmp_path / "out.bvh", lifted, 50)
+    assert [file.path.name for file in files] == ["out_2.bvh", "out_a_b.bvh", "out_a_b_2.bvh", f"out_{100 * 'x'}.bvh"]
+
+
 def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     lifted, _ = people(frames=3, frame_rate=None)
     with pytest.raises(InputError, match="--fps"):

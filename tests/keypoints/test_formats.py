@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lifting.command import InputError
 from lifting.keypoints.array_formats import write_keypoints
 from lifting.keypoints.detections import Keypoints
 from lifting.keypoints.formats import read_keypoints
@@ -233,6 +234,38 @@ def test_coco_results_and_annotations(tmp_path: Path) -> None:
     assert read.size == SIZE
     assert read.frames[3] == "0003.jpg"
     assert (read.confidence[~np.isnan(flags[..., 0])] == 1).all()
+
+
+def test_annotations_of_pictures_of_several_sizes(tmp_path: Path) -> None:
+    """They are no video, and no camera has taken them all. Pictures of one name stay apart."""
+    values = people("coco17", frames=3, count=1)
+    sizes = [SIZE, SIZE, (2 * SIZE[0], 2 * SIZE[1])]
+    images = [{"id": t, "file_name": f"{max(t, 1):04d}.jpg", "width": w, "height": h} for t, (w, h) in enumerate(sizes)]
+    entries = [{"image_id": t, "keypoints": flat(frame[0]), "num_keypoints": 17} for t, frame in enumerate(values)]
+    content = {"images": images, "annotations": entries, "categories": [{"name": "person"}]}
+    read = read_keypoints(save(tmp_path / "a.json", content))
+    assert (read.size, read.one_size, read.sequence) == (None, False, False)
+    assert read.frames == ("0001.jpg (0)", "0001.jpg (1)", "0002.jpg")
+    assert read.points.shape == (3, 1, 17, 2)
+
+
+def test_endings_in_capitals_and_names_in_bytes(tmp_path: Path) -> None:
+    values = people("coco17", frames=2, count=2)
+    (tmp_path / "folder").mkdir()
+    for frame, name in zip(values, ("f_0.json", "f_1.JSON"), strict=True):
+        save(tmp_path / "folder" / name, results(frame[None]))
+    assert read_keypoints(tmp_path / "folder").frames == ("f_0", "f_1")
+    names = np.array([b"anna", "Zoë".encode()])
+    np.savez(tmp_path / "a.npz", keypoints=values, joint_set=np.array(b"coco17"), people=names)
+    read = read_keypoints(tmp_path / "a.npz")
+    assert (read.people, read.joint_set) == (("anna", "Zoë"), "coco17")
+
+
+@pytest.mark.parametrize("rate", [1e300, 1e-300, 1e10])
+def test_a_frame_rate_that_no_clip_has_is_refused(tmp_path: Path, rate: float) -> None:
+    np.savez(tmp_path / "a.npz", keypoints=people("coco17"), joint_set="coco17", fps=rate)
+    with pytest.raises(InputError, match=r"a\.npz: expected frames per second from 1e-05 to 100000"):
+        read_keypoints(tmp_path / "a.npz")
 
 
 def test_pictures_that_are_no_sequence_have_no_people_over_time(tmp_path: Path) -> None:

@@ -81,6 +81,7 @@ def test_poses_without_a_joint_in_common_are_two_people() -> None:
         (["785", "40083", "196141"], ["785", "40083", "196141"], 0),
         (["a.jpg", "b.jpg"], ["a.jpg", "b.jpg"], 0),
         (["v1_01", "v2_01"], ["v1_01", "v2_01"], 0),
+        (["1.jpg", "01.jpg", "2.jpg"], ["1.jpg", "01.jpg", "2.jpg"], 0),
         (["only one.jpg"], ["only one.jpg"], 1),
         (["1" * 5000, "2" * 5000], ["1" * 5000, "2" * 5000], 0),
         # a video in which people are seldom seen, and pictures of a collection of which some are neighbours
