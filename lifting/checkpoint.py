@@ -120,7 +120,7 @@ def load_weights(module: nn.Module, state: dict[str, Any], where: str) -> None:
 
 
 def expect_weights(module: nn.Module, state: dict[str, Any], where: str) -> None:
-    """Raises an `InputError` that begins with ``where`` unless the state has the module's names and shapes."""
+    """Raises an `InputError` that begins with ``where`` unless the state has the module's names and shapes, finite."""
     own = module.state_dict()
     for name in own.keys() | state.keys():
         expected = tuple(own[name].shape) if name in own else "no such weight"
@@ -128,6 +128,8 @@ def expect_weights(module: nn.Module, state: dict[str, Any], where: str) -> None
         found = "nothing" if weight is None else tuple(weight.shape) if isinstance(weight, Tensor) else "no tensor"
         if expected != found:
             raise InputError(f"{where} belongs to another model: {name}: expected {expected}, got {found}")
+        if isinstance(weight, Tensor) and weight.is_floating_point() and not weight.isfinite().all():
+            raise InputError(f"{where}: {name}: expected finite weights, got NaN or an infinite one")
 
 
 def built(build: Callable[[], Module], content: dict[str, Any], where: str) -> Module:

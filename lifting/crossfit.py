@@ -40,7 +40,8 @@ def crossfit(checkpoint: Path, folder: Path) -> Path:
 
     Raises:
         InputError: the lifter has no sigma, needs its flow to predict, was trained on one person, or has such a density
-            already; ``folder`` holds runs of another configuration; there are too few poses of a person.
+            already; ``folder`` holds a training run, or some of another configuration; there are too few poses of a
+            person.
     """
     content = load_checkpoint(checkpoint)
     objective, config = lifter.load(checkpoint)
@@ -53,6 +54,8 @@ def crossfit(checkpoint: Path, folder: Path) -> Path:
         raise InputError(f"crossfit: {checkpoint}: expected a lifter with a sigma, got loss.name {config.loss.name}")
     if len(people) < 2:
         raise InputError(f"crossfit: {checkpoint}: expected two or more people in training, got {', '.join(people)}")
+    if (folder / "config.yaml").exists():
+        raise InputError(f"crossfit: {folder} holds a training run, whose last.pt would be lost; name another --output")
     runs = [folder / f"without_{person}" for person in people]
     trainings = [_without(config, person) for person in people]
     for training, run in zip(trainings, runs, strict=True):

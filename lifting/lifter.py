@@ -175,7 +175,8 @@ def evaluate_rare(poses: PoseSet, prediction: Prediction, config: Config) -> dic
     """`pose_errors.rare_report` of the test poses, ranked by their distance to the configured training poses."""
     thinned = with_data(config, stride=RARE_STRIDE, augment=PoseAugmentConfig())
     training = load_poses(thinned, train=True).to(poses.target.device)
-    return rare_report(joint_errors(prediction.mu, poses.target), rareness(poses.target, training.target))
+    test, known = (some.in_camera_frame(some.target) for some in (poses, training))  # alike for every model.input
+    return rare_report(joint_errors(prediction.mu, poses.target), rareness(test, known))
 
 
 def save_predictions(path: Path, poses: PoseSet, prediction: Prediction) -> None:

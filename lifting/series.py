@@ -9,6 +9,7 @@ are kept, an unfinished one goes on from its last checkpoint. ``--jobs`` runs at
 machine: several runs of one thread each get more out of a CPU than one run with all threads.
 """
 
+import itertools
 import json
 import logging
 import os
@@ -113,9 +114,15 @@ class Run:
 
 def load_series(path: Path) -> Series:
     try:
-        return Series.model_validate(read_yaml(path, "series"))
+        series = Series.model_validate(read_yaml(path, "series"))
     except ValidationError as error:
         raise InputError(f"series: {path}: expected configs, variants and overrides: {error}") from None
+    if len(set(series.configs)) < len(series.configs):
+        raise InputError(f"series: {path}: configs: expected each once, got {', '.join(series.configs)}")
+    given = itertools.chain(series.overrides, series.short, *series.variants.values())
+    if any(override.partition("=")[0].strip() == "seed" for override in given):
+        raise InputError(f"series: {path}: expected no seed among the overrides, which --seeds gives")
+    return series
 
 
 def runs_of(series: Series, data: str | None, output: Path, seeds: int, *, short: bool = False) -> Iterator[Run]:
@@ -144,18 +151,19 @@ def check_folder(run: Run) -> None:
 def carry_out(run: Run, threads: int) -> None:
     """Trains and evaluates one run in separate processes, whose output goes to ``log.txt`` of the run's folder.
 
-    A run that was interrupted goes on from its last checkpoint; one that has its report is left as it is.
+    A run that was interrupted goes on from its last checkpoint; one that has the report of its weights stays as it is.
 
     Raises:
         RunError: a process failed.
     """
-    if run.report.exists():
+    weights = run.folder / "last.pt"
+    if run.report.exists() and not (weights.exists() and weights.stat().st_mtime > run.report.stat().st_mtime):
         return
     run.folder.mkdir(parents=True, exist_ok=True)
     train = ["--config", str(run.leaf), "--output", str(run.folder)]
-    if (run.folder / "last.pt").exists():
+    if weights.exists():
         train = ["--resume", str(run.folder)]
-    evaluate = ["--checkpoint", str(run.folder / "last.pt"), "--json", str(run.report)]
+    evaluate = ["--checkpoint", str(weights), "--json", str(run.report)]
     evaluate += ["--uncertainty"] if run.track == "lifting" else []
     with (run.folder / "log.txt").open("a", encoding="utf-8") as words:
         for arguments in (["train", *train, *run.overrides], ["evaluate", *evaluate]):
@@ -181,7 +189,7 @@ def row_of(runs: list[Run]) -> dict[str, Any]:
     row |= reports[0].get("cost", {})
     for key in COLUMNS:
         values = [report[key] for report in reports if report.get(key) is not None]
-        if values:
+        if len(values) == len(reports):  # the mean of some seeds is not that of all
             row[key] = {"mean": mean(values), "spread": stdev(values) if len(values) > 1 else None, "values": values}
     return row
 

@@ -9,6 +9,8 @@ import torch
 from lifting import lifter
 from lifting.config import load_config
 from lifting.evaluate import score_predictions
+from lifting.metrics.pose_errors import rareness
+from lifting.prediction import Prediction
 from tests.conftest import SMALL, Shell
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "lifting"
@@ -37,6 +39,22 @@ def test_train_evaluate_and_save(shell: Shell, small_store: Path, tmp_path: Path
     code, _, err = shell("evaluate", "--checkpoint", checkpoint, "--save", saved)  # on both files, which have one name
     assert code == 2
     assert "clips of different names" in err
+
+
+def test_the_rarest_poses_are_the_same_for_every_input(small_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranked: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def noted(test: torch.Tensor, training: torch.Tensor) -> torch.Tensor:
+        ranked.append((test, training))
+        return rareness(test, training)
+
+    monkeypatch.setattr(lifter, "rareness", noted)
+    for kind in ("screen", "person"):
+        config = load_config(overrides=[f"data.path={small_store}", *SMALL, f"model.input={kind}"])
+        poses = lifter.load_poses(config, train=False)
+        lifter.evaluate_rare(poses, Prediction(poses.target), config)
+    for one, other in zip(*ranked, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
 
 
 def test_test_subjects_may_have_a_file_of_their_own(small_store: Path) -> None:

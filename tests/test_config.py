@@ -55,6 +55,8 @@ def test_single_stage_leaves_for_human36m_drop_what_the_reference_drops(leaf: Pa
         ("model.name=srnte", "config: model.name: input should be one of fc, srnet, got 'srnte'"),
         ("model.wdth=64", "config: unknown key model.wdth; the nearest is model.width"),
         ("data.train_cameras=[1.5]", "config: data.train_cameras.0: input should be a valid string, got 1.5"),
+        ("data.train_subjects=[S1, S1]", "data.train_subjects: value error, expected each once, got ['S1', 'S1']"),
+        ("data.test_stride=100000000000000000000000", "config: data.test_stride: "),
         ("epochs", "expected key.path=value, got 'epochs'"),
         ("train.epochs=[", "is not a YAML value"),
     ],
@@ -151,6 +153,9 @@ def test_weights_that_do_not_fit_are_named() -> None:
         load_weights(module, {**module.state_dict(), "weight": torch.zeros(2, 4)}, "it")
     with pytest.raises(InputError, match="extra: expected no such weight"):
         load_weights(module, {**module.state_dict(), "extra": torch.zeros(1)}, "it")
+    for value in (torch.nan, torch.inf):
+        with pytest.raises(InputError, match="it: bias: expected finite weights, got NaN or an infinite one"):
+            load_weights(module, {**module.state_dict(), "bias": torch.tensor([0.0, value])}, "it")
 
 
 def test_a_whole_file_or_none(tmp_path: Path) -> None:

@@ -79,6 +79,22 @@ def test_runs_of_another_configuration_are_not_taken(shell: Shell, trained: Path
     assert (fitted / "last.pt").read_bytes() == before
 
 
+def test_a_scale_of_other_densities_is_refused(shell: Shell, trained: Path, fitted: Path) -> None:
+    """It would be that of the flow's, or of another network's errors."""
+    without = fitted / "without_S1" / "last.pt"
+    for checkpoint, held_out in ((fitted / "last.pt", without), (trained, fitted / "last.pt")):
+        calibrated = ["evaluate", "--checkpoint", checkpoint, "--uncertainty", "--calibrate", held_out]
+        refused(shell(*calibrated), "calibrate", "expected lifters as they were trained, got a density of crossfit")
+
+
+def test_a_training_run_is_not_replaced(shell: Shell, trained: Path, fitted: Path, small: list[str]) -> None:
+    before = trained.read_bytes()
+    command = ["crossfit", "--checkpoint", trained, "--output", trained.parent]
+    refused(shell(*command), "holds a training run, whose last.pt would be lost; name another --output")
+    assert trained.read_bytes() == before
+    refused(shell("train", "--output", fitted, *small), "already holds a run; choose another --output")
+
+
 def test_lift_has_the_deviations_of_the_density(shell: Shell, fitted: Path, tmp_path: Path) -> None:
     """From the checkpoint, from its export, and from ONNX: those of `PoseDensity.deviation` for the same keypoints."""
     checkpoint, small_one, graph = fitted / "last.pt", tmp_path / "small.pt", tmp_path / "small.onnx"

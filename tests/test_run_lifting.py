@@ -101,6 +101,9 @@ def test_demo_prints_two_rows_and_draws(shell: Shell, small: list[str], tmp_path
     code, again, err = shell("demo", "--output", tmp_path / "demo", *small)
     assert code == 0, err
     assert again == out
+    before = (tmp_path / "demo" / "rle" / "config.yaml").read_bytes()
+    refused(shell("demo", "--output", tmp_path / "demo", *small, "data.noise_px=30"), "demo", "another configuration")
+    assert (tmp_path / "demo" / "rle" / "config.yaml").read_bytes() == before
 
 
 def test_a_series_is_resumable_and_writes_its_table(
@@ -176,8 +179,14 @@ def test_bad_input_is_one_line(shell: Shell, small: list[str], small_store: Path
         (b"configs: []\nvariants: {a: []}", "configs"),
         (b"configs: [fc_rle]\nvariants: {}", "variants"),
         (b"configs: [fc_rle]\nvariants: {a: []}", "expected overrides under short for --short"),
-        (b"configs: [fc_rle, fc_rel]\nvariants: {a: []}\nshort: [seed=1]", "fc_rel.yaml"),
-        (b"configs: [fc_rle]\nvariants: {a: [], b: [train.epoch=3]}\nshort: [seed=1]", "unknown key train.epoch"),
+        (b"configs: [fc_rle, fc_rel]\nvariants: {a: []}\nshort: [train.epochs=1]", "fc_rel.yaml"),
+        (
+            b"configs: [fc_rle]\nvariants: {a: [], b: [train.epoch=3]}\nshort: [train.epochs=1]",
+            "unknown key train.epoch",
+        ),
+        (b"configs: [fc_rle, fc_rle]\nvariants: {a: []}", "configs: expected each once, got fc_rle, fc_rle"),
+        (b"configs: [fc_rle]\nvariants: {a: [seed=5]}", "expected no seed among the overrides"),
+        (b"configs: [fc_rle]\nvariants: {a: []}\noverrides: [seed=5]", "expected no seed among the overrides"),
     ):
         if content is not None:
             (tmp_path / "no.yaml").write_bytes(content)

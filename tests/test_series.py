@@ -1,10 +1,14 @@
 """The table of a series: which columns it has, and which mean stands where."""
 
 import json
+import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from lifting.series import Run, markdown, row_of
+import pytest
+
+from lifting.series import Run, carry_out, markdown, row_of
 
 
 def row(folder: Path, *reports: dict[str, Any]) -> dict[str, Any]:
@@ -53,6 +57,28 @@ def test_columns_are_those_that_some_report_has(tmp_path: Path) -> None:
     assert (before["energy score (mm)"], before["ECE"], before["AUSE"], before["parameters"]) == ("", "", "0.200", "")
     (alone,) = table([row(tmp_path / "alone", MEANS)], "single_stage")
     assert not {"ECE", "energy score (mm)", "AUSE", "parameters", "paper, Human3.6M (frame mean)"} & set(alone)
+
+
+def test_the_mean_of_some_seeds_is_not_that_of_all(tmp_path: Path) -> None:
+    found = row(tmp_path, {**MEANS, "nll": -6.5}, {**MEANS, "nll": None})
+    assert "nll" not in found and found["mpjpe_mm"]["values"] == [46.44, 46.44]
+
+
+def test_a_report_older_than_its_weights_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, called = Run("clean", "fc_rle", 0, tmp_path / "run", []), []
+
+    def process(command: list[str], **_: object) -> SimpleNamespace:
+        called.append(command[3])
+        (run.report if command[3] == "evaluate" else run.folder / "last.pt").write_text('{"mpjpe_mm": 46.0}')
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr("lifting.series.subprocess.run", process)
+    carry_out(run, 1)
+    carry_out(run, 1)
+    assert called == ["train", "evaluate"]
+    os.utime(run.report, (0, 0))  # as if the run had been trained further since
+    carry_out(run, 1)
+    assert called == ["train", "evaluate"] * 2
 
 
 def test_a_report_may_say_that_it_has_no_value(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def evaluate(options: argparse.Namespace) -> None:
     objective, config = lifter.load(options.checkpoint, options.overrides)
     poses = lifter.load_test(config, objective)
     report, prediction = lifter.evaluate(objective, poses, config)
-    held_out = uncertainty.held_out_deviations(options.calibrate, config)
+    held_out = uncertainty.held_out_deviations(options.calibrate, config, objective.likelihood)
     if not ranks.stop():  # the ranks share the predictions; the first does everything that follows
         return
     report["cost"] = lifter.cost(objective, len(poses.joint_set))
@@ -93,8 +93,13 @@ def density(options: argparse.Namespace) -> None:
 def demo(options: argparse.Namespace) -> None:
     """Trains the two rows (what an earlier call finished is kept), prints them side by side and draws the second."""
     rows = []
-    for loss in ("l1", "rle"):
-        config = load_config(configs("lifting") / "demo.yaml", [*options.overrides, f"loss.name={loss}"])
+    runs = {loss: load_config(configs("lifting") / "demo.yaml", [*options.overrides, f"loss.name={loss}"])
+            for loss in ("l1", "rle")}  # fmt: skip
+    for loss, config in runs.items():
+        there = options.output / loss / "config.yaml"
+        if there.exists() and load_config(there) != config:
+            raise InputError(f"demo: {there.parent} holds a run of another configuration; name another --output")
+    for loss, config in runs.items():
         train_or_stop(lifter.train, config, options.output / loss)
         objective, config = lifter.load(options.output / loss / "last.pt")
         poses = lifter.load_test(config, objective)

@@ -36,8 +36,8 @@ def configured_run(schema: type[Schema], options: argparse.Namespace, default: P
     # Where torchrun starts the processes again after one of them failed, they find the run that they began.
     restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     if (folder / "last.pt").exists() and not restarted:
-        hint = f"continue it with --resume {folder}, or choose another --output"
-        raise InputError(f"train: {folder} already holds a run; {hint}")
+        hint = f"continue it with --resume {folder}, or " if (folder / "config.yaml").exists() else ""
+        raise InputError(f"train: {folder} already holds a run; {hint}choose another --output")
     return config, folder
 
 

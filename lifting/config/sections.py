@@ -60,6 +60,15 @@ class PoseAugmentConfig(_Section):
         return self.cameras or any(share > 0 for share in shares)
 
 
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError("expected each once")
+    return names
+
+
+Names = Annotated[tuple[str, ...], AfterValidator(_distinct)]
+
+
 class DataConfig(_Section):
     path: str | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         "synthetic", description="a prepared HDF5 file, or several, or the embedded synthetic set"
@@ -67,8 +76,8 @@ class DataConfig(_Section):
     test_path: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
         None, description="the files of the test subjects, if not path"
     )
-    train_subjects: tuple[str, ...] = Field(TRAIN_SUBJECTS, min_length=1)
-    test_subjects: tuple[str, ...] = Field(TEST_SUBJECTS, min_length=1)
+    train_subjects: Names = Field(TRAIN_SUBJECTS, min_length=1)
+    test_subjects: Names = Field(TEST_SUBJECTS, min_length=1)
     train_actions: tuple[str, ...] = Field(
         (), description="names with or without sequence numbers; -name leaves one out; empty takes all"
     )
@@ -77,8 +86,8 @@ class DataConfig(_Section):
     test_cameras: tuple[CameraName, ...] = ()
     drop_wrong_s9: bool = Field(False, description="leave out S9's recordings whose 3D is wrong: h36m.WRONG_S9")
     keypoints: str = Field("gt", description="gt projects the 3D joints; any other name is a detector in the file")
-    stride: PositiveInt = Field(1, description="train on every n-th frame")
-    test_stride: PositiveInt = Field(1, description="test on every n-th frame")
+    stride: int = Field(1, ge=1, le=10**9, description="train on every n-th frame")
+    test_stride: int = Field(1, ge=1, le=10**9, description="test on every n-th frame")
     noise_px: float = Field(
         0.0, ge=0, le=100, description="sigma of Gaussian noise on keypoints, pixels: new in each epoch, fixed at test"
     )
@@ -148,12 +157,12 @@ class ImageDataConfig(_Section):
     flat_path: str | None = Field(
         None, description="an index of images with 2D labels to mix in; rendered is the embedded one"
     )
-    train_parts: tuple[str, ...] = Field(TRAIN_SUBJECTS, min_length=1, description="subjects or splits in path")
-    test_parts: tuple[str, ...] = Field(TEST_SUBJECTS, min_length=1)
-    flat_train_parts: tuple[str, ...] = Field(("train",), min_length=1, description="splits in flat_path")
-    flat_test_parts: tuple[str, ...] = Field(("valid",), min_length=1)
-    stride: PositiveInt = Field(1, description="train on every n-th image of path")
-    test_stride: PositiveInt = Field(1, description="test on every n-th image of path")
+    train_parts: Names = Field(TRAIN_SUBJECTS, min_length=1, description="subjects or splits in path")
+    test_parts: Names = Field(TEST_SUBJECTS, min_length=1)
+    flat_train_parts: Names = Field(("train",), min_length=1, description="splits in flat_path")
+    flat_test_parts: Names = Field(("valid",), min_length=1)
+    stride: int = Field(1, ge=1, le=10**9, description="train on every n-th image of path")
+    test_stride: int = Field(1, ge=1, le=10**9, description="test on every n-th image of path")
     drop_wrong_s9: bool = Field(False, description="leave out S9's recordings whose 3D is wrong: h36m.WRONG_S9")
     size: CropSize = Field(
         256,

@@ -28,14 +28,17 @@ _FEWEST = 100  # poses; shares of fewer in per cent say little
 _BINS = 10  # of joints, by their predicted sigma
 
 
-def held_out_deviations(checkpoints: Sequence[Path], config: Config) -> dict[str, Deviations]:
+def held_out_deviations(checkpoints: Sequence[Path], config: Config, likelihood: Likelihood) -> dict[str, Deviations]:
     """Deviations of other checkpoints on people whom they were not trained on, by subject and checkpoint.
 
     Subjects that ``config`` is tested on are left out.
 
+    Args:
+        config, likelihood: of the lifter whose sigma is to be scaled.
+
     Raises:
         InputError: a checkpoint of another loss, model or kind of keypoints, or one that was trained on all subjects
-            but those of the test.
+            but those of the test; a density of `crossfit`, which is that of another network's errors.
     """
     subjects: list[str] = []
     for file in lifter.data_paths(config, train=True):
@@ -44,13 +47,17 @@ def held_out_deviations(checkpoints: Sequence[Path], config: Config) -> dict[str
     found = {}
     for path in checkpoints:
         objective, trained = lifter.load(path)
+        if any(isinstance(density, PoseDensity) for density in (likelihood, objective.likelihood)):
+            raise InputError(f"calibrate: {path}: expected lifters as they were trained, got a density of crossfit")
         if objective.joint_set.name != joints:
             raise InputError(f"calibrate: {path}: expected the joints {joints}, got {objective.joint_set.name}")
         for what in ("loss", "model"):
             if getattr(trained, what) != getattr(config, what):
                 raise InputError(f"calibrate: {path}: expected the {what} of the evaluated checkpoint, got another")
         data, other = config.data, trained.data
-        wanted, got = (f"keypoints {d.keypoints} with {d.noise_px:g} px of noise" for d in (data, other))
+        wanted, got = (
+            f"keypoints {d.keypoints} with {d.noise_px:g} px of noise, {d.missing:.0%} missing" for d in (data, other)
+        )
         if wanted != got:
             raise InputError(f"calibrate: {path}: expected {wanted}, got {got}")
         if other.augment != data.augment:

@@ -45,11 +45,11 @@ def fit(
 ) -> None:
     """Trains up to ``train.epochs``, resuming from ``folder / "last.pt"`` if that file exists.
 
-    Every epoch ends by writing a line of ``metrics.jsonl``, TensorBoard scalars, ``best.pt`` if the error of
-    ``evaluate`` (MPJPE, or NME in 2D) is the lowest so far, and ``last.pt``. Within an epoch, ``last.pt`` is written
-    every ``train.save_minutes``, and after the step in which Ctrl-C or SIGTERM comes. The randomness of an epoch
-    depends only on seed, epoch and rank, so a run that was stopped, however that happened, ends with the weights of one
-    that was not.
+    A run that is done stays as it is. Every epoch ends by writing a line of ``metrics.jsonl``, TensorBoard scalars,
+    ``best.pt`` if the error of ``evaluate`` (MPJPE, or NME in 2D) is the lowest so far, and ``last.pt``. Within an
+    epoch, ``last.pt`` is written every ``train.save_minutes``, and after the step in which Ctrl-C or SIGTERM comes. The
+    randomness of an epoch depends only on seed, epoch and rank, so a run that was stopped, however that happened, ends
+    with the weights of one that was not.
 
     Raises:
         RunError: a loss or gradient, or what ``evaluate`` is to score, is not finite, or another rank failed;
@@ -63,6 +63,10 @@ def fit(
         device = next(objective.parameters()).device
         optimizer = Adam(objective.parameters(), lr=config.train.lr, fused=device.type in ("cuda", "cpu"))
         progress = resume(objective, optimizer, folder, config, len(batches))
+        if progress.epoch >= config.train.epochs:  # the folder stays as it is, with the configuration of these epochs
+            if first_rank:
+                log.info(f"{folder}: {progress.epoch} epochs are done, and train.epochs is {config.train.epochs}")
+            return
         board = None
         if first_rank:
             keep_lines(folder / "metrics.jsonl", progress.epoch)

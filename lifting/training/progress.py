@@ -71,8 +71,8 @@ def resume(
     If it had another number of ranks, or another device, the rest of that epoch draws other random numbers.
 
     Raises:
-        InputError: ``last.pt`` cannot be read, is of another model or joint set, or stopped in the middle of an epoch
-            of another number of steps; or some ranks, of another machine, do not see it.
+        InputError: ``last.pt`` cannot be read, is of another model, loss or joint set, or stopped in the middle of an
+            epoch of another number of steps; or some ranks, of another machine, do not see it.
     """
     path = folder / "last.pt"
     progress = Progress()
@@ -81,6 +81,8 @@ def resume(
         expect_joints(state, objective.joint_set, f"checkpoint: {path}")
         if not {"optimizer", "epoch"} <= state.keys():
             raise InputError(f"checkpoint: {path}: expected one that a training wrote, got weights alone")
+        if not _agree(state["config"]["loss"], config.model_dump(mode="json")["loss"]):
+            raise InputError(f"checkpoint: {path}: expected to go on with the loss of its training, got another")
         load_weights(objective.network, state["network"], f"checkpoint: {path}: the network")
         load_weights(objective.likelihood, state["likelihood"], f"checkpoint: {path}: the likelihood")
         optimizer.load_state_dict(state["optimizer"])
@@ -90,6 +92,13 @@ def resume(
     if not ranks.all_have((progress.epoch, progress.step)):
         raise InputError(f"train: {folder}: expected a folder that all machines share, got different checkpoints")
     return progress
+
+
+def _agree(one: Any, other: Any) -> bool:
+    """Whether two configurations have no entry in which they differ; an earlier version had fewer."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return all(_agree(one[name], other[name]) for name in one.keys() & other.keys())
+    return bool(one == other)
 
 
 def _go_on(

@@ -33,7 +33,7 @@ def start(device: str) -> torch.device:
         if "RANK" in os.environ and chosen.type == "cuda":
             chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(chosen)
-        torch.empty(0, device=chosen)
+        torch.empty(0, device=chosen).cpu()  # which one without memory, "meta", cannot
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device: cannot use {device!r}: {str(error).splitlines()[0]}") from None
     if "RANK" in os.environ and not dist.is_initialized():

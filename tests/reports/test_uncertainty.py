@@ -276,7 +276,7 @@ def test_as_a_person_asks(shell: Shell, small: list[str], tmp_path: Path, monkey
         refused(shell(*evaluate, other), "last.pt", f"expected the {other.split('.')[0]} that it was trained with")
     refused(shell("density", "--checkpoint", evaluate[-1], "--output", tmp_path / "x.png", "loss.name=dle"), "the loss")
     calibrate = [*evaluate, "--uncertainty", "--calibrate", tmp_path / "held" / "last.pt"]
-    refused(shell(*calibrate, "data.noise_px=5"), "calibrate", "5 px of noise, got keypoints gt with 0 px")
+    refused(shell(*calibrate, "data.noise_px=5"), "calibrate", "5 px of noise, 0% missing, got keypoints gt with 0 px")
     assert shell("train", "--output", tmp_path / "other", *held, "loss.name=laplace", "train.epochs=1")[0] == 0
     refused(shell(*calibrate[:-1], tmp_path / "other" / "last.pt"), "calibrate", "expected the loss of the evaluated")
     refused(

@@ -150,11 +150,15 @@ def test_a_checkpoint_of_another_model_is_refused(small: list[str], tmp_path: Pa
     lifter.train(load_config(overrides=small), tmp_path)
     with pytest.raises(InputError, match="belongs to another model"):
         lifter.train(load_config(overrides=[*small, "model.width=32"]), tmp_path)
+    for other in ("loss.beta=0", "loss.flow.couplings=4", "loss.name=laplace"):
+        with pytest.raises(InputError, match=r"last\.pt: expected to go on with the loss of its training, got another"):
+            lifter.train(load_config(overrides=[*small, "train.epochs=3", other]), tmp_path)
 
 
-def test_unusable_device() -> None:
-    with pytest.raises(InputError, match="device: cannot use 'gpu9'"):
-        ranks.start("gpu9")
+@pytest.mark.parametrize("name", ["gpu9", "meta"])
+def test_unusable_device(name: str) -> None:
+    with pytest.raises(InputError, match=f"device: cannot use '{name}'"):
+        ranks.start(name)
 
 
 def test_mean_of_mirrored_swaps_sigma_without_a_sign() -> None:

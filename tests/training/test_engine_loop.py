@@ -162,6 +162,19 @@ def test_lines_checkpoints_and_board_of_each_epoch(tmp_path: Path, caplog: pytes
     assert "MPJPE 4.0 mm" in said[-1] and "NME" not in said[-1]
 
 
+def test_a_run_that_is_done_stays_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    fitted(tmp_path, epochs=2)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
+    for epochs in (2, 1):
+        caplog.clear()
+        fitted(tmp_path, epochs=epochs, lr=0.5)
+        assert [record.getMessage() for record in caplog.records] == [
+            f"{tmp_path}: 2 epochs are done, and train.epochs is {epochs}"
+        ]
+        assert {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()} == before
+
+
 def test_the_error_of_a_2d_network_is_nme(tmp_path: Path) -> None:
     fitted(tmp_path, scores=lambda: {"nme_percent": 7.0})
     assert load_checkpoint(tmp_path / "best.pt")["best_error"] == 7.0
