@@ -81,7 +81,7 @@ def resume(
         expect_joints(state, objective.joint_set, f"checkpoint: {path}")
         if not {"optimizer", "epoch"} <= state.keys():
             raise InputError(f"checkpoint: {path}: expected one that a training wrote, got weights alone")
-        if not _agree(state["config"]["loss"], config.model_dump(mode="json")["loss"]):
+        if not _agree(state["config"].get("loss", {}), config.model_dump(mode="json")["loss"]):
             raise InputError(f"checkpoint: {path}: expected to go on with the loss of its training, got another")
         load_weights(objective.network, state["network"], f"checkpoint: {path}: the network")
         load_weights(objective.likelihood, state["likelihood"], f"checkpoint: {path}: the likelihood")
