@@ -114,13 +114,19 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def load_weights(module: nn.Module, state: dict[str, Any], where: str) -> None:
-    """``module.load_state_dict``; raises an `InputError` that begins with ``where`` if a weight does not fit."""
+    """``module.load_state_dict``; raises an `InputError` that begins with ``where`` if a weight does not fit.
+
+    Nor may one be NaN or infinite.
+    """
     expect_weights(module, state, where)
+    for name, weight in state.items():
+        if not weight.isfinite().all():
+            raise InputError(f"{where}: {name}: expected finite weights, got NaN or an infinite one")
     module.load_state_dict(state)
 
 
 def expect_weights(module: nn.Module, state: dict[str, Any], where: str) -> None:
-    """Raises an `InputError` that begins with ``where`` unless the state has the module's names and shapes, finite."""
+    """Raises an `InputError` that begins with ``where`` unless the state has the module's names and shapes."""
     own = module.state_dict()
     for name in own.keys() | state.keys():
         expected = tuple(own[name].shape) if name in own else "no such weight"
@@ -128,8 +134,6 @@ def expect_weights(module: nn.Module, state: dict[str, Any], where: str) -> None
         found = "nothing" if weight is None else tuple(weight.shape) if isinstance(weight, Tensor) else "no tensor"
         if expected != found:
             raise InputError(f"{where} belongs to another model: {name}: expected {expected}, got {found}")
-        if isinstance(weight, Tensor) and weight.is_floating_point() and not weight.isfinite().all():
-            raise InputError(f"{where}: {name}: expected finite weights, got NaN or an infinite one")
 
 
 def built(build: Callable[[], Module], content: dict[str, Any], where: str) -> Module:
@@ -140,7 +144,7 @@ def built(build: Callable[[], Module], content: dict[str, Any], where: str) -> M
     which takes a second; those of this package make constants of lists, and draw no weights.
 
     Raises:
-        InputError: beginning with ``where``: a weight does not fit.
+        InputError: beginning with ``where``: a weight does not fit, or is not finite.
     """
     parts = ("network", "likelihood")
     with suppress(NotImplementedError), torch.device("meta"):  # the flows of zuko cannot be built so

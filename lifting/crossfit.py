@@ -17,7 +17,7 @@ from torch import Tensor
 from lifting import lifter
 from lifting.checkpoint import load_checkpoint, save_checkpoint
 from lifting.command import InputError
-from lifting.config import Config, load_config
+from lifting.config import Config, expect_run_of
 from lifting.likelihood import BasicFlow, Likelihood
 from lifting.likelihood.pose_density import PoseDensity, viewing_turn
 from lifting.likelihood.unit_densities import fixed_draws
@@ -59,8 +59,7 @@ def crossfit(checkpoint: Path, folder: Path) -> Path:
     runs = [folder / f"without_{person}" for person in people]
     trainings = [_without(config, person) for person in people]
     for training, run in zip(trainings, runs, strict=True):
-        if (run / "config.yaml").exists() and load_config(run / "config.yaml") != training:
-            raise InputError(f"crossfit: {run} holds a run of another configuration or data; name another --output")
+        expect_run_of(training, run, "crossfit")
     for person, training, run in zip(people, trainings, runs, strict=True):
         log.info(f"training without {person}")
         lifter.train(training, run)

@@ -25,7 +25,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lifting.command import InputError, Parser, RunError, run_command, whole_file, write_json
-from lifting.config import Config, RunConfig, SingleStageConfig, read_config
+from lifting.config import Config, RunConfig, SingleStageConfig, expect_run_of, read_config
 from lifting.safe_yaml import read_yaml
 from lifting.shipped import configs
 
@@ -105,10 +105,10 @@ class Run:
     def leaf(self) -> Path:
         return configs(self.track) / f"{self.config}.yaml"
 
-    def read(self, file: Path, overrides: list[str] | None = None) -> RunConfig:
-        """A configuration file, read by the schema of this run's track."""
+    def read(self) -> RunConfig:
+        """The configuration, by the schema of this run's track."""
         schema: type[Any] = SCHEMAS[self.track]
-        found: RunConfig = read_config(schema, file, overrides)
+        found: RunConfig = read_config(schema, self.leaf, self.overrides)
         return found
 
 
@@ -143,9 +143,7 @@ def check_folder(run: Run) -> None:
     Raises:
         InputError: the folder holds a run of another configuration, or the run's own configuration is not valid.
     """
-    config, there = run.read(run.leaf, run.overrides), run.folder / "config.yaml"
-    if there.exists() and run.read(there) != config:
-        raise InputError(f"series: {run.folder} holds a run of another configuration or data; name another --output")
+    expect_run_of(run.read(), run.folder, "series")
 
 
 def carry_out(run: Run, threads: int) -> None:

@@ -150,7 +150,7 @@ def test_a_series_is_resumable_and_writes_its_table(
 def test_every_series_is_of_configurations_that_are_there(path: Path, tmp_path: Path) -> None:
     for short in (False, True):
         runs = list(series.runs_of(series.load_series(path), "synthetic", tmp_path, 2, short=short))
-        resolved = [dump_config(run.read(run.leaf, run.overrides)) for run in runs]
+        resolved = [dump_config(run.read()) for run in runs]
         assert len(set(resolved)) == len({run.folder for run in runs}) == len(runs)
 
 

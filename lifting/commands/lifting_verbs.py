@@ -9,7 +9,7 @@ import os
 from lifting import lifter
 from lifting.command import InputError, Terminated, write_json
 from lifting.commands.runs import configured_run, train_or_stop
-from lifting.config import Config, load_config
+from lifting.config import Config, expect_run_of, load_config
 from lifting.crossfit import crossfit as fit_density
 from lifting.metrics.pose_errors import format_report
 from lifting.reports import camera_evidence, hypotheses, uncertainty
@@ -96,9 +96,7 @@ def demo(options: argparse.Namespace) -> None:
     runs = {loss: load_config(configs("lifting") / "demo.yaml", [*options.overrides, f"loss.name={loss}"])
             for loss in ("l1", "rle")}  # fmt: skip
     for loss, config in runs.items():
-        there = options.output / loss / "config.yaml"
-        if there.exists() and load_config(there) != config:
-            raise InputError(f"demo: {there.parent} holds a run of another configuration; name another --output")
+        expect_run_of(config, options.output / loss, "demo")
     for loss, config in runs.items():
         train_or_stop(lifter.train, config, options.output / loss)
         objective, config = lifter.load(options.output / loss / "last.pt")

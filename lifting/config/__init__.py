@@ -1,6 +1,15 @@
 """Typed configuration: a YAML file replaces defaults of `sections`, and ``key.path=value`` replaces both."""
 
-from lifting.config.reading import Schema, dump_config, expect_track, load_config, read_config, read_trained, valid_keys
+from lifting.config.reading import (
+    Schema,
+    dump_config,
+    expect_run_of,
+    expect_track,
+    load_config,
+    read_config,
+    read_trained,
+    valid_keys,
+)
 from lifting.config.sections import (
     AugmentConfig,
     Config,
@@ -45,6 +54,7 @@ __all__ = [
     "SingleStageConfig",
     "TrainConfig",
     "dump_config",
+    "expect_run_of",
     "expect_track",
     "load_config",
     "read_config",

@@ -55,6 +55,14 @@ def read_config(
         raise InputError(_first_line(error, schema)) from None
 
 
+def expect_run_of(config: RunConfig, folder: Path, who: str) -> None:
+    """Raises `InputError`, which ``who`` begins, if ``folder`` holds a run of another configuration."""
+    schema: type[Any] = type(config)
+    there = folder / "config.yaml"
+    if there.exists() and read_config(schema, there) != config:
+        raise InputError(f"{who}: {folder} holds a run of another configuration or data; name another --output")
+
+
 def read_trained(schema: type[Schema], trained: dict[str, Any], overrides: list[str] | None, where: str) -> Schema:
     """The configuration of a checkpoint, with overrides of anything except its model and its loss.
 

@@ -67,6 +67,7 @@ def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 Names = Annotated[tuple[str, ...], AfterValidator(_distinct)]
+Stride = Annotated[int, Field(ge=1, le=10**9)]
 
 
 class DataConfig(_Section):
@@ -86,8 +87,8 @@ class DataConfig(_Section):
     test_cameras: tuple[CameraName, ...] = ()
     drop_wrong_s9: bool = Field(False, description="leave out S9's recordings whose 3D is wrong: h36m.WRONG_S9")
     keypoints: str = Field("gt", description="gt projects the 3D joints; any other name is a detector in the file")
-    stride: int = Field(1, ge=1, le=10**9, description="train on every n-th frame")
-    test_stride: int = Field(1, ge=1, le=10**9, description="test on every n-th frame")
+    stride: Stride = Field(1, description="train on every n-th frame")
+    test_stride: Stride = Field(1, description="test on every n-th frame")
     noise_px: float = Field(
         0.0, ge=0, le=100, description="sigma of Gaussian noise on keypoints, pixels: new in each epoch, fixed at test"
     )
@@ -161,8 +162,8 @@ class ImageDataConfig(_Section):
     test_parts: Names = Field(TEST_SUBJECTS, min_length=1)
     flat_train_parts: Names = Field(("train",), min_length=1, description="splits in flat_path")
     flat_test_parts: Names = Field(("valid",), min_length=1)
-    stride: int = Field(1, ge=1, le=10**9, description="train on every n-th image of path")
-    test_stride: int = Field(1, ge=1, le=10**9, description="test on every n-th image of path")
+    stride: Stride = Field(1, description="train on every n-th image of path")
+    test_stride: Stride = Field(1, description="test on every n-th image of path")
     drop_wrong_s9: bool = Field(False, description="leave out S9's recordings whose 3D is wrong: h36m.WRONG_S9")
     size: CropSize = Field(
         256,

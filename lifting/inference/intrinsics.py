@@ -109,10 +109,10 @@ def intrinsics_of_focal(focal: float, size: tuple[int, int] | None) -> Intrinsic
     return Intrinsics((float(focal), float(focal)), (size[0] / 2, size[1] / 2), size=size)
 
 
-def _check_focal(focal: tuple[float, float], size: tuple[float, float], where: str) -> None:
+def _check_focal(focal: tuple[float, float], size: tuple[float, float] | None, where: str) -> None:
     if max(focal) > _LARGEST:
         raise InputError(f"{where}: expected at most {_LARGEST:g} pixels, got {max(focal):g}")
-    if min(focal) < _SHORTEST * max(size):
+    if size is not None and min(focal) < _SHORTEST * max(size):
         raise InputError(
             f"{where}: expected pixels, got {min(focal):g} for a picture of {size[0]:g} x {size[1]:g}, which would see "
             "more than 136 degrees; millimetres become pixels by the width in pixels over that of the sensor"
@@ -148,11 +148,10 @@ def read_intrinsics(path: Path, size: tuple[int, int] | None) -> Intrinsics:
     if isinstance(content["focal"], int | float):
         content["focal"] = [content["focal"]] * 2
     focal = _numbers(content, "focal", 2, where)
-    if not 0 < min(focal) <= max(focal) <= _LARGEST:
-        raise InputError(f"{where}: focal: expected pixels above 0, at most {_LARGEST:g}, got {content['focal']}")
+    if min(focal) <= 0:
+        raise InputError(f"{where}: focal: expected pixels above 0, got {content['focal']}")
     middle = of_file or size
-    if middle is not None:
-        _check_focal(focal, middle, f"{where}: focal")
+    _check_focal(focal, middle, f"{where}: focal")
     if "center" not in content:
         if middle is None:
             raise InputError(f"{where}: expected a center or a size, got neither")

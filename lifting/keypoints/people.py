@@ -136,13 +136,12 @@ def order_frames(names: list[str]) -> tuple[tuple[str, ...], np.ndarray, int]:
     if len(names) < 2 or not all(parts) or len(around) > 1:
         return tuple(names), np.arange(len(names)), int(len(names) < 2)
     numbers = np.array([int(part[2]) for part in parts if part], dtype=object)
-    if len(set(numbers)) < len(names):  # 1.jpg and 01.jpg
-        return tuple(names), np.arange(len(names)), 0
     first, last = min(numbers), max(numbers)
     step = gcd(*(number - first for number in numbers))
     dense = (last - first) // max(step, 1) < 4 * len(names) + 100
     runs = 2 * np.count_nonzero(np.diff(np.sort(numbers)) == step) >= len(names) >= FEWEST_OF_RUNS
-    if not 0 < step <= LONGEST_STEP or not (dense or runs) or (last - first) // step >= MOST_POSES:
+    apart = len(set(numbers)) == len(names)  # unlike 1.jpg and 01.jpg
+    if not (apart and 0 < step <= LONGEST_STEP and (dense or runs) and (last - first) // step < MOST_POSES):
         return tuple(names), np.arange(len(names)), 0
     (before, after), digits = around.pop(), min(len(part[2]) for part in parts if part)
     place = ((numbers - first) // step).astype(int)

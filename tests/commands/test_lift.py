@@ -49,6 +49,12 @@ def arguments(people: Keypoints, exported: Path, tmp_path: Path) -> list[object]
     return ["lift", "--input", tmp_path / "people.npz", "--checkpoint", exported]
 
 
+def refused_after(result: tuple[int, str, str], words: str) -> None:
+    """Refused in one line, after what was read has been named."""
+    code, _, err = result
+    assert (code, err.count("\n"), words in err) == (2, 1, True), err
+
+
 def test_everybody_is_lifted_and_nobody_else(
     shell: Shell, arguments: list[object], people: Keypoints, exported: Path, tmp_path: Path
 ) -> None:
@@ -146,9 +152,7 @@ def test_a_focal_length_adds_the_place_in_space(
     assert "MPJPE 0.0 mm" in out
     np.testing.assert_array_equal(read_lifted(tmp_path / "b.npz").joints, lifted.joints)
     (tmp_path / "camera.json").write_text("{}")
-    code, _, err = shell(*arguments, "--output", tmp_path / "c.npz", *again)
-    assert (code, err.count("\n")) == (2, 1)
-    assert "camera.json" in err
+    refused_after(shell(*arguments, "--output", tmp_path / "c.npz", *again), "camera.json")
 
 
 def test_smoothing_and_bvh_know_the_time(
@@ -169,9 +173,7 @@ def test_smoothing_and_bvh_know_the_time(
     np.save(tmp_path / "timeless.npy", people.points)
     timeless = ["lift", "--input", tmp_path / "timeless.npy", *arguments[3:], "--joints", "h36m17"]
     for more in (["--output", tmp_path / "c.bvh"], ["--output", tmp_path / "c.npz", "--smooth"]):
-        code, _, err = shell(*timeless, *more)
-        assert (code, err.count("\n")) == (2, 1)
-        assert "timeless.npy: expected frames per second, found none: add --fps N" in err
+        refused_after(shell(*timeless, *more), "timeless.npy: expected frames per second, found none: add --fps N")
 
 
 def test_single_pictures_have_no_motion(
@@ -186,9 +188,7 @@ def test_single_pictures_have_no_motion(
     assert code == 0, err
     assert "pictures that are no sequence" in out
     for what, more in (("--smooth", ["--output", tmp_path / "b.npz", "--smooth"]), (".bvh", ["--output", "b.bvh"])):
-        code, _, err = shell(*pictures, *more)
-        assert (code, err.count("\n")) == (2, 1)
-        assert f"{what}: expected frames that follow each other, got single pictures" in err
+        refused_after(shell(*pictures, *more), f"{what}: expected frames that follow each other, got single pictures")
 
 
 def test_pictures_of_several_sizes_have_no_common_camera(
@@ -203,12 +203,6 @@ def test_pictures_of_several_sizes_have_no_common_camera(
     (tmp_path / "camera.json").write_text('{"focal": 1500, "size": [2000, 2000]}')
     more = ["--camera", tmp_path / "camera.json", "--output", tmp_path / "a.npz"]
     refused_after(shell(*command, *more), "expected pictures of one camera, got some of several sizes")
-
-
-def refused_after(result: tuple[int, str, str], words: str) -> None:
-    """Refused in one line, after what was read has been named."""
-    code, _, err = result
-    assert (code, err.count("\n"), words in err) == (2, 1, True), err
 
 
 def test_a_camera_file_knows_the_size(
@@ -252,17 +246,11 @@ def test_what_a_lifter_cannot_take(
 ) -> None:
     output = ["--output", tmp_path / "a.npz"]
     stays = ["--checkpoint", checkpoints["screen"], *output]
-    code, _, err = shell(*arguments, *stays)
-    assert (code, err.count("\n")) == (2, 1)
-    assert "left_wrist is missing in pose (3, 1)" in err
+    refused_after(shell(*arguments, *stays), "left_wrist is missing in pose (3, 1)")
     np.save(tmp_path / "whole.npy", people.points[:2])
     whole = ["lift", "--input", tmp_path / "whole.npy", "--joints", "h36m17"]
     for more, words in ((stays, "--size W H"), ([*stays, "--scores"], "expected keypoints with scores, got none")):
-        code, _, err = shell(*whole, *more)
-        assert (code, err.count("\n")) == (2, 1)
-        assert words in err
-    code, _, err = shell(*arguments, *stays, "--scores")
-    assert (code, err.count("\n")) == (2, 1)
-    assert "expected a lifter that takes scores" in err
+        refused_after(shell(*whole, *more), words)
+    refused_after(shell(*arguments, *stays, "--scores"), "expected a lifter that takes scores")
     assert shell(*whole, *stays, "--size", *SIZE)[0] == 0
     assert shell(*whole, *arguments[3:], *output)[0] == 0  # nor is a size needed by a lifter that travels

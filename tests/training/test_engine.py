@@ -4,6 +4,7 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ def trained(small: list[str], folder: Path, *overrides: str) -> dict[str, torch.
     return {**content["network"], **{f"likelihood.{k}": v for k, v in content["likelihood"].items()}}
 
 
-def rows(folder: Path) -> list[dict[str, float]]:
+def rows(folder: Path) -> list[dict[str, Any]]:
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON")) for line in lines]
 

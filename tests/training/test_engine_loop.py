@@ -1,6 +1,6 @@
 """The loop itself, on a network of a few weights: when it looks, saves, stops and reports."""
 
-import json
+import itertools
 import logging
 import math
 import signal
@@ -25,6 +25,7 @@ from lifting.training import engine, health, ranks, steps
 from lifting.training.objective import Objective
 from lifting.training.progress import Progress
 from lifting.training.stops import Stops
+from tests.training.test_engine import rows
 
 Scores = Callable[[], dict[str, Any]]
 
@@ -91,23 +92,33 @@ def bar(monkeypatch: pytest.MonkeyPatch) -> Bar:
     return shown
 
 
-@pytest.fixture
-def terminated_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Lets SIGTERM come once, in this step, counted from 1."""
+InSteps = Callable[..., None]
 
-    def terminated(step: int) -> None:
-        before, left = steps.training_step, step
+
+@pytest.fixture
+def in_steps(monkeypatch: pytest.MonkeyPatch) -> InSteps:
+    """``in_steps(act, 2, 5)`` calls ``act`` in these steps, counted from 1, with what each of them returns."""
+
+    def arrange(act: Callable[[Tensor], object], *numbers: int) -> None:
+        before, taken = steps.training_step, itertools.count(1)
 
         def counted(*arguments: Any) -> Tensor:
-            nonlocal left
-            left -= 1
-            if not left:
-                signal.raise_signal(signal.SIGTERM)
-            return before(*arguments)
+            found = before(*arguments)
+            if next(taken) in numbers:
+                act(found)
+            return found
 
         monkeypatch.setattr(steps, "training_step", counted)
 
-    return terminated
+    return arrange
+
+
+def terminate(_: Tensor) -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
+def break_gradient(found: Tensor) -> None:
+    found[1] = math.inf
 
 
 def configured(**train: object) -> Config:
@@ -124,10 +135,6 @@ def fitted(folder: Path, count: int = 3, scores: Scores = lambda: {"mpjpe_mm": 1
     objective = few_weights()
     engine.fit(objective, Few(count), scores, configured(**train), folder)
     return objective
-
-
-def rows(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def a_run(folder: Path, count: int = 45, **train: object) -> engine._Run:
@@ -190,8 +197,8 @@ def test_another_rank_writes_nothing_and_shows_nothing(
     assert (bar.asked["disable"], bar.done) == (True, 6)
 
 
-def test_the_bar_counts_the_steps_that_are_left(tmp_path: Path, bar: Bar, terminated_in: Callable[[int], None]) -> None:
-    terminated_in(5 + 2)
+def test_the_bar_counts_the_steps_that_are_left(tmp_path: Path, bar: Bar, in_steps: InSteps) -> None:
+    in_steps(terminate, 5 + 2)
     with pytest.raises(Terminated):
         fitted(tmp_path, 5, epochs=4)
     fitted(tmp_path, 5, epochs=4)
@@ -199,11 +206,9 @@ def test_the_bar_counts_the_steps_that_are_left(tmp_path: Path, bar: Bar, termin
 
 
 @pytest.mark.parametrize("step", [2, 5])  # in the middle of an epoch, and at its end
-def test_a_run_that_is_stopped_and_resumed_is_the_same(
-    tmp_path: Path, terminated_in: Callable[[int], None], step: int
-) -> None:
+def test_a_run_that_is_stopped_and_resumed_is_the_same(tmp_path: Path, in_steps: InSteps, step: int) -> None:
     straight = fitted(tmp_path / "straight", 5, epochs=2)
-    terminated_in(step)
+    in_steps(terminate, step)
     with pytest.raises(Terminated):
         fitted(tmp_path / "stopped", 5, epochs=2)
     resumed = fitted(tmp_path / "stopped", 5, epochs=2)
@@ -213,10 +218,10 @@ def test_a_run_that_is_stopped_and_resumed_is_the_same(
 
 
 def test_seconds_of_an_epoch_count_the_part_before_a_stop(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminated_in: Callable[[int], None]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_steps: InSteps
 ) -> None:
     monkeypatch.setattr(engine, "time", SimpleNamespace(perf_counter=Clock(), monotonic=Clock()))
-    terminated_in(2)
+    in_steps(terminate, 2)
     with pytest.raises(Terminated):
         fitted(tmp_path, 5)
     assert load_checkpoint(tmp_path / "last.pt")["unfinished"]["seconds"] == 2
@@ -342,27 +347,12 @@ def test_a_loss_or_a_gradient_that_is_not_finite_stops_the_run(
         run._check(next(Few(1).epoch(0)))
 
 
-def broken_at(*numbers: int) -> Callable[..., Tensor]:
-    """`training_step` with an infinite gradient norm in these steps, counted from 1."""
-    before, taken = steps.training_step, 0
-
-    def broken(*arguments: Any) -> Tensor:
-        nonlocal taken
-        taken += 1
-        found = before(*arguments)
-        if taken in numbers:
-            found[1] = math.inf
-        return found
-
-    return broken
-
-
 def test_steps_that_are_skipped_are_counted_and_left_out_of_the_means(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, in_steps: InSteps, caplog: pytest.LogCaptureFixture
 ) -> None:
     fitted(tmp_path / "all", 3, on_nonfinite="skip")
     assert rows(tmp_path / "all")[0]["skipped_steps"] == 0
-    monkeypatch.setattr(steps, "training_step", broken_at(2))
+    in_steps(break_gradient, 2)
     caplog.clear()
     fitted(tmp_path / "skipped", 3, on_nonfinite="skip")
     (row,) = rows(tmp_path / "skipped")
@@ -370,8 +360,8 @@ def test_steps_that_are_skipped_are_counted_and_left_out_of_the_means(
     assert len([record for record in caplog.records if "step skipped" in record.getMessage()]) == 1
 
 
-def test_an_epoch_without_a_good_step_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "training_step", broken_at(1, 2, 3))
+def test_an_epoch_without_a_good_step_stops_the_run(tmp_path: Path, in_steps: InSteps) -> None:
+    in_steps(break_gradient, 1, 2, 3)
     with pytest.raises(RunError, match="epoch 1: every step was skipped; nothing was saved yet"):
         fitted(tmp_path, 3, on_nonfinite="skip")
 
