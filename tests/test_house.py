@@ -16,6 +16,7 @@ HOUSE: list[dict[str, list[str]]] = [
         "command": [],
         "prediction": [],
         "shipped": [],
+        "chunks": [],
     },
     {"safe_yaml": [], "safe_npz": [], "safe_hdf5": [], "safe_json": []},
     {"config": ["sections", "reading"], "checkpoint": [],
@@ -26,8 +27,8 @@ HOUSE: list[dict[str, list[str]]] = [
             "json_people", "json_frames", "json_formats", "formats",
         ],
         "likelihood": [
-            "unit_densities", "coupling_step", "flow", "scalar_flow", "scale", "shared_flow", "learned", "mixed",
-            "build", "radial_mixture", "pose_density",
+            "unit_densities", "coupling_step", "flow_kernels", "flow", "scalar_flow", "scale",
+            "shared_flow", "learned", "mixed", "build", "radial_mixture", "pose_density",
         ],
         "datasets": [
             "pose_checks", "store", "poses", "recordings", "pose_augment", "pose_batches",
@@ -55,8 +56,8 @@ HOUSE: list[dict[str, list[str]]] = [
         ],
     },
     {"training": [
-        "adam", "allocator", "ranks", "stops", "run_folder", "norms", "objective", "steps", "health", "progress",
-        "engine", "evaluation",
+        "adam", "allocator", "ranks", "stops", "run_folder", "norms", "objective", "steps", "recorded", "health",
+        "progress", "engine", "evaluation",
     ], "evaluate": [], "series": []},
     {"lifter": [], "chosen_pictures": []},
     {"reports": [

@@ -288,6 +288,7 @@ class TrainConfig(_Section):
         "auto", description="auto: bf16 if the machine computes in it natively"
     )
     compile: bool = False
+    cuda_graph: bool = Field(True, description="on one CUDA GPU: record a step, and replay it for every batch")
     device: str = Field("auto", description="auto: a GPU if there is one")
     save_minutes: float = Field(
         10.0, ge=0, description="minutes between two checkpoints in the middle of an epoch; 0: only after epochs"

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from importlib.util import find_spec
 from itertools import pairwise
 from typing import TypeVar, cast
 
@@ -10,8 +11,12 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from lifting.chunks import in_chunks
 from lifting.likelihood import coupling_step
 from lifting.likelihood.unit_densities import fixed_draws
+
+# What `flow_kernels` is written for: nets of three layers of one of these widths, and at most so many dimensions.
+KERNEL_WIDTHS, KERNEL_DIM = (16, 32, 64), 16
 
 
 class Density(nn.Module):
@@ -53,8 +58,8 @@ class RealNVP(Bijection):
     reference code: with D = 2 and six couplings, 3 x 64 gives the 53.8K parameters of the RLE paper's Tab. 6. The last
     layers start at zero, so that an untrained flow is exactly N(0, I).
 
-    `inverse` is the specification of ``log_prob``. On a CPU, `coupling_step` computes the same within rounding, in less
-    time.
+    `inverse` is the specification of ``log_prob``. On a CPU `coupling_step`, on a GPU `flow_kernels` computes the same
+    within rounding, in less time.
 
     Args:
         dim: D, at least 2.
@@ -101,12 +106,37 @@ class RealNVP(Bijection):
         return z
 
     def log_prob(self, x: Tensor) -> Tensor:
+        nets, rows = cast("list[_ScaleAndShift]", list(self.nets)), x.reshape(-1, self.dim)
         if moved := self._moved_halves(x):
-            nets = cast("list[_ScaleAndShift]", list(self.nets))
             layers = [torch.stack(parts) for parts in zip(*(net.layers() for net in nets), strict=True)]
-            return coupling_step.log_prob(x.reshape(-1, self.dim), moved, layers).view(x.shape[:-1])
+            return coupling_step.log_prob(rows, moved, layers).view(x.shape[:-1])
+        if self._has_kernels(x):
+            from lifting.likelihood import flow_kernels  # with Triton, which a GPU build of torch brings along
+
+            weights = [part for net in nets for pair in zip(net.biases, net.weights, strict=True) for part in pair]
+            precision = "tf32" if torch.is_autocast_enabled("cuda") else "tf32x3"
+            return flow_kernels.log_prob(rows, self.masks, weights, self._log_prob, precision).view(x.shape[:-1])
+        return self._log_prob(x)
+
+    def _log_prob(self, x: Tensor) -> Tensor:
+        """`log_prob` by `inverse`."""
         z, log_det = self.inverse(x)
         return log_det - 0.5 * z.square().sum(-1) - 0.5 * self.dim * math.log(2 * math.pi)
+
+    def _has_kernels(self, x: Tensor) -> bool:
+        """Whether `flow_kernels` computes `log_prob` of x."""
+        return (
+            x.device.type == "cuda"
+            and torch.version.cuda is not None
+            and torch.cuda.get_device_capability(x.device) >= (8, 0)  # it has TF32
+            and all(part.dtype == torch.float32 for part in (x, *self.parameters()))
+            and self.sizes["layers"] == 3
+            and self.sizes["width"] in KERNEL_WIDTHS
+            and self.dim <= KERNEL_DIM
+            and not torch.compiler.is_compiling()
+            and not torch._C._are_functorch_transforms_active()
+            and find_spec("triton") is not None
+        )
 
     def _moved_halves(self, x: Tensor) -> list[int]:
         """The half that each coupling moves, 0 or 1, where `coupling_step` computes `log_prob`; none elsewhere."""
@@ -193,14 +223,15 @@ class ZukoFlow(Bijection):
         return drawn
 
 
-# Rows that a flow processes at a time where there can be millions. A hidden layer of width 64 then takes 4 MiB: above
-# about 16 MiB, malloc returns memory to the system after each use, and getting it back costs as much as the flow.
+# Rows that a flow processes at a time on a CPU, where there can be millions. A hidden layer of width 64 then takes
+# 4 MiB: above about 16 MiB, malloc returns memory to the system after each use, and getting it back costs as much as
+# the flow.
 ROWS = 2**13
 
 
 def by_rows(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Applies ``function``, (N, D) -> (N,) or (N, D), to (..., D) in chunks of `ROWS` rows: (...,) or (..., D)."""
-    parts = [function(rows) for rows in torch.split(rearrange(x, "... d -> (...) d"), ROWS)]
+    """Applies ``function``, (N, D) -> (N,) or (N, D), to (..., D) in chunks of rows: (...,) or (..., D)."""
+    parts = [function(rows) for rows in in_chunks(rearrange(x, "... d -> (...) d"), ROWS)]
     return torch.cat(parts).view((*x.shape[:-1], *parts[0].shape[1:]))
 
 

@@ -7,6 +7,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from lifting.chunks import rows_at_once
 from lifting.likelihood.flow import ROWS, Bijection, Density, RealNVP, by_rows, checked
 from lifting.likelihood.scalar_flow import ScalarFlow
 from lifting.likelihood.scale import Likelihood, check
@@ -132,7 +133,7 @@ class WithFlow(Learned):
         like = next(self.flow.parameters())
         axis = (torch.arange(cells, dtype=like.dtype, device=like.device) + 0.5) * (2 * reach / cells) - reach
         total = like.new_zeros(())
-        for slab in torch.split(axis, max(1, ROWS // cells ** (self.dim - 1))):
+        for slab in torch.split(axis, max(1, rows_at_once(ROWS, axis.device) // cells ** (self.dim - 1))):
             x = torch.stack(torch.meshgrid(slab, *[axis] * (self.dim - 1), indexing="ij"), -1)
             total += torch.exp(self.log_shape(x)).sum() * (2 * reach / cells) ** self.dim
         return total

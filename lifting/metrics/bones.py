@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lifting.chunks import in_chunks
 from lifting.geometry.skeleton import JointSet
 from lifting.metrics.pose_errors import CHUNK
 
@@ -53,7 +54,7 @@ def mpsse(poses: Tensor, joint_set: JointSet) -> float | None:
         return None
     left, right = (list(side) for side in zip(*pairs, strict=True))
     total = 0.0
-    for chunk in torch.split(poses, CHUNK):
+    for chunk in in_chunks(poses, CHUNK):
         lengths = bone_lengths(chunk, joint_set)
         total += float((lengths[:, left] - lengths[:, right]).abs().sum())
     return total / (len(poses) * len(pairs))
@@ -81,7 +82,7 @@ def mpsce(poses: Tensor, joint_set: JointSet, clip: Tensor) -> float | None:
         raise ValueError(f"clip: expected ({len(poses)},), got {tuple(clip.shape)}")
     _, row, count = torch.unique(clip, return_inverse=True, return_counts=True)
     sums = poses.new_zeros(len(count), len(joint_set.bones), dtype=torch.float64)
-    chunks = list(zip(torch.split(poses, CHUNK), torch.split(row, CHUNK), strict=True))
+    chunks = list(zip(in_chunks(poses, CHUNK), in_chunks(row, CHUNK), strict=True))
     for some, mine in chunks:
         sums.index_add_(0, mine, bone_lengths(some, joint_set))
     mean, square = sums / count[:, None], torch.zeros_like(sums)

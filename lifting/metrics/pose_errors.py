@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lifting.chunks import in_chunks
 from lifting.geometry.alignment import align, scale_align
 
 # How a prediction is moved towards its target before distances are taken.
 _MOVES = {"mpjpe": lambda prediction, target: prediction, "pa_mpjpe": align, "n_mpjpe": scale_align}
 _HEADS = {"mpjpe": "MPJPE (protocol #1)", "pa_mpjpe": "PA-MPJPE (protocol #2)", "n_mpjpe": "N-MPJPE"}
-# Poses worked on at a time: some megabytes, which malloc keeps (see likelihood.flow.ROWS).
+# Poses worked on at a time on a CPU: some megabytes, which malloc keeps (see likelihood.flow.ROWS).
 CHUNK = 4096
 
 # Poses of one set and of the other whose distances are taken at a time: a few megabytes, which stay in a CPU's cache.
@@ -57,11 +58,10 @@ def joint_errors(prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
         if bad:
             raise ValueError(f"{name}: {bad} of {len(poses)} poses are not finite")
     errors = {name: prediction.new_empty(prediction.shape[:2]) for name in _MOVES}
-    for start in range(0, len(prediction), CHUNK):
-        chunk = slice(start, start + CHUNK)
-        x, y = prediction[chunk], target[chunk]
-        for name, move in _MOVES.items():
-            errors[name][chunk] = _distances(move(x, y), y)
+    parts = (in_chunks(poses, CHUNK) for poses in (prediction, target, *errors.values()))
+    for x, y, *found in zip(*parts, strict=True):
+        for error, move in zip(found, _MOVES.values(), strict=True):
+            error.copy_(_distances(move(x, y), y))
     return errors
 
 
@@ -197,13 +197,13 @@ class PoseSums:
         count = len(self.action_names)
         self._counts += torch.bincount(actions.cpu(), minlength=count)
         # In chunks, because a sum in float64 begins with a copy in float64.
-        rows = torch.split(actions, CHUNK)
+        rows = in_chunks(actions, CHUNK)
         for name, error in errors.items():
             total = self._sums.setdefault(name, torch.zeros(count, expected[1], dtype=torch.float64))
-            for part, mine in zip(torch.split(error, CHUNK), rows, strict=True):
+            for part, mine in zip(in_chunks(error, CHUNK), rows, strict=True):
                 share = torch.nn.functional.one_hot(mine, count).double()
                 total += (share.mT @ part.double()).cpu()
-        for part in torch.split(errors["mpjpe"], CHUNK):
+        for part in in_chunks(errors["mpjpe"], CHUNK):
             self._correct += torch.stack([torch.count_nonzero(part < limit) for limit in _AUC_THRESHOLDS]).cpu()
 
     def report(self) -> dict[str, Any]:

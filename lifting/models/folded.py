@@ -100,8 +100,7 @@ def _folded(layer: GroupLayer, norm: nn.BatchNorm1d | None, rows: list[Tensor] |
     weights = list(layer.weights) if rows is None else rows
     outputs = [len(weight) for weight in weights]
     scale, shift = _affine(norm, sum(outputs))
-    outside = layer.get_buffer("outside")
-    context = torch.zeros_like(outside, dtype=layer.context.dtype).masked_scatter(outside, layer.context)
+    context = layer.context_weights()
     number_scale, number_shift = _affine(layer.norm, groups)
     widest, features = max(sizes), max(outputs)
     weight = context.new_zeros(groups, widest, features + groups)

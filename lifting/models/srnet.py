@@ -127,7 +127,7 @@ class GroupLayer(nn.Module):
             nn.init.kaiming_uniform_(weight, a=5**0.5)  # as nn.Linear does
         group = [number for number, count in enumerate(inputs) for _ in range(count)]
         outside = [[number != g for g in group] for number in range(len(inputs))]
-        self.register_buffer("outside", torch.tensor(outside), persistent=False)
+        self.register_buffer("outside", torch.tensor(outside).flatten().nonzero()[:, 0], persistent=False)
         self.context = nn.Parameter(torch.zeros((len(inputs) - 1) * sum(inputs)))
         self.bias = nn.Parameter(torch.zeros(len(inputs)))
         self.norm = nn.BatchNorm1d(len(inputs)) if recombine == "multiply" else None
@@ -146,11 +146,14 @@ class GroupLayer(nn.Module):
                 made.append(z + column.to(z.dtype)[:, None] * number)
         return torch.cat(made)
 
+    def context_weights(self) -> Tensor:
+        """(G, C): w_g for each group, zero at its own inputs."""
+        w = self.context.new_zeros(len(self.inputs) * sum(self.inputs))
+        return w.scatter(0, self.get_buffer("outside"), self.context).view(len(self.inputs), -1)
+
     def numbers(self, x: Tensor) -> Tensor:
         """(C, B) -> (G, B): the number that each group gets from the others."""
-        outside: Tensor = self.get_buffer("outside")
-        w = torch.zeros_like(outside, dtype=self.context.dtype).masked_scatter(outside, self.context)
-        a = (w @ x).to(self.bias.dtype) + self.bias[:, None]
+        a = (self.context_weights() @ x).to(self.bias.dtype) + self.bias[:, None]
         return F.leaky_relu(a) if self.norm is None else self.norm(a[None])[0].sigmoid()
 
 

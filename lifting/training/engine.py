@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from lifting.checkpoint import save_checkpoint
 from lifting.command import RunError, Terminated, whole_file
-from lifting.config import RunConfig, dump_config
+from lifting.config import RunConfig, TrainConfig, dump_config
 from lifting.prediction import Batch
 from lifting.training import health, ranks, steps
 from lifting.training.adam import Adam
@@ -24,6 +24,7 @@ from lifting.training.allocator import keep_freed_pages
 from lifting.training.norms import over_all_ranks
 from lifting.training.objective import AnyObjective
 from lifting.training.progress import Progress, resume, state_of
+from lifting.training.recorded import RecordedStep
 from lifting.training.run_folder import alone_in, append_line, keep_lines, record_start
 from lifting.training.steps import Batches
 from lifting.training.stops import Stops
@@ -80,8 +81,8 @@ def fit(
         with tqdm(
             total=total, initial=progress.step, unit="step", disable=None if first_rank else True, leave=False
         ) as bar:
-            model = _wrapped(objective, config.train.compile)
-            run = _Run(objective, model, optimizer, batches, config, folder, progress, stops, bar, time.monotonic())
+            step = stepping(objective, optimizer, config.train)
+            run = _Run(objective, step, optimizer, batches, config, folder, progress, stops, bar, time.monotonic())
             while run.progress.epoch < config.train.epochs:
                 run.train_epoch()
                 run.end_epoch(run.evaluated(evaluate), board)
@@ -106,13 +107,14 @@ class _Run:
     """A call of `fit`.
 
     Attributes:
+        take_step: trains on a batch, see `stepping`.
         saved: when ``last.pt`` was written or the call began, on the clock that nobody sets.
         checked: steps of this epoch whose loss and gradient have been looked at.
         steps: done in this call.
     """
 
     objective: AnyObjective
-    model: nn.Module
+    take_step: Callable[[Batch], Tensor]
     optimizer: torch.optim.Optimizer
     batches: Batches
     config: RunConfig
@@ -156,9 +158,9 @@ class _Run:
         return self.progress.epoch * len(self.batches) + step
 
     def _step(self, batch: Batch) -> Tensor:
-        """`steps.training_step`; labels that the likelihood refuses count as a loss that is not finite."""
+        """``take_step``; labels that the likelihood refuses count as a loss that is not finite."""
         try:
-            return steps.training_step(self.model, batch, self.optimizer, self.config.train)
+            return self.take_step(batch)
         except ValueError as error:
             if self.config.train.on_nonfinite == "stop" or ranks.world() > 1:
                 raise RunError(self._stopped(f"{error} at step {self._number(self.progress.step)}")) from None
@@ -260,6 +262,16 @@ class _Run:
             for name in names:
                 save_checkpoint(self.folder / name, state)
         self.saved = time.monotonic()
+
+
+def stepping(
+    objective: AnyObjective, optimizer: torch.optim.Optimizer, train: TrainConfig
+) -> Callable[[Batch], Tensor]:
+    """What trains on a batch, and returns what `steps.training_step` does: that, or on one GPU its recording."""
+    model = _wrapped(objective, train.compile)
+    if train.cuda_graph and ranks.world() == 1 and next(objective.parameters()).device.type == "cuda":
+        return RecordedStep(model, optimizer, train)
+    return lambda batch: steps.training_step(model, batch, optimizer, train)
 
 
 def _wrapped(objective: AnyObjective, compiled: bool) -> nn.Module:

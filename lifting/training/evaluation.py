@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lifting.chunks import rows_at_once
 from lifting.datasets.poses import PoseSet
 from lifting.geometry.joint_maps import flip, mirror_joints
 from lifting.geometry.skeleton import JointSet
@@ -19,9 +20,11 @@ from lifting.training.objective import Objective
 def predict(objective: Objective, poses: PoseSet, *, flip_test: bool, batch_size: int = 1024) -> Prediction:
     """Predicts every pose, (N, J, 3); with ``flip_test``, averages over the pose and its mirror image.
 
-    The ranks share the work, and each returns all predictions. The network is left in evaluation mode.
+    ``batch_size`` is that of a CPU (`rows_at_once`). The ranks share the work, and each returns all predictions. The
+    network is left in evaluation mode.
     """
     objective.eval()
+    batch_size = rows_at_once(batch_size, poses.keypoints.device)
     parts: list[Prediction] = []
     mine = torch.split(poses.keypoints, batch_size)[ranks.rank() :: ranks.world()]
     for keypoints in mine or (poses.keypoints[:0],):

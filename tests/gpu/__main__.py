@@ -1,6 +1,6 @@
 """Tests and times this package on a GPU, in at most ten minutes, and writes one page about it: `make gpu`.
 
-    python -m tests.gpu [--output gpu.md]
+    python -m tests.gpu [--only PART ...] [--output gpu.md]
     python -m tests.gpu --device cpu --short    # a test of this command: tiny networks on tiny sets
 
 Every case runs in a process of its own: one that breaks the device or hangs is recorded, and the next one runs. Exit
@@ -29,6 +29,7 @@ def main() -> None:
     parser = Parser(prog="python -m tests.gpu", description=__doc__)
     parser.add_argument("--device", default="auto", help="what torch.device takes; auto (the default) is a GPU")
     parser.add_argument("--short", action="store_true", help="tiny networks on tiny sets")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts of the page (all of them)")
     parser.add_argument("--output", type=Path, default=Path("gpu.md"), help="the page (%(default)s)")
     options = parser.parse_args()
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # looking for a GPU must not start CUDA: it survives no fork
@@ -40,7 +41,7 @@ def main() -> None:
     results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="lifting-gpu-") as folder:
         setting = Setting(device, options.short, Path(folder))
-        cases = [case for case in CASES if case.always or not setting.short]
+        cases = [case for case in CASES if case.part in ("sets", *options.only) and (case.always or not setting.short)]
         for case in (Case("machine", "machine", machine), *cases):
             left = LIMIT_S - (time.monotonic() - started)
             print(f"{case.part}: {case.name} ...", flush=True)

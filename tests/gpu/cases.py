@@ -1,5 +1,7 @@
 """What `make gpu` measures beside the tests: the cases, each a function that returns the cells of its row."""
 
+import copy
+import itertools
 import json
 import math
 import os
@@ -13,18 +15,28 @@ from dataclasses import dataclass
 from functools import partial, partialmethod
 from itertools import islice
 from pathlib import Path
+from statistics import median
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from lifting import lifter
+from lifting.geometry.h36m import TEST_SUBJECTS, TRAIN_SUBJECTS
 from lifting.prediction import Batch
 from lifting.training import ranks
-from lifting.training.steps import training_step
+from lifting.training.adam import Adam
+from lifting.training.engine import stepping
+from lifting.training.steps import Batches
 from tests.gpu.setting import NETWORKS, ROOT, Row, Setting, made, sets
+from tests.studies.growth import write_tiled
 
-WARM, STEPS = 3, 5  # steps of a training before it is watched, and while it is
+WARM, STEPS = 5, 5  # steps of a training before it is watched (its recording is among them), and while it is
 TESTS_S = 240.0  # seconds that the tests may take
 TRAINED = ("FC + RLE", "SRNet + RLE", "ResNet-50 + RLE")
+# How a step is taken: its name, whether it is compiled, whether it is recorded.
+WAYS = (("plain", False, False), ("recorded", False, True), ("compiled", True, False), ("both", True, True))
+EPOCHS = 10  # of the large set
 FEW = ("FC + RLE", "FC + RLE, compiled", "ResNet-50 + RLE")  # what a short run is content with
 
 
@@ -89,14 +101,13 @@ def waits(setting: Setting, network: str) -> Row:
     """Steps of a training, after the first ones, in which nothing may wait for the device."""
     objective, batches, config = made(setting, network)
     device = torch.device(setting.device)
-    optimizer = torch.optim.Adam(objective.parameters(), fused=True)
-    epoch = batches.epoch(0)
+    step, epoch = stepping(objective, Adam(objective.parameters(), fused=True), config.train), endless(batches)
     for batch in islice(epoch, WARM):
-        training_step(objective, batch, optimizer, config.train)
+        step(batch)
     losses = []
     with device_may_not_wait(device):
         for _ in range(STEPS):
-            losses.append(training_step(objective, next(epoch), optimizer, config.train)[0])
+            losses.append(step(next(epoch))[0])
     seen = torch.stack(losses).tolist()
     if not all(map(math.isfinite, seen)):
         raise RuntimeError(f"expected finite losses, got {seen}")
@@ -107,27 +118,20 @@ def speed(setting: Setting, network: str) -> Row:
     """Samples a second: of training steps fed by the batches of a run, on one resident batch, of the batches alone."""
     objective, batches, config = made(setting, network)
     device = torch.device(setting.device)
-    optimizer = torch.optim.Adam(objective.parameters(), fused=True)
-    seconds = 0.1 if setting.short else 8.0
+    step = stepping(objective, Adam(objective.parameters(), fused=True), config.train)
 
     def rate(step: Callable[[], Batch]) -> float:
-        for _ in range(WARM):
-            step()
-        synchronize(device)
-        samples, started = 0, time.perf_counter()
-        while time.perf_counter() < started + seconds:
-            samples += len(step().input)
-        synchronize(device)
-        return samples / (time.perf_counter() - started)
+        seconds, steps = timed(step, device, 0.1 if setting.short else 5.0)
+        return len(resident.input) * steps / seconds
 
     def trained(batch: Batch) -> Batch:
-        training_step(objective, batch, optimizer, config.train)
+        step(batch)
         return batch
 
-    endless = (batch for seed in range(sys.maxsize) for batch in batches.epoch(seed))
-    resident = next(endless)
-    fed, model = rate(lambda: trained(next(endless))), rate(lambda: trained(resident))
-    memory, alone = peak(device), rate(lambda: next(endless))
+    feed = endless(batches)
+    resident = next(feed)
+    fed, model = rate(lambda: trained(next(feed))), rate(lambda: trained(resident))
+    memory, alone = peak(device), rate(lambda: next(feed))
     return {
         "batch": str(len(resident.input)),
         "fed, a second": f"{fed:,.0f}",
@@ -135,6 +139,57 @@ def speed(setting: Setting, network: str) -> Row:
         "fed to alone": f"{fed / model:.2f}",
         "batches alone": f"{alone:,.0f}",
         **memory,
+    }
+
+
+def steps(setting: Setting, network: str) -> Row:
+    """Milliseconds of a step on one resident batch: one operation after the other, recorded, compiled, both.
+
+    A compiled ResNet takes longer to make than this command has.
+    """
+    objective, batches, config = made(setting, network)
+    device = torch.device(setting.device)
+    batch, row, best = next(batches.epoch(0)), {}, math.inf
+    for name, compiled, recorded in WAYS[: 2 if setting.short or network.startswith("ResNet") else 4]:
+        train = config.train.model_copy(update={"compile": compiled, "cuda_graph": recorded})
+        mine = copy.deepcopy(objective)
+        step = stepping(mine, Adam(mine.parameters(), fused=True), train)
+        seconds, count = timed(lambda: step(batch), device, 0.1 if setting.short else 3.0)  # noqa: B023
+        row[name] = f"{1000 * seconds / count:.2f}"
+        best = min(best, seconds / count)
+    with FlopCounterMode(display=False) as counter:
+        objective(batch)[0].backward()
+    return {"batch": str(len(batch.input)), **row, "best, TFLOP/s": f"{counter.get_total_flops() / best / 1e12:.1f}"}
+
+
+def large(setting: Setting) -> Row:
+    """Epochs of FC + RLE on as many poses as Human3.6M has, as a person starts them, each with its evaluation."""
+    frames = (400, 200) if setting.short else (389_938, 135_836)
+    paths = [setting.folder / f"{name}.h5" for name in ("large", "large_test")]
+    for path, count, subjects in zip(paths, frames, (TRAIN_SUBJECTS, TEST_SUBJECTS), strict=True):
+        write_tiled(path, count, subjects)
+    count = 2 if setting.short else EPOCHS
+    config = setting.config("FC + RLE", f"data.path={paths[0]}", f"data.test_path={paths[1]}", f"train.epochs={count}",
+                            *([] if setting.short else ["data.stride=1", "data.test_stride=1"]))  # fmt: skip
+    started = time.monotonic()
+    lifter.load_poses(config, train=True)
+    lifter.load_poses(config, train=False)
+    loading = time.monotonic() - started
+    started = time.monotonic()
+    lifter.train(config, setting.folder / "large")
+    whole = time.monotonic() - started
+    rows = [json.loads(line) for line in (setting.folder / "large" / "metrics.jsonl").read_text().splitlines()]
+    seconds = [row["seconds"] for row in rows]
+    return {
+        "epochs": str(len(rows)),
+        "loading": f"{loading:.1f} s",
+        "loading, epochs, evaluations": f"{whole:.1f} s",
+        "first epoch": f"{seconds[0]:.2f} s",
+        "median epoch": f"{median(seconds):.2f} s",
+        "80 epochs, reckoned": f"{80 * (whole - loading) / len(rows):.0f} s",
+        "loss": f"{rows[-1]['loss']:.3f}",
+        "MPJPE over actions": f"{rows[-1]['mpjpe_mm']:.1f} mm",
+        **peak(torch.device(setting.device)),
     }
 
 
@@ -162,6 +217,10 @@ PARTS: dict[str, str] = {
     "`torch.cuda.set_sync_debug_mode('error')`; a CPU has nothing to wait for, and only the losses are checked.",
     "speed": "Samples a second: training steps fed by the run's own batches, on one resident batch (the model alone), "
     "and the batches without a model.",
+    "steps": "Milliseconds of a training step on one resident batch: operation by operation, recorded as a CUDA graph "
+    "(the default), compiled (`train.compile`), and both. TFLOP/s leave out what the kernels of the flow compute.",
+    "large": f"{EPOCHS} epochs of FC + RLE on 1.56 million training poses, each with its evaluation on 543,000 and its "
+    "checkpoints.",
     "epochs": "Two epochs of a run, with and without `train.compile`; a compiled run generates its code in the first. "
     "Seconds are those of training.",
 }
@@ -170,6 +229,8 @@ CASES = [
     Case("tests", "pytest", tests),
     *(Case("waits", name, partial(waits, network=name), name in FEW) for name in NETWORKS),
     *(Case("speed", name, partial(speed, network=name), name in FEW) for name in TRAINED),
+    *(Case("steps", name, partial(steps, network=name), name in FEW) for name in TRAINED),
+    Case("large", "FC + RLE", large),
     *(
         Case("epochs", name + suffix, partial(epochs, network=name, compiled=bool(suffix)), name + suffix in FEW)
         for name in TRAINED
@@ -192,6 +253,24 @@ def device_may_not_wait(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def endless(batches: Batches) -> Iterator[Batch]:
+    """The batches of one epoch after the other."""
+    return (batch for seed in itertools.count() for batch in batches.epoch(seed))
+
+
+def timed(step: Callable[[], object], device: torch.device, seconds: float) -> tuple[float, int]:
+    """Takes steps for so many seconds, after the first ones; how long they took, and how many they were."""
+    for _ in range(WARM):
+        step()
+    synchronize(device)
+    count, started = 0, time.perf_counter()
+    while time.perf_counter() < started + seconds:
+        step()
+        count += 1
+    synchronize(device)
+    return time.perf_counter() - started, count
 
 
 def synchronize(device: torch.device) -> None:

@@ -103,11 +103,11 @@ def sets() -> Iterator[Row]:
             del poses
 
 
-def write_tiled(path: Path, frames: int) -> None:
-    """A store of this many frames of the training subjects: the embedded motion to and fro, shaken by two mm."""
+def write_tiled(path: Path, frames: int, subjects: tuple[str, ...] = h36m.TRAIN_SUBJECTS) -> None:
+    """A store of this many frames of these subjects: the embedded motion to and fro, shaken by two mm."""
     rng = np.random.default_rng(0)
     with PoseStore(synthetic_store()) as store:
-        names = [(s, name) for s in h36m.TRAIN_SUBJECTS for name in store.sequences(s)]
+        names = [(s, name) for s in subjects for name in store.sequences(s)]
         ends = np.linspace(0, frames, len(names) + 1).astype(int)
 
         def tiled() -> Iterator[Sequence]:
@@ -118,7 +118,7 @@ def write_tiled(path: Path, frames: int) -> None:
                 shaken = motion + 0.002 * rng.standard_normal(motion.shape, dtype=np.float32)
                 yield Sequence(subject, name, shaken)
 
-        cameras = {subject: h36m.cameras(subject) for subject in h36m.TRAIN_SUBJECTS}
+        cameras = {subject: h36m.cameras(subject) for subject in subjects}
         write_store(path, tiled(), cameras, frame_rate=50.0, source="tests/studies/growth.py", checksum="none")
 
 

@@ -141,8 +141,9 @@ def a_run(folder: Path, count: int = 45, **train: object) -> engine._Run:
     """A run between two steps, not within `fit`."""
     objective, config = few_weights(), configured(**train)
     optimizer = torch.optim.Adam(objective.parameters())
+    step = engine.stepping(objective, optimizer, config.train)
     return engine._Run(
-        objective, objective, optimizer, Few(count), config, folder, Progress(), Stops(), Bar(), 100.0  # type: ignore[arg-type]
+        objective, step, optimizer, Few(count), config, folder, Progress(), Stops(), Bar(), 100.0  # type: ignore[arg-type]
     )  # fmt: skip
 
 
