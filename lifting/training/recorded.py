@@ -1,14 +1,19 @@
 """Training steps on a GPU as one recorded CUDA graph: a replay takes one call where a step takes a thousand."""
 
+import logging
+import warnings
 from dataclasses import fields, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from lifting.command import RunError
 from lifting.config import TrainConfig
 from lifting.prediction import Batch
 from lifting.training.steps import training_step
+
+log = logging.getLogger(__name__)
 
 WARM_UP = 3  # steps before the recording, in which compiler, cuBLAS and optimiser make what they keep
 
@@ -33,7 +38,8 @@ class RecordedStep:
 
     Launching the operations of a small network takes the CPU longer than running them takes the GPU. A replay launches
     all of them at once. It computes what a step computes, to the bit, and draws the same random numbers. A batch of
-    other shapes than the recorded one is trained on by a plain step.
+    other shapes than the recorded one is trained on by a plain step, and so is every batch if a step waits for the GPU
+    somewhere, which no recording can.
 
     Args:
         model: on one CUDA device; it may be compiled.
@@ -45,12 +51,19 @@ class RecordedStep:
         self.model, self.optimizer, self.train = model, optimizer, train
         self._stream = torch.cuda.Stream(next(model.parameters()).device)  # type: ignore[no-untyped-call]
         self._warm = 0
+        self._waits = False
         self._recording: _Recording | None = None
 
     def __call__(self, batch: Batch) -> Tensor:
-        """One step; returns what `training_step` does."""
+        """One step; returns what `training_step` does.
+
+        Raises:
+            RunError: the step cannot be recorded, and torch had not seen it wait.
+        """
         if self._warm < WARM_UP:
             self._warm += 1
+            return self._plain(batch) if self._warm < WARM_UP else self._watched(batch)
+        if self._waits:
             return self._plain(batch)
         if self._recording is None:
             self._recording = self._record(batch)
@@ -73,6 +86,20 @@ class RecordedStep:
         usual.wait_stream(self._stream)
         return found
 
+    def _watched(self, batch: Batch) -> Tensor:
+        """A plain step that looks whether it waits."""
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                found = self._plain(batch)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        self._waits = any("synchronizing" in str(warning.message) for warning in seen)
+        if self._waits:
+            log.info("a training step waits for the GPU somewhere, so it is not recorded as a CUDA graph")
+        return found
+
     def _record(self, batch: Batch) -> _Recording:
         """Records a step without taking it."""
         batch = replace(batch, **{name: x.clone() for name, x in _tensors(batch).items()})
@@ -87,6 +114,10 @@ class RecordedStep:
             # Only this thread records; another one, which pins the memory of pictures, may go on.
             with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 found = training_step(self.model, batch, self.optimizer, self.train)
+        except RuntimeError as error:
+            why = str(error).splitlines()[0]
+            hint = "train.cuda_graph=false trains without a recording"
+            raise RunError(f"a training step could not be recorded as a CUDA graph ({why}); {hint}") from error
         finally:
             for group, (rate, capturable) in zip(groups, usual, strict=True):
                 group["lr"], group["capturable"] = rate, capturable

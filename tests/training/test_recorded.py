@@ -1,6 +1,8 @@
 """`RecordedStep` without a GPU: its bookkeeping, with CUDA played by a few lines. On a GPU: tests/gpu."""
 
+import logging
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
@@ -10,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lifting.command import RunError
 from lifting.config import TrainConfig
 from lifting.prediction import Batch
 from lifting.training import engine, ranks, recorded
@@ -25,6 +28,8 @@ class Cuda:
         self.taken: list[str] = []  # how each step was taken
         self.operations: Callable[[], object] = lambda: None
         self.capturing = False
+        self.modes: list[str] = []
+        self.waits = False
         stream = SimpleNamespace(device="cpu", wait_stream=lambda other: None)
         for name, value in {
             "Stream": lambda device: stream,
@@ -32,6 +37,7 @@ class Cuda:
             "stream": lambda stream: nullcontext(),
             "CUDAGraph": lambda: SimpleNamespace(replay=self.replay),
             "graph": self.graph,
+            "set_sync_debug_mode": self.modes.append,
         }.items():
             monkeypatch.setattr(torch.cuda, name, value)
         monkeypatch.setattr(recorded, "training_step", self.step)
@@ -60,6 +66,8 @@ class Cuda:
             self.operations = run
         else:
             self.taken.append("plain")
+            if self.waits and self.modes[-1:] == ["warn"]:
+                warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
             run()
         return found
 
@@ -110,10 +118,21 @@ def test_a_recording_that_fails_leaves_the_optimiser_as_it_was(monkeypatch: pyte
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(recorded, "training_step", fails)
-    with pytest.raises(RuntimeError, match="not permitted"):
+    with pytest.raises(RunError, match=r"stream is capturing.*train\.cuda_graph=false"):
         step(batch_of(1.0))
     assert optimizer.param_groups[0]["lr"] == 1e-3 and not optimizer.param_groups[0]["capturable"]
     assert cuda.taken == ["plain"] * WARM_UP
+
+
+def test_a_step_that_waits_is_never_recorded(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    cuda, model = Cuda(monkeypatch), nn.Linear(1, 1)
+    cuda.waits = True
+    step = RecordedStep(model, torch.optim.Adam(model.parameters()), TrainConfig())
+    assert [step(batch_of(number))[0] for number in range(6)] == [4.0 * number for number in range(6)]
+    assert cuda.taken == ["plain"] * 6
+    assert cuda.modes == ["warn", "default"]
+    assert ["not recorded" in record.getMessage() for record in caplog.records] == [True]
 
 
 @pytest.mark.parametrize(
