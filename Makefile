@@ -22,10 +22,11 @@ demo: .venv/ready
 	$(BIN)/python run_lifting.py demo
 
 # Processes of one thread each, because torch's threads would wait for each other; one more than there are cores, because
-# many tests wait for a process of their own. A file's tests share fixtures.
+# many tests wait for a process of their own. A file's tests share fixtures. Compiled files are kept, whatever the shell
+# says: hundreds of processes import the package.
 test: .venv/ready
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || echo "no chromium here: the tests of the viewer's page are skipped"
-	OMP_NUM_THREADS=1 PYTHONWARNDEFAULTENCODING=1 $(BIN)/python -m pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 PYTHONWARNDEFAULTENCODING=1 $(BIN)/python -m pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile --no-loadscope-reorder
 
 bench: .venv/ready
 	$(BIN)/python -m tests.benchmarks
