@@ -17,6 +17,7 @@ import pytest
 
 from lifting import series
 from lifting.config import dump_config, load_config
+from lifting.training import ranks
 from tests.conftest import Shell, refused
 
 ROOT = Path(__file__).parents[1]
@@ -92,7 +93,9 @@ def test_ctrl_c_and_resume(small: list[str], tmp_path: Path) -> None:
     assert epochs == list(range(1, goal + 1))
 
 
-def test_demo_prints_two_rows_and_draws(shell: Shell, small: list[str], tmp_path: Path) -> None:
+def test_demo_prints_two_rows_and_draws(
+    shell: Shell, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code, out, err = shell("demo", "--output", tmp_path / "demo", *small)
     assert code == 0, err
     assert "FC + L1" in out
@@ -101,6 +104,11 @@ def test_demo_prints_two_rows_and_draws(shell: Shell, small: list[str], tmp_path
     code, again, err = shell("demo", "--output", tmp_path / "demo", *small)
     assert code == 0, err
     assert again == out
+    (tmp_path / "demo" / "poses.png").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(ranks, "stop", lambda: False)  # as on the second rank
+        assert shell("demo", "--output", tmp_path / "demo", *small) == (0, "", "")
+    assert not (tmp_path / "demo" / "poses.png").exists()
     before = (tmp_path / "demo" / "rle" / "config.yaml").read_bytes()
     refused(shell("demo", "--output", tmp_path / "demo", *small, "data.noise_px=30"), "demo", "another configuration")
     assert (tmp_path / "demo" / "rle" / "config.yaml").read_bytes() == before

@@ -102,8 +102,12 @@ def demo(options: argparse.Namespace) -> None:
         objective, config = lifter.load(options.output / loss / "last.pt")
         poses = lifter.load_test(config, objective)
         report, prediction = lifter.evaluate(objective, poses, config)
-        write_json(options.output / loss / "report.json", report)
+        first = ranks.stop()
+        if first:
+            write_json(options.output / loss / "report.json", report)
         rows.append((f"FC + {loss.upper()}", report))
+    if not first:
+        return
     figure = options.output / "poses.png"
     lifter.draw(figure, objective, poses, prediction)
     print("Embedded synthetic set (no Human3.6M number), mean over the actions:\n")
