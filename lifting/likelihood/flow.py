@@ -126,14 +126,14 @@ class RealNVP(Bijection):
     def _has_kernels(self, x: Tensor) -> bool:
         """Whether `flow_kernels` computes `log_prob` of x."""
         return (
-            x.device.type == "cuda"
+            not torch.compiler.is_compiling()
+            and x.device.type == "cuda"
             and torch.version.cuda is not None
             and torch.cuda.get_device_capability(x.device) >= (8, 0)  # it has TF32
             and all(part.dtype == torch.float32 for part in (x, *self.parameters()))
             and self.sizes["layers"] == 3
             and self.sizes["width"] in KERNEL_WIDTHS
             and self.dim <= KERNEL_DIM
-            and not torch.compiler.is_compiling()
             and not torch._C._are_functorch_transforms_active()
             and find_spec("triton") is not None
         )

@@ -28,8 +28,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Rows of a block and warps that work on it, forward and backward.
-_TILES = (128, 8), (64, 4)
+# Rows of a block and warps that work on it, forward and backward. The three products of tf32x3 need more memory of a
+# multiprocessor, of which some cards have 99 KiB a block.
+_TILES = {"tf32": ((128, 8), (64, 4)), "tf32x3": ((128, 8), (32, 2))}
 _SLOPE = tl.constexpr(0.01)  # of leaky_relu
 _PADDED = tl.constexpr(16)  # columns of a block of D coordinates, the fewest that a matrix unit takes
 
@@ -44,28 +45,35 @@ def log_prob(
         masks: (K, D) bool, the coordinates that each of K couplings keeps.
         weights: float32 biases and weights of K nets with three layers, in the order of ``flat``.
         readable: the same function of x by plain operations, for second derivatives.
-        precision: of the products: ``"bf16"``, ``"tf32"``, or ``"tf32x3"``, which is as good as float32.
+        precision: of the products: ``"tf32"``, or ``"tf32x3"``, which is as good as float32.
     """
-    values: Tensor = _LogProb.apply(x, masks, readable, precision, *weights)
+    keeps = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *weights))
+    with torch.cuda.device_of(x):  # Triton launches on the current device
+        values: Tensor = _LogProb.apply(x.contiguous(), masks, readable, precision, keeps, *weights)
     return values
 
 
 class _LogProb(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, masks: Tensor, readable: Callable[[Tensor], Tensor], precision: str, *weights: Tensor
+        ctx: Any,
+        x: Tensor,
+        masks: Tensor,
+        readable: Callable[[Tensor], Tensor],
+        precision: str,
+        keeps: bool,
+        *weights: Tensor,
     ) -> Tensor:
-        x, flat = x.contiguous(), torch.cat([weight.flatten() for weight in weights])
+        flat = torch.cat([weight.flatten() for weight in weights])
         (n, dim), couplings, width = x.shape, len(masks), weights[0].shape[-1]
-        differentiable = any(ctx.needs_input_grad)
-        states = x.new_empty((n, couplings, dim) if differentiable else (0,))
+        states = x.new_empty((n, couplings, dim) if keeps else (0,))
         noise, values = torch.empty_like(x), x.new_empty(n)
         sizes = {"D": dim, "W": width, "PRECISION": precision}
         if n:
-            rows, warps = _TILES[0]
+            rows, warps = _TILES[precision][0]
             _forward[(triton.cdiv(n, rows),)](
                 x, flat, masks, states, noise, values, n, couplings, 0.5 * dim * math.log(2 * math.pi),
-                ROWS=rows, KEEPS=differentiable, num_warps=warps, num_stages=1, **sizes,
+                ROWS=rows, KEEPS=keeps, num_warps=warps, num_stages=1, **sizes,
             )  # fmt: skip
         ctx.readable, ctx.sizes = readable, sizes
         ctx.save_for_backward(x, masks, flat, states, noise, *weights)
@@ -76,21 +84,22 @@ class _LogProb(torch.autograd.Function):
         x, masks, flat, states, noise, *weights = ctx.saved_tensors
         needed = ctx.needs_input_grad
         if torch.is_grad_enabled():  # with create_graph: the gradient itself is to be differentiated
-            inputs = [t for t, want in zip((x, *weights), (needed[0], *needed[4:]), strict=True) if want]
+            wanted = needed[0], *needed[5:]
+            inputs = [tensor for tensor, want in zip((x, *weights), wanted, strict=True) if want]
             found = iter(torch.autograd.grad(ctx.readable(x), inputs, gradient, create_graph=True))
-            of = [next(found) if want else None for want in (needed[0], *needed[4:])]
-            return of[0], None, None, None, *of[1:]
+            of = [next(found) if want else None for want in wanted]
+            return of[0], None, None, None, None, *of[1:]
         of_x, of_flat = _gradients(gradient.contiguous(), masks, flat, states, noise, ctx.sizes)
         parts = torch.split(of_flat, [weight.numel() for weight in weights])
         of_weights = [part.view_as(weight) for part, weight in zip(parts, weights, strict=True)]
-        return of_x, None, None, None, *of_weights
+        return of_x, None, None, None, None, *of_weights
 
 
 def _gradients(
     gradient: Tensor, masks: Tensor, flat: Tensor, states: Tensor, noise: Tensor, sizes: dict[str, Any]
 ) -> tuple[Tensor, Tensor]:
     """The gradients of x and of ``flat``."""
-    n, (rows, warps) = len(gradient), _TILES[1]
+    n, (rows, warps) = len(gradient), _TILES[sizes["PRECISION"]][1]
     of_x = torch.empty_like(noise)
     if not n:
         return of_x, torch.zeros_like(flat)
@@ -130,15 +139,6 @@ def _places(net, D: tl.constexpr, W: tl.constexpr):
 
 
 @triton.jit
-def _dot(a, b, PRECISION: tl.constexpr):
-    if PRECISION == "bf16":
-        product = tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16))
-    else:
-        product = tl.dot(a, b, input_precision=PRECISION)
-    return product
-
-
-@triton.jit
 def _leaky(x):
     return tl.where(x > 0, x, _SLOPE * x)
 
@@ -153,9 +153,9 @@ def _hidden(seen, weights, net, D: tl.constexpr, W: tl.constexpr, PRECISION: tl.
     """The two hidden layers of a net."""
     b1, w1, b2, w2, _, _, there = _places(net, D, W)
     entry = tl.load(weights + w1, there[:, None], 0.0)
-    first = _leaky(_dot(seen, entry, PRECISION) + tl.load(weights + b1)[None, :])
+    first = _leaky(tl.dot(seen, entry, input_precision=PRECISION) + tl.load(weights + b1)[None, :])
     middle = tl.load(weights + w2)
-    second = _leaky(_dot(first, middle, PRECISION) + tl.load(weights + b2)[None, :])
+    second = _leaky(tl.dot(first, middle, input_precision=PRECISION) + tl.load(weights + b2)[None, :])
     return first, second
 
 
@@ -164,7 +164,7 @@ def _output(seen, weights, net, D: tl.constexpr, W: tl.constexpr, PRECISION: tl.
     _, _, _, _, b3, w3, there = _places(net, D, W)
     _, second = _hidden(seen, weights, net, D, W, PRECISION)
     exit = tl.load(weights + w3, there[None, :], 0.0)
-    return _dot(second, exit, PRECISION) + tl.load(weights + b3, there, 0.0)[None, :]
+    return tl.dot(second, exit, input_precision=PRECISION) + tl.load(weights + b3, there, 0.0)[None, :]
 
 
 @triton.jit
@@ -172,7 +172,7 @@ def _forward(
     x_at, flat, masks, states, noise, values, n, couplings, constant,
     D: tl.constexpr, W: tl.constexpr, ROWS: tl.constexpr, KEEPS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    d, rows = tl.arange(0, _PADDED), tl.program_id(0) * ROWS + tl.arange(0, ROWS).to(tl.int64)
+    d, rows = tl.arange(0, _PADDED), tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     at, there = rows[:, None] * D + d[None, :], (rows < n)[:, None] & (d < D)[None, :]
     x = tl.load(x_at + at, there, 0.0)
     log_det = tl.zeros((ROWS,), tl.float32)
@@ -227,14 +227,14 @@ def _backward(
                 exit = tl.load(weights + w3, real[None, :], 0.0)
                 middle = tl.load(weights + w2)
                 entry = tl.load(weights + w1, real[:, None], 0.0)
-                of_exit = _dot(tl.trans(second), of_output, PRECISION)
-                of_second = _dot(of_output, tl.trans(exit), PRECISION)
+                of_exit = tl.dot(tl.trans(second), of_output, input_precision=PRECISION)
+                of_second = tl.dot(of_output, tl.trans(exit), input_precision=PRECISION)
                 of_second = tl.where(second > 0, of_second, _SLOPE * of_second)
-                of_middle = _dot(tl.trans(first), of_second, PRECISION)
-                of_first = _dot(of_second, tl.trans(middle), PRECISION)
+                of_middle = tl.dot(tl.trans(first), of_second, input_precision=PRECISION)
+                of_first = tl.dot(of_second, tl.trans(middle), input_precision=PRECISION)
                 of_first = tl.where(first > 0, of_first, _SLOPE * of_first)
-                of_entry = _dot(tl.trans(seen), of_first, PRECISION)
-                through = _dot(of_first, tl.trans(entry), PRECISION)
+                of_entry = tl.dot(tl.trans(seen), of_first, input_precision=PRECISION)
+                through = tl.dot(of_first, tl.trans(entry), input_precision=PRECISION)
                 delta += tl.where(kept, through, 0.0)
                 _add(sums + b3, tl.sum(of_output, 0), real, again)
                 _add(sums + w3, of_exit, every[:, None] & real[None, :], again)

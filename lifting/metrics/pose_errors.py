@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lifting.chunks import in_chunks
+from lifting.chunks import in_chunks, rows_at_once
 from lifting.geometry.alignment import align, scale_align
 
 # How a prediction is moved towards its target before distances are taken.
@@ -58,10 +58,12 @@ def joint_errors(prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
         if bad:
             raise ValueError(f"{name}: {bad} of {len(poses)} poses are not finite")
     errors = {name: prediction.new_empty(prediction.shape[:2]) for name in _MOVES}
-    parts = (in_chunks(poses, CHUNK) for poses in (prediction, target, *errors.values()))
-    for x, y, *found in zip(*parts, strict=True):
-        for error, move in zip(found, _MOVES.values(), strict=True):
-            error.copy_(_distances(move(x, y), y))
+    size = rows_at_once(CHUNK, prediction.device)
+    for start in range(0, len(prediction), size):
+        chunk = slice(start, start + size)
+        x, y = prediction[chunk], target[chunk]
+        for name, move in _MOVES.items():
+            errors[name][chunk] = _distances(move(x, y), y)
     return errors
 
 

@@ -85,6 +85,8 @@ def resume(
             raise InputError(f"checkpoint: {path}: expected to go on with the loss of its training, got another")
         load_weights(objective.network, state["network"], f"checkpoint: {path}: the network")
         load_weights(objective.likelihood, state["likelihood"], f"checkpoint: {path}: the likelihood")
+        for group in state["optimizer"]["param_groups"]:
+            group["fused"] = optimizer.defaults["fused"]  # that of this device
         optimizer.load_state_dict(state["optimizer"])
         progress = Progress(state["epoch"], state["best_error"] if "best_error" in state else state["best_mpjpe_mm"])
         if "unfinished" in state:

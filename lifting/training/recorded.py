@@ -2,6 +2,8 @@
 
 import logging
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import NamedTuple
 
@@ -52,6 +54,7 @@ class RecordedStep:
         self._stream = torch.cuda.Stream(next(model.parameters()).device)  # type: ignore[no-untyped-call]
         self._warm = 0
         self._waits = False
+        self._shapes: dict[str, tuple[torch.Size, torch.dtype]] = {}  # of the batches that are recorded
         self._recording: _Recording | None = None
 
     def __call__(self, batch: Batch) -> Tensor:
@@ -63,13 +66,11 @@ class RecordedStep:
         if self._warm < WARM_UP:
             self._warm += 1
             return self._plain(batch) if self._warm < WARM_UP else self._watched(batch)
-        if self._waits:
+        if self._waits or _shapes(batch) != self._shapes:
             return self._plain(batch)
         if self._recording is None:
             self._recording = self._record(batch)
         held = self._recording
-        if _shapes(batch) != _shapes(held.batch):
-            return self._plain(batch)
         for name, x in _tensors(held.batch).items():
             x.copy_(getattr(batch, name))
         for rate, group in zip(held.rates, self.optimizer.param_groups, strict=True):
@@ -81,7 +82,8 @@ class RecordedStep:
         """A step as it is, on the stream that will record: what cuBLAS and the optimiser keep belongs to a stream."""
         usual = torch.cuda.current_stream(self._stream.device)
         self._stream.wait_stream(usual)
-        with torch.cuda.stream(self._stream):
+        rounded = [float(torch.tensor(group["lr"])) for group in self.optimizer.param_groups]  # as a recording has them
+        with torch.cuda.stream(self._stream), self._learning_at(rounded):
             found = training_step(self.model, batch, self.optimizer, self.train)
         usual.wait_stream(self._stream)
         return found
@@ -95,7 +97,8 @@ class RecordedStep:
                 found = self._plain(batch)
             finally:
                 torch.cuda.set_sync_debug_mode("default")
-        self._waits = any("synchronizing" in str(warning.message) for warning in seen)
+        self._waits = any("called a synchronizing CUDA operation" in str(warning.message) for warning in seen)
+        self._shapes = _shapes(batch)
         if self._waits:
             log.info("a training step waits for the GPU somewhere, so it is not recorded as a CUDA graph")
         return found
@@ -103,25 +106,32 @@ class RecordedStep:
     def _record(self, batch: Batch) -> _Recording:
         """Records a step without taking it."""
         batch = replace(batch, **{name: x.clone() for name, x in _tensors(batch).items()})
-        groups = self.optimizer.param_groups
-        rates = [torch.full((), group["lr"], device=self._stream.device) for group in groups]
-        usual = [(group["lr"], group["capturable"]) for group in groups]
+        rates = [torch.full((), group["lr"], device=self._stream.device) for group in self.optimizer.param_groups]
         graph = torch.cuda.CUDAGraph()
         self.optimizer.zero_grad()  # the recording has gradients of its own
+        # Only this thread records; another one, which pins the memory of pictures, may go on.
+        recording = torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local")
         try:
-            for group, rate in zip(groups, rates, strict=True):
-                group["lr"], group["capturable"] = rate, True
-            # Only this thread records; another one, which pins the memory of pictures, may go on.
-            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+            with self._learning_at(rates, capturable=True), recording:
                 found = training_step(self.model, batch, self.optimizer, self.train)
         except RuntimeError as error:
             why = str(error).splitlines()[0]
             hint = "train.cuda_graph=false trains without a recording"
             raise RunError(f"a training step could not be recorded as a CUDA graph ({why}); {hint}") from error
-        finally:
-            for group, (rate, capturable) in zip(groups, usual, strict=True):
-                group["lr"], group["capturable"] = rate, capturable
         return _Recording(graph, batch, rates, found)
+
+    @contextmanager
+    def _learning_at(self, rates: Sequence[float | Tensor], *, capturable: bool = False) -> Iterator[None]:
+        """Within, the optimiser has these learning rates, as tensors if it is recorded."""
+        groups = self.optimizer.param_groups
+        usual = [(group["lr"], group["capturable"]) for group in groups]
+        try:
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"], group["capturable"] = rate, capturable
+            yield
+        finally:
+            for group, (rate, before) in zip(groups, usual, strict=True):
+                group["lr"], group["capturable"] = rate, before
 
 
 def _tensors(batch: Batch) -> dict[str, Tensor]:

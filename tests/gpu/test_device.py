@@ -272,6 +272,7 @@ def test_a_recorded_step_has_the_bits_of_a_plain_one(
                 batch = replace(batch, target=batch.target * torch.inf)
             rows.append(step(batch))
         assert isinstance(optimizer.param_groups[0]["lr"], float)
+        assert not isinstance(step, RecordedStep) or step._recording is not None
         return torch.stack(rows).cpu(), objective.state_dict(), torch.cuda.get_rng_state(device)
 
     (plain, weights, random), (rows, recorded, drawn) = trained(False), trained(True)

@@ -400,3 +400,9 @@ def test_pckh_needs_heads_and_shapes() -> None:
         pckh_report(error, labelled, torch.full((2,), torch.nan), MPII16.joints)
     with pytest.raises(ValueError, match="head_size"):
         pckh_report(error, labelled, torch.ones(3), MPII16.joints)
+
+
+def test_errors_pass_gradients_on() -> None:
+    target = torch.randn(5, 4, 3)
+    for name, error in joint_errors((target + 0.1).requires_grad_(), target).items():
+        assert error.requires_grad, name

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lifting.checkpoint import load_checkpoint
+from lifting.checkpoint import load_checkpoint, save_checkpoint
 from lifting.command import RunError, Terminated
 from lifting.config import Config, load_config
 from lifting.likelihood import ConstantVariance
@@ -424,3 +424,13 @@ def test_compiled_and_over_ranks_only_when_asked(monkeypatch: pytest.MonkeyPatch
 def test_a_report_without_a_board(tmp_path: Path) -> None:
     engine._report({"epoch": 1, "loss": 0.5, "seconds": 1.0, "mpjpe_mm": 2.0}, 3, tmp_path / "metrics.jsonl", None)
     assert rows(tmp_path)[0]["mpjpe_mm"] == 2.0
+
+
+def test_the_fused_optimiser_of_a_device_goes_on_from_one_that_was_not(tmp_path: Path) -> None:
+    """A device without a fused Adam, such as Apple's, writes that into its checkpoints."""
+    fitted(tmp_path, epochs=1)
+    state = load_checkpoint(tmp_path / "last.pt")
+    state["optimizer"]["param_groups"][0]["fused"] = False
+    save_checkpoint(tmp_path / "last.pt", state)
+    fitted(tmp_path, epochs=2)
+    assert load_checkpoint(tmp_path / "last.pt")["optimizer"]["param_groups"][0]["fused"] is True
