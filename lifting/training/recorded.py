@@ -53,8 +53,7 @@ class RecordedStep:
         self.model, self.optimizer, self.train = model, optimizer, train
         self._stream = torch.cuda.Stream(next(model.parameters()).device)  # type: ignore[no-untyped-call]
         self._warm = 0
-        self._waits = False
-        self._shapes: dict[str, tuple[torch.Size, torch.dtype]] = {}  # of the batches that are recorded
+        self._shapes: dict[str, tuple[torch.Size, torch.dtype]] = {}  # of the batches whose steps are replayed
         self._recording: _Recording | None = None
 
     def __call__(self, batch: Batch) -> Tensor:
@@ -66,7 +65,7 @@ class RecordedStep:
         if self._warm < WARM_UP:
             self._warm += 1
             return self._plain(batch) if self._warm < WARM_UP else self._watched(batch)
-        if self._waits or _shapes(batch) != self._shapes:
+        if _shapes(batch) != self._shapes:
             return self._plain(batch)
         if self._recording is None:
             self._recording = self._record(batch)
@@ -83,7 +82,7 @@ class RecordedStep:
         usual = torch.cuda.current_stream(self._stream.device)
         self._stream.wait_stream(usual)
         rounded = [float(torch.tensor(group["lr"])) for group in self.optimizer.param_groups]  # as a recording has them
-        with torch.cuda.stream(self._stream), self._learning_at(rounded):
+        with torch.cuda.stream(self._stream), self._learning_at(rounded, capturable=False):
             found = training_step(self.model, batch, self.optimizer, self.train)
         usual.wait_stream(self._stream)
         return found
@@ -97,10 +96,10 @@ class RecordedStep:
                 found = self._plain(batch)
             finally:
                 torch.cuda.set_sync_debug_mode("default")
-        self._waits = any("called a synchronizing CUDA operation" in str(warning.message) for warning in seen)
-        self._shapes = _shapes(batch)
-        if self._waits:
+        if any("called a synchronizing CUDA operation" in str(warning.message) for warning in seen):
             log.info("a training step waits for the GPU somewhere, so it is not recorded as a CUDA graph")
+        else:
+            self._shapes = _shapes(batch)
         return found
 
     def _record(self, batch: Batch) -> _Recording:
@@ -121,7 +120,7 @@ class RecordedStep:
         return _Recording(graph, batch, rates, found)
 
     @contextmanager
-    def _learning_at(self, rates: Sequence[float | Tensor], *, capturable: bool = False) -> Iterator[None]:
+    def _learning_at(self, rates: Sequence[float | Tensor], *, capturable: bool) -> Iterator[None]:
         """Within, the optimiser has these learning rates, as tensors if it is recorded."""
         groups = self.optimizer.param_groups
         usual = [(group["lr"], group["capturable"]) for group in groups]

@@ -71,6 +71,7 @@ class Cuda:
             assert isinstance(rate, Tensor) and group["capturable"]
             self.operations = run
         else:
+            assert isinstance(rate, float) and not group["capturable"]
             self.taken.append("plain")
             if self.waits and self.modes[-1:] == ["warn"]:
                 warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
@@ -123,10 +124,10 @@ def test_a_recording_that_fails_leaves_the_optimiser_as_it_was(monkeypatch: pyte
         step(batch_of(1.0))
 
     def fails(*_: object) -> Tensor:
-        raise RuntimeError("operation not permitted when stream is capturing")
+        raise RuntimeError("operation not permitted when stream is capturing\nand more lines")
 
     monkeypatch.setattr(recorded, "training_step", fails)
-    with pytest.raises(RunError, match=r"stream is capturing.*train\.cuda_graph=false"):
+    with pytest.raises(RunError, match=r"stream is capturing\); train\.cuda_graph=false"):
         step(batch_of(1.0))
     assert optimizer.param_groups[0]["lr"] == 1e-3 and not optimizer.param_groups[0]["capturable"]
     assert cuda.taken == ["plain"] * WARM_UP
