@@ -13,8 +13,10 @@ import itertools
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,7 +26,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lifting.command import InputError, Parser, RunError, run_command, whole_file, write_json
+from lifting.command import InputError, Parser, RunError, Terminated, run_command, whole_file, write_json
 from lifting.config import Config, RunConfig, SingleStageConfig, expect_run_of, read_config
 from lifting.safe_yaml import read_yaml
 from lifting.shipped import configs
@@ -146,7 +148,35 @@ def check_folder(run: Run) -> None:
     expect_run_of(run.read(), run.folder, "series")
 
 
-def carry_out(run: Run, threads: int) -> None:
+class Processes:
+    """Processes of several threads, which end early if the program does: a signal reaches it alone."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._stopped = False
+
+    def run(self, command: list[str], **how: Any) -> int:
+        """Runs a command as `subprocess.Popen` does, and returns its exit code."""
+        with self._lock:
+            if self._stopped:
+                return 128 + signal.SIGTERM
+            process = subprocess.Popen(command, **how)
+            self._running.add(process)
+        code = process.wait()
+        with self._lock:
+            self._running.remove(process)
+        return code
+
+    def stop(self) -> None:
+        """Asks those that run to save and end, and starts no more."""
+        with self._lock:
+            self._stopped = True
+            for process in self._running:
+                process.terminate()
+
+
+def carry_out(run: Run, threads: int, processes: Processes) -> None:
     """Trains and evaluates one run in separate processes, whose output goes to ``log.txt`` of the run's folder.
 
     A run that was interrupted goes on from its last checkpoint; one that has the report of its weights stays as it is.
@@ -167,7 +197,7 @@ def carry_out(run: Run, threads: int) -> None:
         for arguments in (["train", *train, *run.overrides], ["evaluate", *evaluate]):
             command = [sys.executable, "-m", f"lifting.commands.{run.track}_track", *arguments]
             environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONIOENCODING": "utf-8"}
-            if subprocess.run(command, env=environment, stdout=words, stderr=words, check=False).returncode:
+            if processes.run(command, env=environment, stdout=words, stderr=words):
                 last = (run.folder / "log.txt").read_text(encoding="utf-8").strip().splitlines()[-1:]
                 raise RunError(f"{run.folder}: {arguments[0]} failed: {''.join(last)}")
     report = json.loads(run.report.read_text(encoding="utf-8"))
@@ -232,9 +262,15 @@ def main() -> None:
     for run in runs:
         check_folder(run)
     threads = max(1, (os.cpu_count() or 1) // options.jobs)
+    processes = Processes()
     with ThreadPoolExecutor(options.jobs) as pool:
-        for _ in pool.map(lambda run: carry_out(run, threads), runs):
-            pass
+        try:
+            for _ in pool.map(lambda run: carry_out(run, threads, processes), runs):
+                pass
+        except (KeyboardInterrupt, Terminated) as stop:
+            processes.stop()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise type(stop)(f"stopped; the same command goes on from what is in {options.output}") from None
     cells: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         cells.setdefault((run.variant, run.config), []).append(run)

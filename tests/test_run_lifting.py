@@ -154,6 +154,24 @@ def test_a_series_is_resumable_and_writes_its_table(
     refused(shell(*arguments, main=series.main), str(tmp_path / "runs" / "clean" / "fc_l1" / "seed0"), "--output")
 
 
+def test_a_series_that_is_stopped_stops_its_runs(small: list[str], tmp_path: Path) -> None:
+    """They save, and the same command goes on; runs that had not begun do not begin."""
+    file, runs = tmp_path / "series.yaml", tmp_path / "runs"
+    overrides = json.dumps([*small[1:], "train.epochs=2000"])
+    file.write_text(f"configs: [fc_l1]\nvariants: {{clean: []}}\noverrides: {overrides}\n")
+    data = small[0].split("=")[1]
+    command = [sys.executable, "-m", "lifting.series", file, "--data", data, "--output", runs, "--seeds", 2]
+    process = subprocess.Popen(list(map(str, command)), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    last, patience = runs / "clean" / "fc_l1" / "seed0" / "last.pt", time.monotonic() + 120
+    while not last.exists() and time.monotonic() < patience:
+        time.sleep(0.2)
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.strip()) == (143, f"stopped; the same command goes on from what is in {runs}")
+    assert "resume with" in (last.parent / "log.txt").read_text().splitlines()[-1]
+    assert not (runs / "clean" / "fc_l1" / "seed1").exists()
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "series").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_series_is_of_configurations_that_are_there(path: Path, tmp_path: Path) -> None:
     for short in (False, True):

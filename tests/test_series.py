@@ -3,12 +3,11 @@
 import json
 import os
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from lifting.series import Run, carry_out, markdown, row_of
+from lifting.series import Processes, Run, carry_out, markdown, row_of
 
 
 def row(folder: Path, *reports: dict[str, Any]) -> dict[str, Any]:
@@ -67,17 +66,17 @@ def test_the_mean_of_some_seeds_is_not_that_of_all(tmp_path: Path) -> None:
 def test_a_report_older_than_its_weights_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, called = Run("clean", "fc_rle", 0, tmp_path / "run", []), []
 
-    def process(command: list[str], **_: object) -> SimpleNamespace:
+    def process(_: Processes, command: list[str], **how: object) -> int:
         called.append(command[3])
         (run.report if command[3] == "evaluate" else run.folder / "last.pt").write_text('{"mpjpe_mm": 46.0}')
-        return SimpleNamespace(returncode=0)
+        return 0
 
-    monkeypatch.setattr("lifting.series.subprocess.run", process)
-    carry_out(run, 1)
-    carry_out(run, 1)
+    monkeypatch.setattr(Processes, "run", process)
+    carry_out(run, 1, Processes())
+    carry_out(run, 1, Processes())
     assert called == ["train", "evaluate"]
     os.utime(run.report, (0, 0))  # as if the run had been trained further since
-    carry_out(run, 1)
+    carry_out(run, 1, Processes())
     assert called == ["train", "evaluate"] * 2
 
 
