@@ -3,7 +3,7 @@
 The set is the embedded one, read ten times over: 1.5 million training poses.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
@@ -15,7 +15,9 @@ from lifting.datasets.pose_batches import PoseBatches
 from lifting.datasets.poses import PoseSet, load_poses
 from lifting.datasets.store import PoseStore
 from lifting.geometry.h36m import TRAIN_SUBJECTS
+from lifting.prediction import Batch
 from lifting.synthetic.poses import synthetic_store
+from lifting.training.steps import Batches
 from tests.benchmarks.bench_step import PRECISIONS, step, times
 
 COPIES, ROUNDS = 10, 9
@@ -70,17 +72,22 @@ def feeding(poses: PoseSet) -> dict[str, float]:
     Between two batches, a product of large matrices clears the caches as a training step does.
     """
     batches = PoseBatches(poses, BATCH, flip=True)
-    endless, weights = (batch for seed in count() for batch in batches.epoch(seed)), torch.randn(2048, 2048)
+    feed, weights = endless(batches), torch.randn(2048, 2048)
     order = torch.Generator()
     taken = times(
         {
             "shuffle": lambda: torch.randperm(len(poses), generator=order),
             "product": lambda: weights @ weights,
-            "gather": lambda: next(endless),
+            "gather": lambda: next(feed),
         },
         ROUNDS,
     )
     return taken | {"batch": taken["gather"] + taken["shuffle"] / len(batches)}
+
+
+def endless(batches: Batches) -> Iterator[Batch]:
+    """The batches of one epoch after the other."""
+    return (batch for seed in count() for batch in batches.epoch(seed))
 
 
 def memory_mb(*, peak: bool = False) -> float:

@@ -1,7 +1,6 @@
 """What `make gpu` measures beside the tests: the cases, each a function that returns the cells of its row."""
 
 import copy
-import itertools
 import json
 import math
 import os
@@ -27,7 +26,7 @@ from lifting.prediction import Batch
 from lifting.training import ranks
 from lifting.training.adam import Adam
 from lifting.training.engine import stepping
-from lifting.training.steps import Batches
+from tests.benchmarks.bench_feeding import endless
 from tests.gpu.setting import NETWORKS, ROOT, Row, Setting, made, sets
 from tests.studies.growth import write_tiled
 
@@ -253,11 +252,6 @@ def device_may_not_wait(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.cuda.set_sync_debug_mode("default")
-
-
-def endless(batches: Batches) -> Iterator[Batch]:
-    """The batches of one epoch after the other."""
-    return (batch for seed in itertools.count() for batch in batches.epoch(seed))
 
 
 def timed(step: Callable[[], object], device: torch.device, seconds: float) -> tuple[float, int]:

@@ -28,7 +28,7 @@ from lifting.training.evaluation import evaluate_poses, predict
 from lifting.training.progress import Progress, resume, state_of
 from lifting.training.recorded import RecordedStep
 from lifting.training.steps import training_step
-from tests.gpu.cases import endless
+from tests.benchmarks.bench_feeding import endless
 from tests.gpu.conftest import DEVICES
 from tests.gpu.setting import NETWORKS, Setting, made
 

@@ -79,15 +79,19 @@ class Cuda:
         return found
 
 
+def recording(monkeypatch: pytest.MonkeyPatch) -> tuple[Cuda, torch.optim.Optimizer, RecordedStep]:
+    cuda, model = Cuda(monkeypatch), nn.Linear(1, 1)
+    optimizer = torch.optim.Adam(model.parameters())
+    return cuda, optimizer, RecordedStep(model, optimizer, TrainConfig())
+
+
 def batch_of(value: float, rows: int = 2, *, weight: bool = False) -> Batch:
     ones = torch.full((rows, 1), value)
     return Batch(torch.full((rows, 1, 2), value), torch.zeros(rows, 1, 3), ones if weight else None)
 
 
 def test_steps_are_replayed_with_their_batch_and_their_learning_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda, model = Cuda(monkeypatch), nn.Linear(1, 1)
-    optimizer = torch.optim.Adam(model.parameters())
-    step = RecordedStep(model, optimizer, TrainConfig())
+    cuda, optimizer, step = recording(monkeypatch)
     found = []
     for number in range(6):
         optimizer.param_groups[0]["lr"] = 0.5**number
@@ -102,9 +106,7 @@ def test_steps_are_replayed_with_their_batch_and_their_learning_rate(monkeypatch
 
 
 def test_a_batch_of_another_shape_is_a_plain_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda, model = Cuda(monkeypatch), nn.Linear(1, 1)
-    optimizer = torch.optim.Adam(model.parameters())
-    step = RecordedStep(model, optimizer, TrainConfig())
+    cuda, optimizer, step = recording(monkeypatch)
     for _ in range(WARM_UP + 1):
         step(batch_of(1.0, weight=True))
     assert cuda.taken[-1] == "replay"
@@ -117,9 +119,7 @@ def test_a_batch_of_another_shape_is_a_plain_step(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_recording_that_fails_leaves_the_optimiser_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda, model = Cuda(monkeypatch), nn.Linear(1, 1)
-    optimizer = torch.optim.Adam(model.parameters())
-    step = RecordedStep(model, optimizer, TrainConfig())
+    cuda, optimizer, step = recording(monkeypatch)
     for _ in range(WARM_UP):
         step(batch_of(1.0))
 
@@ -135,9 +135,8 @@ def test_a_recording_that_fails_leaves_the_optimiser_as_it_was(monkeypatch: pyte
 
 def test_a_step_that_waits_is_never_recorded(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    cuda, model = Cuda(monkeypatch), nn.Linear(1, 1)
+    cuda, _, step = recording(monkeypatch)
     cuda.waits = True
-    step = RecordedStep(model, torch.optim.Adam(model.parameters()), TrainConfig())
     assert [step(batch_of(number))[0] for number in range(6)] == [4.0 * number for number in range(6)]
     assert cuda.taken == ["plain"] * 6
     assert cuda.modes == ["warn", "default"]
