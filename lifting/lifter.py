@@ -195,7 +195,7 @@ def save_predictions(path: Path, poses: PoseSet, prediction: Prediction) -> None
 
 
 def draw(path: Path, objective: Objective, poses: PoseSet, prediction: Prediction, rows: int = 4) -> None:
-    """Draws test poses of different actions, from the most certain to the least certain prediction.
+    """Draws some test poses, of different actions where it can, from the most to the least certain prediction.
 
     Without a sigma, the pose with the smallest error counts as the most certain.
     """
@@ -209,9 +209,9 @@ def draw(path: Path, objective: Objective, poses: PoseSet, prediction: Predictio
         deviation = objective.likelihood.deviation(prediction)
     order = doubt.argsort().tolist()
     chosen: list[int] = []
-    for place in torch.linspace(0.02, 0.98, rows):
+    for place in torch.linspace(0.02, 0.98, min(rows, len(order))):
         taken = {int(poses.action[i]) for i in chosen}
-        later = order[int(place * (len(order) - 1)) :] + order[::-1]
+        later = [i for i in order[int(place * (len(order) - 1)) :] + order[::-1] if i not in chosen]
         chosen.append(next((i for i in later if int(poses.action[i]) not in taken), later[0]))
     draw_poses(path, [drawn_pose(i, poses, prediction.mu, deviation) for i in chosen], poses.joint_set)
 

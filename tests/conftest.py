@@ -1,7 +1,6 @@
 """Shared by the tests: a small store from the embedded set, a small model that trains on it, and a shell."""
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,18 +89,6 @@ class Shell:
 @pytest.fixture
 def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
     return Shell(monkeypatch, capsys)
-
-
-def torchrun(*arguments: object, restarts: int = 0, seconds: float | None = None) -> str:
-    """Runs these arguments of Python in two processes of one thread each, in so many seconds; returns stdout."""
-    ranks = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", f"--max-restarts={restarts}"]
-    called = [sys.executable, *ranks, *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        called, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=seconds
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def refused(result: tuple[int, str, str], *words: str) -> None:

@@ -18,6 +18,7 @@ from lifting.config import SingleStageConfig, read_config
 from lifting.datasets import image_set
 from lifting.datasets.image_index import write_index
 from lifting.datasets.image_set import ImageSet, select
+from lifting.drawing.pose_figures import DrawnPose
 from lifting.geometry.crops import crop_labels, crop_matrix, picture_points
 from lifting.geometry.joint_maps import h36m18_to_mpii16
 from lifting.geometry.skeleton import H36M18, MPII16
@@ -35,6 +36,12 @@ from tests.conftest import Shell, refused
 
 MAIN = run_single_stage.main
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of one picture, because every run draws one."""
+    monkeypatch.setattr(image_evaluation, "ROWS", 1)
 
 
 @pytest.fixture(scope="session")
@@ -312,6 +319,21 @@ def test_estimate_a_picture_and_a_folder(
     prediction, matrix = image_evaluation.predict(objective, images, config)
     pixels = picture_points(prediction.mu, matrix, config.data.size)
     np.testing.assert_allclose(found["pixels"][0], pixels[0], atol=0.5)
+
+
+def test_a_figure_shows_no_picture_twice(
+    trained: Path, indices: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    drawn: list[DrawnPose] = []
+    monkeypatch.setattr(image_evaluation, "ROWS", 4)
+    monkeypatch.setattr("lifting.drawing.pose_figures.draw_poses", lambda path, poses: drawn.extend(poses))
+    objective, config = single_stage.load(trained)
+    for count, expected in ((8, 4), (3, 3), (1, 1)):
+        images = select(held_out(indices)[0], np.arange(count))
+        prediction, matrix = image_evaluation.predict(objective, images, config)
+        drawn.clear()
+        image_evaluation.draw(tmp_path / "poses.png", objective, images, prediction, matrix, config)
+        assert len(drawn) == len({pose.keypoints.tobytes() for pose in drawn}) == expected
 
 
 def test_estimates_are_saved_under_any_other_ending_as_arrays(tmp_path: Path) -> None:

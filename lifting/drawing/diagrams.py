@@ -10,7 +10,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 
 from lifting.command import InputError
-from lifting.drawing.pose_figures import LEFT, MIDDLE, QUIET, RIGHT, TEXT, TRUTH, new_figure, save_figure
+from lifting.drawing.pose_figures import LEFT, MIDDLE, QUIET, RIGHT, TEXT, TRUTH, new_figure, save_figure, set_title
 from lifting.likelihood import BasicFlow, Likelihood
 from lifting.likelihood.unit_densities import fixed_draws, log_gaussian, log_laplace
 from lifting.metrics.calibration import Deviations, centrality, coverage, sparsify
@@ -90,8 +90,8 @@ def _draw_density(panels: Sequence[Axes], likelihood: Likelihood, x_bar: Tensor 
         panel.set(xlim=(-_REACH, _REACH), yscale=scale, xlabel="deviation, in learned deviations", ylabel="density")
     panels[0].set(ylim=(0, None))
     panels[1].set(ylim=(1e-5, None))
-    panels[0].set_title("learned density, marginals", fontsize=11, color=TEXT)
-    panels[1].set_title("its tails", fontsize=11, color=TEXT)
+    set_title(panels[0], "learned density, marginals")
+    set_title(panels[1], "its tails")
     panels[1].legend(fontsize=8, frameon=False, labelcolor=TEXT, loc="lower center")
     if last:
         _draw_contours(panels[2], grids, density, deviation)
@@ -121,7 +121,7 @@ def _draw_contours(panel: Axes, grids: np.ndarray, density: np.ndarray, deviatio
     reach = _REACH * max(deviation)
     panel.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="x, in sigma")
     panel.set_ylabel(f"{_AXES[ends[1]]}, in sigma")
-    panel.set_title("its regions of 50, 90 and 99 %", fontsize=11, color=TEXT)
+    set_title(panel, "its regions of 50, 90 and 99 %")
 
 
 @torch.no_grad()
@@ -150,7 +150,7 @@ def _draw_reliability(panel: Axes, found: Deviations, scale: float | None) -> No
         scaled = coverage(centrality(found, scale), levels.tolist()).mean((1, 2)).cpu().numpy()
         panel.plot(levels, scaled, ":", color=MIDDLE, linewidth=2.4, label=f"overall, sigma x {scale:.2f}")
     panel.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="central interval", ylabel="share of the errors in it")
-    panel.set_title("reliability", fontsize=11, color=TEXT)
+    set_title(panel, "reliability")
     panel.legend(fontsize=8, frameon=False, labelcolor=TEXT, loc="lower right")
 
 
@@ -167,7 +167,7 @@ def _draw_sparsification(panel: Axes, doubts: dict[str, tuple[Tensor, Tensor]]) 
         panel.plot(curves.removed, curves.by_error, ":", color=colour, linewidth=1.4, label=f"{what}s, oracle")
     panel.axhline(1, linestyle="--", color=QUIET, linewidth=1.2, label="by chance")
     panel.set(xlim=(0, 1), ylim=(0, None), xlabel="share left out", ylabel="mean error of the rest, of all = 1")
-    panel.set_title("sparsification", fontsize=11, color=TEXT)
+    set_title(panel, "sparsification")
     panel.legend(fontsize=9, frameon=False, labelcolor=TEXT, loc="lower left")
 
 
@@ -183,7 +183,7 @@ def _draw_sigma_error(panel: Axes, doubt: Tensor, error: Tensor) -> None:
     panel.plot(*means.T, "o-", color=LEFT, linewidth=2, markersize=4, label="mean error of a twentieth of the joints")
     panel.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
     panel.set(xlabel="predicted sigma, mm", ylabel="error, mm")
-    panel.set_title(f"sigma and error, Pearson's r {pearson(doubt, error):.2f}", fontsize=11, color=TEXT)
+    set_title(panel, f"sigma and error, Pearson's r {pearson(doubt, error):.2f}")
     panel.legend(loc="upper left", fontsize=9, frameon=False, labelcolor=TEXT)
     for axis in (panel.xaxis, panel.yaxis):
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))

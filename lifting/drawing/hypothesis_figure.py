@@ -23,6 +23,7 @@ from lifting.drawing.pose_figures import (
     draw_stage,
     new_figure,
     save_figure,
+    set_title,
     viewer_axes,
 )
 from lifting.geometry.skeleton import H36M17, JointSet
@@ -54,12 +55,12 @@ def draw_hypotheses(path: str | Path, rows: Sequence[DrawnHypotheses], joint_set
     figure = new_figure(3.3 * sum(ratios), 3.55 * len(rows) + 0.4)
     panels = figure.subplots(len(rows), len(ratios), squeeze=False, width_ratios=ratios)
     for line, row in zip(panels, rows, strict=True):
-        line[0].set_title(row.pose.title, fontsize=11, color=TEXT)
+        set_title(line[0], row.pose.title)
         draw_input(line[0], row.pose, joint_set)
-        line[1].set_title("prediction", fontsize=11, color=TEXT)
+        set_title(line[1], "prediction")
         draw_space(line[1], row.pose, row.pose.mu, joint_set)
         for axes, name in zip(line[2:], names, strict=True):
-            axes.set_title(name, fontsize=11, color=TEXT)
+            set_title(axes, name)
             _draw_cloud(axes, row, row.hypotheses[name], joint_set)
     named = (("left", LEFT), ("right", RIGHT), ("middle", MIDDLE), ("ground truth", TRUTH))
     key = [Line2D([], [], color=colour, linewidth=2.5, label=name) for name, colour in named]

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Ellipse
 from numpy.typing import NDArray
 
-from lifting.drawing.pose_figures import QUIET, TEXT, colours, draw_skeleton, new_figure, save_figure
+from lifting.drawing.pose_figures import QUIET, colours, draw_skeleton, new_figure, save_figure, set_title
 from lifting.geometry.skeleton import JointSet
 
 _COLUMNS = 4
@@ -72,6 +72,6 @@ def _draw(panel: Axes, person: DrawnKeypoints, joint_set: JointSet) -> None:
     if person.labels is not None:
         x, y = person.labels.T
         panel.scatter(x, y, s=22, facecolors="none", edgecolors="white", linewidths=1.0, zorder=4)
-    panel.set_title(person.title, fontsize=9, color=TEXT)
+    set_title(panel, person.title, 9)
     panel.set(xticks=[], yticks=[])
     panel.spines[:].set_color("#c8c8c8")

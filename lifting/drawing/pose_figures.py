@@ -88,11 +88,11 @@ def draw_strip(path: str | Path, poses: Sequence[DrawnPose], joint_set: JointSet
     panels = figure.subplots(2, len(poses), squeeze=False, height_ratios=(1, 1 / _NARROW))
     for column, pose in zip(panels.T, poses, strict=True):
         _check(pose, len(joint_set))
-        column[0].set_title(_shortened(pose.title, _LONGEST_TITLE * 2 // 3), fontsize=10, color=TEXT)
+        set_title(column[0], _shortened(pose.title, _LONGEST_TITLE * 2 // 3), 10)
         draw_input(column[0], pose, joint_set)
         column[0].set(xticks=[], yticks=[])
         _draw_prediction(column[1], pose, joint_set)
-        column[1].set_title(_numbers(pose), fontsize=10, color=TEXT)
+        set_title(column[1], _numbers(pose), 10)
     _draw_key(figure, poses, any(pose.target is not None for pose in poses))
     save_figure(figure, path)
 
@@ -120,15 +120,15 @@ def _draw_key(figure: Figure, poses: Sequence[DrawnPose], with_truth: bool) -> N
 
 
 def _draw_row(row: Sequence[Axes], pose: DrawnPose, joint_set: JointSet) -> None:
-    row[0].set_title(_shortened(pose.title), fontsize=11, color=TEXT)
-    row[-1].set_title("prediction", fontsize=11, color=TEXT)
+    set_title(row[0], _shortened(pose.title))
+    set_title(row[-1], "prediction")
     draw_input(row[0], pose, joint_set)
     _draw_prediction(row[-1], pose, joint_set)
     if pose.target is not None:
-        row[1].set_title("ground truth", fontsize=11, color=TEXT)
+        set_title(row[1], "ground truth")
         draw_space(row[1], pose, pose.target, joint_set)
         error = 1000 * np.linalg.norm(pose.mu - pose.target, axis=-1).mean()
-        row[-1].set_title(f"prediction, MPJPE {error:.0f} mm", fontsize=11, color=TEXT)
+        set_title(row[-1], f"prediction, MPJPE {error:.0f} mm")
 
 
 def _draw_prediction(axes: Axes, pose: DrawnPose, joint_set: JointSet) -> None:
@@ -259,6 +259,11 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def set_title(axes: Axes, text: str, size: float = 11) -> None:
+    """A title right above its panel. Where Matplotlib looks for a place itself, it lays out all ticks to find it."""
+    axes.set_title(text, fontsize=size, color=TEXT, y=1.0)
 
 
 def check_ending(path: str | Path) -> None:

@@ -29,6 +29,7 @@ from lifting.training.objective import ImageObjective
 from lifting.training.steps import autocast
 
 BATCH = 64  # pictures at a time
+ROWS = 4  # pictures in a figure
 
 
 @torch.no_grad()
@@ -198,12 +199,12 @@ def draw(
     prediction: Prediction,
     matrix: Tensor,
     config: SingleStageConfig,
-    rows: int = 4,
 ) -> None:
     """A figure of test pictures, evenly spread over the set, with what is predicted in them and in space."""
     from lifting.drawing.pose_figures import DrawnPose, draw_poses  # Matplotlib takes as long as a small evaluation
 
-    places = np.linspace(0, len(images) - 1, rows + 2).astype(np.int64)[1:-1]
+    rows = min(ROWS, len(images))
+    places = (len(images) * (np.arange(rows) + 0.5) / rows).astype(np.int64)
     some, matrix = select(images, places), matrix[places]
     prediction = prediction.rows(torch.from_numpy(places))
     mu, _ = in_metres(prediction, matrix, some, config.data.size)

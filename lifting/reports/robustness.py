@@ -122,7 +122,7 @@ def format_truncation(report: list[dict[str, float]]) -> str:
 
 def draw_occlusion(path: Path, report: dict[str, Any]) -> None:
     """The table as a picture: how much a group's error grows, in millimetres."""
-    from lifting.drawing.pose_figures import TEXT, new_figure, save_figure
+    from lifting.drawing.pose_figures import TEXT, new_figure, save_figure, set_title
 
     names = list(GROUPS)
     grown = np.array([[report["occluded"][h][n] - report["clean"][n] for n in names] for h in names])
@@ -137,14 +137,14 @@ def draw_occlusion(path: Path, report: dict[str, Any]) -> None:
     panel.set_xticks(range(len(names)), [f"{name}\n{report['clean'][name]:.0f}" for name in names], fontsize=9)
     panel.set_yticks(range(len(names)), names, fontsize=9)
     panel.set(xlabel="error of (below: with nothing hidden, mm)", ylabel="hidden")
-    panel.set_title("What hiding a joint adds to the errors, mm", fontsize=11, color=TEXT)
+    set_title(panel, "What hiding a joint adds to the errors, mm")
     panel.tick_params(length=0)
     panel.spines[:].set_visible(False)
     save_figure(figure, path)
 
 
 def draw_truncation(path: Path, report: list[dict[str, float]]) -> None:
-    from lifting.drawing.pose_figures import LEFT, QUIET, RIGHT, TEXT, new_figure, save_figure
+    from lifting.drawing.pose_figures import LEFT, QUIET, RIGHT, TEXT, new_figure, save_figure, set_title
 
     figure = new_figure(6.2, 4.2)
     panel: Axes = figure.subplots()
@@ -152,7 +152,7 @@ def draw_truncation(path: Path, report: list[dict[str, float]]) -> None:
         rows = [row for row in report if key in row]
         panel.plot([100 * row["cut"] for row in rows], [row[key] for row in rows], "o-", color=colour, label=name)
     panel.set(xlabel="cut from the side of the box, %", ylabel="MPJPE, mm", ylim=(0, None))
-    panel.set_title("Boxes that leave a part of the person out below", fontsize=11, color=TEXT)
+    set_title(panel, "Boxes that leave a part of the person out below")
     panel.legend(frameon=False, fontsize=9, labelcolor=TEXT)
     panel.spines[["top", "right"]].set_visible(False)
     panel.spines[["left", "bottom"]].set_color(QUIET)

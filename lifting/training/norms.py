@@ -11,22 +11,50 @@ from lifting.training import ranks
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
-class _Sum(torch.autograd.Function):
-    """The sum over the ranks; its gradient is the sum of theirs."""
+class _Normalised(torch.autograd.Function):
+    """x' = (x - m) / sqrt(v + eps), whose mean m and variance v of a channel are over the batches of all ranks.
+
+    Every message between ranks has to wait for the slowest of them, so there is one in each direction. Forward, ranks
+    exchange the counts, means and variances of their own batches; with n = sum_r n_r
+
+        m = sum_r n_r m_r / n,    v = sum_r n_r (v_r + (m_r - m)^2) / n.
+
+    Backward, they sum g and g x' over all their n values of a channel, where g is the gradient of the loss with
+    respect to x' (Ioffe and Szegedy 2015, section 3):
+
+        dL/dx = (g - sum(g) / n - x' sum(g x') / n) / sqrt(v + eps).
+    """
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        return _summed(values)
+    def forward(ctx: Any, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(B, C, ...) -> the same shape, and m (C,), v (C,) and n ()."""
+        ctx.axes, ctx.shape = _axes_and_shape(x)
+        count = x.new_tensor([x.numel() / x.shape[1]])
+        ours = torch.cat([count, x.mean(ctx.axes), x.var(ctx.axes, correction=0)])
+        parts = [torch.empty_like(ours) for _ in range(ranks.world())]
+        dist.all_gather(parts, ours)
+        counts, means, variances = torch.stack(parts).tensor_split([1, 1 + x.shape[1]], dim=1)
+        ctx.total = counts.sum()
+        mean = (counts * means).sum(0) / ctx.total
+        variance = (counts * (variances + (means - mean).square())).sum(0) / ctx.total
+        scale = (variance + eps).rsqrt().view(ctx.shape)
+        made = (x - mean.view(ctx.shape)) * scale
+        ctx.save_for_backward(made, scale)
+        ctx.mark_non_differentiable(mean, variance, ctx.total)
+        return made, mean, variance, ctx.total
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return _summed(gradient)
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, None]:
+        made, scale = ctx.saved_tensors
+        sums = torch.cat([gradient.sum(ctx.axes), (gradient * made).sum(ctx.axes)])
+        dist.all_reduce(sums)
+        along, across = (part.view(ctx.shape) for part in (sums / ctx.total).chunk(2))
+        return (gradient - along - made * across) * scale, None
 
 
-def _summed(values: Tensor) -> Tensor:
-    values = values.clone()
-    dist.all_reduce(values)
-    return values
+def _axes_and_shape(x: Tensor) -> tuple[list[int], list[int]]:
+    """All axes but that of the channels, and the shape in which a value per channel is broadcast."""
+    return [0, *range(2, x.ndim)], [1, -1, *[1] * (x.ndim - 2)]
 
 
 class RankNorm(_BatchNorm):
@@ -39,16 +67,11 @@ class RankNorm(_BatchNorm):
         """(B, C, ...) -> the same shape."""
         if not self.training or ranks.world() == 1:
             return super().forward(input)
-        axes, shape = [0, *range(2, input.ndim)], [1, -1, *[1] * (input.ndim - 2)]
-        x = input.float()
-        count = x.new_full((1,), x.numel() / x.shape[1])
-        sums: Tensor = _Sum.apply(torch.cat([x.sum(axes), count]))  # type: ignore[no-untyped-call]
-        mean, count = sums[:-1] / sums[-1], sums[-1].detach()
-        centred = x - mean.view(shape)
-        variance: Tensor = _Sum.apply(centred.square().sum(axes)) / count  # type: ignore[no-untyped-call]
-        self._take(mean.detach(), (variance * count / (count - 1)).detach())
-        made = centred * (variance + self.eps).rsqrt().view(shape)
+        made: Tensor
+        made, mean, variance, count = _Normalised.apply(input.float(), self.eps)  # type: ignore[no-untyped-call]
+        self._take(mean, variance * count / (count - 1))
         if self.affine:
+            shape = _axes_and_shape(input)[1]
             made = made * self.weight.view(shape) + self.bias.view(shape)
         return made.to(input.dtype)
 

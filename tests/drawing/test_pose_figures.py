@@ -11,7 +11,11 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from lifting import lifter
 from lifting.command import InputError
+from lifting.config import load_config
+from lifting.datasets.poses import load_poses
+from lifting.datasets.store import PoseStore
 from lifting.drawing import pose_figures as visualise
 from lifting.drawing.pose_figures import DrawnPose, draw_poses
 from lifting.geometry.h36m import KEEP_17_OF_32, cameras
@@ -174,3 +178,19 @@ def test_users_mistakes(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"expected the ending of a picture file, one of .*png"):
             draw_poses(tmp_path / name, [person()])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_figure_of_test_poses_shows_none_twice(
+    small_store: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    drawn: list[DrawnPose] = []
+    monkeypatch.setattr("lifting.drawing.pose_figures.draw_poses", lambda path, poses, joints: drawn.extend(poses))
+    objective = lifter.build_objective(load_config(overrides=["model.width=8", "loss.name=l1"]), H36M17).eval()
+    for stride, expected in ((20, 4), (10**6, 2)):  # one frame of each recording
+        with PoseStore(small_store) as store:
+            poses = load_poses(store, ("S9",), stride, actions=("Walking",), cameras=("54138969",))
+        with torch.no_grad():
+            prediction = objective.predict(poses.keypoints)
+        drawn.clear()
+        lifter.draw(tmp_path / "poses.png", objective, poses, prediction)
+        assert len(drawn) == len({pose.title for pose in drawn}) == expected

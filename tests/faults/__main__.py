@@ -8,7 +8,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,7 +19,7 @@ from pathlib import Path
 from lifting.command import InputError
 from lifting.training.run_folder import alone_in
 from tests.faults import hurts
-from tests.faults.runs import ROOT, Run, assert_same, tracks
+from tests.faults.runs import Run, assert_same, ranked, tracks
 
 WORKERS = ("data.workers=1",)
 Fault = Callable[[Run], None]
@@ -139,19 +138,11 @@ def rank_killed(run: Run, restarts: int) -> None:
     """Two ranks: one is killed in the middle, and the run is compared with one of two ranks that nothing hurt."""
     ranked(run.folder.with_name("ranks"), run, "none", 0)
     done = ranked(run.folder, run, "rank_killed_in_step", restarts)
-    assert (done == 0) == (restarts > 0)
+    assert (done.returncode == 0) == (restarts > 0), done.stderr
     if not restarts:
-        assert ranked(run.folder, run, "none", 0) == 0
+        done = ranked(run.folder, run, "none", 0)
+        assert done.returncode == 0, done.stderr
     assert_same(run.folder.with_name("ranks"), run.folder)
-
-
-def ranked(folder: Path, run: Run, hurt: str, restarts: int) -> int:
-    """Begins or resumes a run in ``folder`` under torchrun, its second rank hurt so; returns the exit code."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += [f"--max-restarts={restarts}", "-m", "tests.faults.rank", hurt]
-    command += [run.track.script, *Run(run.track, folder).arguments()]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False).returncode
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import torch
 
 from lifting.command import run_command
 from tests.faults import hurts
-from tests.faults.runs import Track
+from tests.forked import main_of
 
 if __name__ == "__main__":
     _, hurt, *sys.argv = sys.argv
@@ -15,4 +15,4 @@ if __name__ == "__main__":
     first_time = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
     if hurt != "none" and first_time and os.environ["RANK"] == "1":
         getattr(hurts, hurt)(15)
-    run_command(Track(sys.argv[0], ()).main)
+    run_command(main_of(sys.argv[0]))

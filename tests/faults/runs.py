@@ -3,12 +3,11 @@
 import json
 import os
 import shutil
-import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -16,18 +15,13 @@ from typing import Any
 import torch
 
 from lifting.checkpoint import load_checkpoint
-from lifting.command import run_command
 from lifting.datasets.image_index import write_index
 from lifting.datasets.store import write_store
 from lifting.geometry import h36m
 from lifting.sources.image_readers import read_h36m_images, read_mpii
 from lifting.synthetic.pictures import make_rendered
 from lifting.synthetic.poses import plans
-
-# The children of this process have torch and the rest imported already, and are processes like any other.
-FORKING = get_context("forkserver")
-MODULES = ["run_lifting", "run_single_stage", "lifting.commands.lifting_verbs", "lifting.commands.single_stage_verbs",
-           "torch.utils.tensorboard", "tests.faults.hurts"]  # fmt: skip
+from tests import forked
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 600.0  # seconds after which a process counts as hung
@@ -39,13 +33,6 @@ class Track:
 
     script: str
     overrides: tuple[str, ...]
-
-    @property
-    def main(self) -> Callable[[], None]:
-        import run_lifting
-        import run_single_stage
-
-        return {"run_lifting.py": run_lifting.main, "run_single_stage.py": run_single_stage.main}[self.script]
 
 
 @dataclass
@@ -69,7 +56,7 @@ def tracks(folder: Path) -> dict[str, Track]:
     chosen = [p.performed() for p in plans(seed=0) if p.subject in ("S1", "S9") and p.name.startswith("Walking")]
     cameras = {subject: h36m.cameras(subject) for subject in ("S1", "S9")}
     write_store(folder / "poses.h5", chosen, cameras, frame_rate=50.0, source="test", checksum="none")
-    make_rendered(folder / "set", train=36, test=4, flat_train=12, flat_valid=2, workers=1)
+    make_rendered(folder / "set", train=36, test=2, flat_train=12, flat_valid=2, workers=1)
     write_index(folder / "deep.h5", read_h36m_images(folder / "set" / "h36m")[0], source="test", checksum="")
     write_index(folder / "flat.h5", read_mpii(folder / "set" / "mpii")[0], source="test", checksum="")
     both = ("loss.flow.width=8", "loss.flow.couplings=2", "train.bn_batches=2", "train.precision=fp32",
@@ -103,10 +90,8 @@ class Run:
 
     def start(self, hurt: Callable[..., None] | None = None, *arguments: Any) -> BaseProcess:
         """Begins or resumes the run in a new process, which first calls ``hurt`` with these arguments."""
-        FORKING.set_forkserver_preload(MODULES)
-        process = FORKING.Process(target=_child, args=(self, hurt, arguments))
-        process.start()
-        return process
+        command = [self.track.script, *self.arguments()]
+        return forked.start(command, Path(os.devnull), self.log, hurt, *arguments)
 
     def end(self, process: BaseProcess) -> Ended:
         """Waits for a process of this run; one that hangs is killed and counts as an error."""
@@ -137,17 +122,13 @@ class Run:
         return Run(self.track, folder, self.more)
 
 
-def _child(run: Run, hurt: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
-    run.log.parent.mkdir(parents=True, exist_ok=True)
-    for number, path in ((1, os.devnull), (2, run.log)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), number)
-    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
-    torch.set_num_threads(1)
-    sys.argv = [run.track.script, *run.arguments()]
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    if hurt is not None:
-        hurt(*arguments)
-    run_command(run.track.main)
+def ranked(folder: Path, run: Run, hurt: str, restarts: int) -> "subprocess.CompletedProcess[str]":
+    """Begins or resumes a run in ``folder`` under torchrun, whose second rank is hurt so the first time."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += [f"--max-restarts={restarts}", "-m", "tests.faults.rank", hurt]
+    command += [run.track.script, *Run(run.track, folder).arguments()]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
 def assert_same(one: Path, other: Path) -> None:

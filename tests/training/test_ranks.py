@@ -1,4 +1,4 @@
-"""Several processes under torchrun: one report, the same numbers as from one process, and no rank without poses."""
+"""Several ranks: one report, the same numbers as from one process, and no rank without poses."""
 
 import json
 from pathlib import Path
@@ -16,12 +16,13 @@ from lifting.datasets.poses import load_poses
 from lifting.datasets.store import PoseStore
 from lifting.geometry.skeleton import H36M17
 from lifting.models import LIFTERS
-from tests.conftest import Shell, torchrun
+from tests.conftest import Shell
+from tests.forked import two_ranks
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_evaluate_under_torchrun_gives_one_report_with_the_same_numbers(
+def test_two_ranks_give_one_report_with_the_same_numbers(
     shell: Shell, small: list[str], tmp_path: Path, one_thread: None
 ) -> None:
     run = tmp_path / "run"
@@ -36,7 +37,7 @@ def test_evaluate_under_torchrun_gives_one_report_with_the_same_numbers(
 
     code, alone, err = shell(*verb, *files("alone"))
     assert code == 0, err
-    assert torchrun("run_lifting.py", *verb, *files("ranks")) == alone
+    assert two_ranks(tmp_path / "said", "run_lifting.py", *verb, *files("ranks")) == alone
     one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("alone", "ranks"))
     assert one == two
     assert {"rare", "uncertainty", "hypotheses"} <= set(one)
@@ -66,16 +67,6 @@ def test_a_rank_without_poses_is_refused(small_store: Path) -> None:
     assert fewest == [3, 2, 2]
 
 
-AGAIN = """
-from lifting.training import ranks
-for turn in range(20):
-    ranks.start("cpu")
-    assert ranks.all_have(turn)
-    ranks.stop()
-"""
-
-
 def test_ranks_meet_again(tmp_path: Path) -> None:
     """As in `crossfit`, which trains several networks in turn. They found the addresses of the time before."""
-    (tmp_path / "again.py").write_text(AGAIN)
-    torchrun(tmp_path / "again.py", seconds=120)
+    two_ranks(tmp_path, "tests/training/meet_again.py", seconds=120)

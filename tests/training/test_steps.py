@@ -1,12 +1,15 @@
 """The parts of a step on their own: order, precision, skipped steps, batch norm's statistics, one or several ranks."""
 
+import copy
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
+from threading import Barrier, local
 from types import SimpleNamespace
-from typing import cast
+from typing import TypeVar, cast
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from lifting.config import RunConfig, TrainConfig
@@ -16,6 +19,7 @@ from lifting.training.objective import AnyObjective
 from tests.training.test_objective import FixedBatches
 
 D64 = torch.float64
+Result = TypeVar("Result")
 
 
 def test_every_epoch_of_every_seed_has_an_order_of_its_own() -> None:
@@ -73,45 +77,96 @@ def test_statistics_are_plain_means_over_the_batches(monkeypatch: pytest.MonkeyP
     assert [id(statistic) for statistic in averaged] == [id(norm.running_mean), id(norm.running_var)]
 
 
-@pytest.mark.parametrize("shape", [(6, 3), (4, 3, 5), (2, 3, 4, 2)])
+class Meeting:
+    """What `torch.distributed` does for two ranks, which are threads of this process here."""
+
+    def __init__(self) -> None:
+        self.barrier, self.brought, self.messages = Barrier(2, timeout=20), dict[int, Tensor](), 0
+        self.rank = local()
+
+    def all_gather(self, parts: list[Tensor], ours: Tensor) -> None:
+        for part, brought in zip(parts, self._meet(ours), strict=True):
+            part.copy_(brought)
+
+    def all_reduce(self, values: Tensor) -> None:
+        values.copy_(torch.stack(self._meet(values)).sum(0))
+
+    def _meet(self, ours: Tensor) -> list[Tensor]:
+        self.brought[self.rank.number] = ours.clone()
+        self.barrier.wait()
+        both = [self.brought[number] for number in (0, 1)]
+        self.messages += 1 - self.rank.number
+        self.barrier.wait()
+        return both
+
+    def run(self, work: Callable[[int], Result]) -> list[Result]:
+        """The results of ``work(0)`` and ``work(1)``, at the same time."""
+
+        def of_rank(number: int) -> Result:
+            self.rank.number = number
+            return work(number)
+
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(of_rank, (0, 1)))
+
+
+@pytest.mark.parametrize("shapes", [[(6, 3), (4, 3)], [(4, 3, 5), (1, 3, 5)], [(2, 3, 4, 2), (3, 3, 4, 2)]])
 @pytest.mark.parametrize(("affine", "momentum"), [(True, 0.1), (False, None)])
 def test_batch_norm_over_two_ranks_is_that_of_both_batches(
-    shape: tuple[int, ...], affine: bool, momentum: float | None, monkeypatch: pytest.MonkeyPatch
+    shapes: list[tuple[int, ...]], affine: bool, momentum: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of two ranks with the same batch, for which a sum over the ranks is twice that of one."""
-    kind = nn.BatchNorm2d if len(shape) == 4 else nn.BatchNorm1d
+    """With batches of other sizes, means and spreads, forward and backward, and with one message in each direction."""
+    kind = nn.BatchNorm2d if len(shapes[0]) == 4 else nn.BatchNorm1d
     plain = kind(3, 1e-3, momentum, affine).to(D64)
     plain.running_mean = torch.rand(3, dtype=D64)
     if affine:
         nn.init.normal_(plain.weight), nn.init.normal_(plain.bias)
-    other = nn.Sequential(nn.Sequential(kind(3, 1e-3, momentum, affine)))
-    other.get_submodule("0.0").load_state_dict(plain.state_dict())
-    norms.over_all_ranks(other)
-    norm = other.get_submodule("0.0")
-    assert isinstance(norm, norms.RankNorm)
-    norms.over_all_ranks(other)
-    assert other.get_submodule("0.0") is norm
+    start = copy.deepcopy(plain.state_dict())
+    xs = [(number + 1) * (torch.randn(shape, dtype=D64) + 3 * number) for number, shape in enumerate(shapes)]
+    directions = [torch.randn(shape, dtype=D64) for shape in shapes]
+    whole = torch.cat(xs).requires_grad_()
+    made = plain(whole)
+    (torch.cat(directions) * made).sum().backward()
+    assert whole.grad is not None
 
-    x, direction = torch.randn(shape, dtype=D64), torch.randn(shape, dtype=D64)
-    both, one = x.clone().requires_grad_(), x.float().requires_grad_()
-    made = plain(torch.cat([both, both.detach()]))
-    (torch.cat([direction, direction]) * made).sum().backward()
+    nets = []
+    for _ in xs:
+        net = nn.Sequential(nn.Sequential(kind(3, 1e-3, momentum, affine)))
+        net.get_submodule("0.0").load_state_dict(start)
+        norms.over_all_ranks(net)
+        norm = net.get_submodule("0.0")
+        assert isinstance(norm, norms.RankNorm)
+        norms.over_all_ranks(net)
+        assert net.get_submodule("0.0") is norm
+        nets.append(norm)
+    meeting = Meeting()
     monkeypatch.setattr(ranks, "world", lambda: 2)
-    monkeypatch.setattr(dist, "all_reduce", lambda values: values.mul_(2))
-    found = norm(one)
-    (direction.float() * found).sum().backward()
-    torch.testing.assert_close(found.double(), made[: len(x)], atol=1e-5, rtol=1e-5)
-    assert both.grad is not None and one.grad is not None
-    torch.testing.assert_close(one.grad.double(), both.grad, atol=1e-5, rtol=1e-4)
-    for name in ("running_mean", "running_var", "num_batches_tracked"):
-        torch.testing.assert_close(getattr(norm, name), getattr(plain, name), atol=1e-5, rtol=1e-5, check_dtype=False)
-    norm.eval(), plain.eval()
-    torch.testing.assert_close(norm(one).double(), plain(x), atol=1e-5, rtol=1e-5)
+    monkeypatch.setattr(norms, "dist", meeting)
+    ones = [x.float().requires_grad_() for x in xs]
+    found = meeting.run(lambda number: nets[number](ones[number]))
+    assert meeting.messages == 1
+    meeting.run(lambda number: (directions[number].float() * found[number]).sum().backward())
+    assert meeting.messages == 2
+    torch.testing.assert_close(torch.cat(found).double(), made, atol=1e-5, rtol=1e-5)
+    grads = [one.grad for one in ones if one.grad is not None]
+    torch.testing.assert_close(torch.cat(grads).double(), whole.grad, atol=1e-5, rtol=1e-4)
+    for name, weight in plain.named_parameters():
+        halves = [norm.get_parameter(name).grad for norm in nets]
+        assert halves[0] is not None and halves[1] is not None
+        torch.testing.assert_close((halves[0] + halves[1]).double(), weight.grad, atol=1e-4, rtol=1e-4)
+    for norm in nets:
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            expected = getattr(plain, name)
+            torch.testing.assert_close(getattr(norm, name), expected, atol=1e-5, rtol=1e-5, check_dtype=False)
+    nets[0].eval(), plain.eval()
+    torch.testing.assert_close(nets[0](ones[0]).double(), plain(xs[0]), atol=1e-5, rtol=1e-5)
 
 
 def test_batch_norm_over_ranks_does_without_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
     norm, x = norms.RankNorm(3, track_running_stats=False), torch.randn(5, 3)
     alone = norm(x)
     monkeypatch.setattr(ranks, "world", lambda: 2)
-    monkeypatch.setattr(dist, "all_reduce", lambda values: values.mul_(2))
-    torch.testing.assert_close(norm(x), alone)
+    meeting = Meeting()
+    monkeypatch.setattr(norms, "dist", meeting)
+    for found in meeting.run(lambda _: norm(x)):
+        torch.testing.assert_close(found, alone)
