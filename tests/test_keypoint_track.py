@@ -23,6 +23,7 @@ from lifting.geometry.crops import crop_labels, crop_matrix, picture_points, tra
 from lifting.geometry.skeleton import COCO17, H36M17, H36M18
 from lifting.inference.picture_lifter import lifter_keypoints
 from lifting.prediction import Prediction
+from lifting.reports import keypoint_evaluation
 from lifting.reports.keypoint_evaluation import coco_results, keypoint_report, truth_of
 from lifting.sources.image_readers import read_coco
 from lifting.synthetic.group_pictures import make_groups
@@ -30,6 +31,12 @@ from tests.conftest import Shell, refused
 
 MAIN = run_single_stage.main
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def one_person(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of one person, because every run draws one."""
+    monkeypatch.setattr(keypoint_evaluation, "DRAWN", 1)
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(autouse=True)
 def one_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures of one picture, because every run draws one."""
-    monkeypatch.setattr(image_evaluation, "ROWS", 1)
+    monkeypatch.setattr(image_evaluation, "DRAWN", 1)
 
 
 @pytest.fixture(scope="session")
@@ -325,7 +325,7 @@ def test_a_figure_shows_no_picture_twice(
     trained: Path, indices: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     drawn: list[DrawnPose] = []
-    monkeypatch.setattr(image_evaluation, "ROWS", 4)
+    monkeypatch.setattr(image_evaluation, "DRAWN", 4)
     monkeypatch.setattr("lifting.drawing.pose_figures.draw_poses", lambda path, poses: drawn.extend(poses))
     objective, config = single_stage.load(trained)
     for count, expected in ((8, 4), (3, 3), (1, 1)):

@@ -9,6 +9,7 @@ Shape letters: N poses, J joints, D coordinates, M draws, L levels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -39,6 +40,11 @@ class Deviations:
         if not (self.x_bar.isfinite().all() and self.draws.isfinite().all()):
             raise ValueError("x_bar, draws: expected finite values")
 
+    @cached_property
+    def sorted_draws(self) -> Tensor:
+        """(D, M): the draws of each coordinate, from the smallest on."""
+        return self.draws.T.sort(1).values.contiguous()
+
 
 def centrality(deviations: Deviations, scale: float = 1.0) -> Tensor:
     """|2 F_d(x_bar / scale) - 1|: the level of the smallest central interval that holds a deviation, (N, J, D).
@@ -46,9 +52,7 @@ def centrality(deviations: Deviations, scale: float = 1.0) -> Tensor:
     Uniform on [0, 1] where U, stretched by ``scale``, is the density of the deviations.
     """
     x = deviations.x_bar / scale
-    ranks = torch.searchsorted(
-        deviations.draws.T.sort(1).values.contiguous(), x.flatten(0, 1).T.to(deviations.draws).contiguous()
-    )
+    ranks = torch.searchsorted(deviations.sorted_draws, x.flatten(0, 1).T.to(deviations.draws).contiguous())
     return (2 * ranks.T.reshape(x.shape).double() / len(deviations.draws) - 1).abs()
 
 

@@ -29,7 +29,7 @@ from lifting.training.objective import ImageObjective
 from lifting.training.steps import autocast
 
 BATCH = 64  # pictures at a time
-ROWS = 4  # pictures in a figure
+DRAWN = 4  # pictures in a figure
 
 
 @torch.no_grad()
@@ -203,8 +203,7 @@ def draw(
     """A figure of test pictures, evenly spread over the set, with what is predicted in them and in space."""
     from lifting.drawing.pose_figures import DrawnPose, draw_poses  # Matplotlib takes as long as a small evaluation
 
-    rows = min(ROWS, len(images))
-    places = (len(images) * (np.arange(rows) + 0.5) / rows).astype(np.int64)
+    places = np.unique(np.linspace(0, len(images) - 1, min(DRAWN, len(images))).astype(np.int64))
     some, matrix = select(images, places), matrix[places]
     prediction = prediction.rows(torch.from_numpy(places))
     mu, _ = in_metres(prediction, matrix, some, config.data.size)
