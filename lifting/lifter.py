@@ -211,8 +211,9 @@ def draw(path: Path, objective: Objective, poses: PoseSet, prediction: Predictio
     chosen: list[int] = []
     for place in torch.linspace(0.02, 0.98, min(rows, len(order))):
         taken = {int(poses.action[i]) for i in chosen}
-        later = [i for i in order[int(place * (len(order) - 1)) :] + order[::-1] if i not in chosen]
-        chosen.append(next((i for i in later if int(poses.action[i]) not in taken), later[0]))
+        later = order[int(place * (len(order) - 1)) :] + order[::-1]
+        nearest = next(i for i in later if i not in chosen)
+        chosen.append(next((i for i in later if int(poses.action[i]) not in taken), nearest))
     draw_poses(path, [drawn_pose(i, poses, prediction.mu, deviation) for i in chosen], poses.joint_set)
 
 

@@ -86,6 +86,11 @@ def select(images: ImageSet, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Ima
     return replace(images, **arrays)
 
 
+def evenly(images: ImageSet, count: int) -> NDArray[np.int64]:
+    """So many rows of a set, evenly spread from its first to its last; all of them if it has fewer."""
+    return np.unique(np.linspace(0, len(images) - 1, min(count, len(images))).astype(np.int64))
+
+
 def recordings_of(images: ImageSet, parts: tuple[str, ...]) -> list[str]:
     """The recordings of these parts, each once: "S9 Walking 1, camera 54138969", or the part if it has no sequence."""
     some = select(images, np.isin(images.part, parts))

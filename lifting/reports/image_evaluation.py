@@ -15,7 +15,7 @@ from lifting.datasets.augment import ROOT
 from lifting.datasets.decode import decode
 from lifting.datasets.image_batches import crop_batches
 from lifting.datasets.image_index import read_encoded
-from lifting.datasets.image_set import ImageSet, select
+from lifting.datasets.image_set import ImageSet, evenly, select
 from lifting.geometry.crops import DEPTH, Size, camera_points, crop_labels, extent, picture_points
 from lifting.geometry.h36m import action_of
 from lifting.geometry.joint_maps import h36m18_to_mpii16
@@ -203,7 +203,7 @@ def draw(
     """A figure of test pictures, evenly spread over the set, with what is predicted in them and in space."""
     from lifting.drawing.pose_figures import DrawnPose, draw_poses  # Matplotlib takes as long as a small evaluation
 
-    places = np.unique(np.linspace(0, len(images) - 1, min(DRAWN, len(images))).astype(np.int64))
+    places = evenly(images, DRAWN)
     some, matrix = select(images, places), matrix[places]
     prediction = prediction.rows(torch.from_numpy(places))
     mu, _ = in_metres(prediction, matrix, some, config.data.size)

@@ -13,7 +13,7 @@ from lifting.command import InputError, needing
 from lifting.config import SingleStageConfig
 from lifting.datasets.decode import decode
 from lifting.datasets.image_index import read_encoded
-from lifting.datasets.image_set import ImageSet, in_own_picture, select
+from lifting.datasets.image_set import ImageSet, evenly, in_own_picture, select
 from lifting.geometry.crops import crop_labels, extent, picture_points
 from lifting.metrics.oks import average_precision, oks, results
 from lifting.metrics.pose_errors import format_pckh, pearson
@@ -161,7 +161,7 @@ def draw_keypoints(
     """A figure of test pictures, evenly spread over the set, with what is predicted in them."""
     from lifting.drawing.keypoint_figures import DrawnKeypoints, draw_keypoint_figures  # with Matplotlib
 
-    places = np.unique(np.linspace(0, len(images) - 1, min(DRAWN, len(images))).astype(np.int64))
+    places = evenly(images, DRAWN)
     some = select(images, places)
     chosen = prediction.rows(torch.from_numpy(places))
     pixels = picture_points(chosen.mu.double(), matrix[places], config.data.size).numpy()

@@ -26,29 +26,30 @@ class _Normalised(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(B, C, ...) -> the same shape, and m (C,), v (C,) and n ()."""
+    def forward(ctx: Any, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, C, ...) -> the same shape, m (C,), and the unbiased variance n v / (n - 1) (C,)."""
         ctx.axes, ctx.shape = _axes_and_shape(x)
         count = x.new_tensor([x.numel() / x.shape[1]])
         ours = torch.cat([count, x.mean(ctx.axes), x.var(ctx.axes, correction=0)])
         parts = [torch.empty_like(ours) for _ in range(ranks.world())]
         dist.all_gather(parts, ours)
         counts, means, variances = torch.stack(parts).tensor_split([1, 1 + x.shape[1]], dim=1)
-        ctx.total = counts.sum()
-        mean = (counts * means).sum(0) / ctx.total
-        variance = (counts * (variances + (means - mean).square())).sum(0) / ctx.total
+        n = counts.sum()
+        mean = (counts * means).sum(0) / n
+        variance = (counts * (variances + (means - mean).square())).sum(0) / n
         scale = (variance + eps).rsqrt().view(ctx.shape)
         made = (x - mean.view(ctx.shape)) * scale
-        ctx.save_for_backward(made, scale)
-        ctx.mark_non_differentiable(mean, variance, ctx.total)
-        return made, mean, variance, ctx.total
+        unbiased = variance * n / (n - 1)
+        ctx.save_for_backward(made, scale, n)
+        ctx.mark_non_differentiable(mean, unbiased)
+        return made, mean, unbiased
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, None]:
-        made, scale = ctx.saved_tensors
+        made, scale, n = ctx.saved_tensors
         sums = torch.cat([gradient.sum(ctx.axes), (gradient * made).sum(ctx.axes)])
         dist.all_reduce(sums)
-        along, across = (part.view(ctx.shape) for part in (sums / ctx.total).chunk(2))
+        along, across = (part.view(ctx.shape) for part in (sums / n).chunk(2))
         return (gradient - along - made * across) * scale, None
 
 
@@ -68,8 +69,8 @@ class RankNorm(_BatchNorm):
         if not self.training or ranks.world() == 1:
             return super().forward(input)
         made: Tensor
-        made, mean, variance, count = _Normalised.apply(input.float(), self.eps)  # type: ignore[no-untyped-call]
-        self._take(mean, variance * count / (count - 1))
+        made, mean, variance = _Normalised.apply(input.float(), self.eps)  # type: ignore[no-untyped-call]
+        self._take(mean, variance)
         if self.affine:
             shape = _axes_and_shape(input)[1]
             made = made * self.weight.view(shape) + self.bias.view(shape)

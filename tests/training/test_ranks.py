@@ -19,8 +19,6 @@ from lifting.models import LIFTERS
 from tests.conftest import Shell
 from tests.forked import two_ranks
 
-ROOT = Path(__file__).parents[2]
-
 
 def test_two_ranks_give_one_report_with_the_same_numbers(
     shell: Shell, small: list[str], tmp_path: Path, one_thread: None

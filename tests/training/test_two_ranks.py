@@ -1,5 +1,5 @@
-"""Two ranks train what one process trains on the same batches, and each may go on with the other's
-run; a run whose process was killed is taken up again by torchrun itself."""
+"""Two ranks train what one process trains on the same batches, and each may go on with the other's run; a run whose
+process was killed is taken up again by torchrun itself."""
 
 import json
 from pathlib import Path
