@@ -4,10 +4,13 @@ import json
 import logging
 import multiprocessing
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -95,10 +98,29 @@ def processes(workers: int) -> Iterator[Spread]:
     if workers == 1:
         yield lambda function, tasks, _: map(function, tasks)
         return
-    # Not forked: the caller may have threads of torch or OpenCV, whose locks a fork would copy and never release.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(workers, _context(), initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         yield lambda function, tasks, chunk: pool.map(function, tasks, chunksize=chunk)
+
+
+def _context() -> BaseContext:
+    """Where new processes come from: a server without threads that has imported everything, if the system allows one.
+
+    They are not forked from this process: it may have threads of torch or OpenCV, whose locks a fork would copy and
+    never release. None of them hears Ctrl-C, which a terminal sends to all: this process ends them, in one line.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    resource_tracker.ensure_running()  # otherwise the server starts it, which lets signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the server inherits it
+    try:
+        first = context.Process(target=int)
+        first.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    first.join()  # Ctrl-C while a pool starts would leave processes that find nobody
+    return context
 
 
 def counted(spread: Spread, bar: Any, task: Callable[[Item], Made], items: Iterable[Item]) -> list[Made]:

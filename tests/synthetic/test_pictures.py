@@ -1,9 +1,14 @@
 """The rendered set: surfaces where geometry puts them, labels on their pixels, distinct sides, complete files."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -355,7 +360,7 @@ def test_the_two_sets_share_no_people(folder: Path) -> None:
 
 def test_pictures_are_a_function_of_their_key_in_any_process(poses: Array, tmp_path: Path) -> None:
     shots = [
-        [Shot(tmp_path / f"{run}_{i}.jpg", poses[i], (0, 1, i), wild=bool(i % 2)) for i in range(4)] for run in range(3)
+        [Shot(tmp_path / f"{run}_{i}.jpg", poses[i], (0, 1, i), wild=bool(i % 2)) for i in range(2)] for run in range(3)
     ]
     for run, workers in ((0, 1), (1, 2)):
         with processes(workers) as spread:
@@ -394,6 +399,33 @@ def test_the_set_is_cached_and_remade_when_stale(tmp_path: Path, monkeypatch: py
         recorded.write_text(stale)
         rendered_folder(tmp_path / "data")
     assert len(calls) == 3
+
+
+def test_ctrl_c_is_one_line(tmp_path: Path) -> None:
+    """A terminal sends it to all processes; here while those that render are on their way."""
+    code = (
+        "import sys; from pathlib import Path; from lifting.command import run_command\n"
+        "from lifting.synthetic.pictures import make_rendered\n"
+        "run_command(lambda: make_rendered(Path(sys.argv[1]), workers=2))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "set")]
+    heard = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # a shell's background job is deaf to it
+    with subprocess.Popen(
+        command,
+        cwd=Path(__file__).parents[2],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=heard,
+    ) as process:
+        patience = time.monotonic() + 120
+        while not list(tmp_path.glob(".set-*")) and time.monotonic() < patience:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=120)
+    assert (process.returncode, len(err.splitlines())) == (130, 1), err
+    assert not list(tmp_path.iterdir())
 
 
 def test_nothing_is_lost_when_it_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
