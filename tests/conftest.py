@@ -4,15 +4,21 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from xdist.scheduler import LoadFileScheduling
 
 import run_lifting
 from lifting.command import run_command
 from lifting.datasets.store import write_store
 from lifting.geometry import h36m
+from lifting.reports import density_scores
 from lifting.synthetic.poses import plans
+from tests.small_lifters import checkpoints, exported
+
+__all__ = ["checkpoints", "exported"]
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # for this process alone: those that it starts say one line on stderr
     os.environ.pop("PYTHONWARNDEFAULTENCODING", None)
@@ -39,10 +45,30 @@ COCO_OF_H36M = [9, 10, 10, 10, 10, 11, 14, 12, 15, 13, 16, 4, 1, 5, 2, 6, 3]
 
 # Files of few tests that take long: the last ones of a run would be left to a single process.
 LONG = ("test_two_ranks.py", "test_faults.py", "test_run_lifting.py", "test_single_stage.py", "test_uncertainty.py")
+# Tests that one process runs, because they share what takes seconds: a server that forks commands (`tests.forked`), a
+# network as ONNX, torch's compiler. Of other files, each is run by one process.
+TOGETHER = {
+    "commands": ("faults/", "fuzz/", "training/test_two_ranks", "training/test_ranks", "test_run_lifting"),
+    "exports": ("inference/", "commands/test_lift", "test_packaging", "training/test_objective"),
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONG)
+
+
+class Together(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
+    """As ``--dist loadfile``, with `TOGETHER`."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        test = nodeid.removeprefix("tests/")
+        groups = [name for name, beginnings in TOGETHER.items() if test.startswith(beginnings)]
+        return groups[0] if groups else super()._split_scope(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)  # without xdist nobody asks
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:
+    return Together(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -59,6 +85,12 @@ def small_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small(small_store: Path) -> list[str]:
     """Overrides for a run of about a second."""
     return [f"data.path={small_store}", *SMALL]
+
+
+@pytest.fixture
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``--uncertainty`` with coverage that is good to 0.3 %, in a fraction of its time."""
+    monkeypatch.setattr(density_scores, "_UNIT_DRAWS", 2**15)
 
 
 @pytest.fixture

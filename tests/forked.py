@@ -24,7 +24,7 @@ from lifting.command import run_command
 CONTEXT = get_context("forkserver")
 MODULES = ["run_lifting", "run_single_stage", "lifting.commands.lifting_verbs", "lifting.commands.single_stage_verbs",
            "lifting.drawing.pose_figures", "torch.utils.tensorboard", "torch._dynamo",
-           "tests.faults.hurts"]  # fmt: skip
+           "tests.faults.hurts", "tests.fuzz.worker"]  # fmt: skip
 Before = Callable[..., None]
 
 

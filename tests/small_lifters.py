@@ -1,11 +1,9 @@
-"""Shared by these tests: small lifters with random weights, as checkpoints and as an exported file."""
+"""Small lifters with random weights, as checkpoints and as an exported file."""
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from lifting import lifter
 from lifting.checkpoint import save_checkpoint
@@ -59,10 +57,3 @@ def exported(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFact
     path = tmp_path_factory.mktemp("exported") / "person.onnx"
     export_lifter(checkpoints["person"], path)
     return path
-
-
-@pytest.fixture
-def poses() -> NDArray[np.float64]:
-    """(6, 17, 2) pixels of random people, all in a picture of 1280 x 720."""
-    rng = np.random.default_rng(0)
-    return rng.uniform((300, 200), (900, 500), (6, 1, 2)) + rng.normal(0, 60, (6, 17, 2))

@@ -13,6 +13,8 @@ from lifting.metrics.pose_errors import rareness
 from lifting.prediction import Prediction
 from tests.conftest import SMALL, Shell
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 CONFIGS = Path(__file__).parents[1] / "configs" / "lifting"
 
 

@@ -16,6 +16,8 @@ from lifting.likelihood import Likelihood
 from lifting.likelihood.pose_density import PoseDensity
 from tests.conftest import SMALL, Shell, refused
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 
 @pytest.fixture(scope="module")
 def trained(small_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

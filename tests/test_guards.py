@@ -24,6 +24,8 @@ from lifting.prediction import Batch
 from lifting.training.objective import Objective
 from tests.conftest import COCO_OF_H36M, SMALL, SUBJECTS, Shell, refused
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 FAST = [*SMALL, "data.stride=20", "train.epochs=1", "loss.name=radial"]
 
 

@@ -60,6 +60,7 @@ def small(index: Path) -> list[str]:
     """Overrides for a run that takes seconds."""
     return [
         *("model.dims=2", "model.backbone=resnet18", "model.width=8", "loss.flow.width=8"),
+        "loss.flow.couplings=2",
         *(f"data.path={index}", "data.train_parts=[train]", "data.test_parts=[valid]", "data.size=[64, 96]"),
         *("train.batch_size=16", "train.epochs=1", "train.bn_batches=2", "train.precision=fp32"),
     ]

@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 
 from lifting import shipped
-from lifting.inference.export import export_lifter
-from tests.inference.conftest import OVERRIDES, write_checkpoint
 
 ROOT = Path(__file__).parents[1]
 
@@ -122,10 +120,8 @@ def test_help_needs_neither_torch_nor_numpy(without_torch: Path, script: str, tm
     assert not imported & {"torch", "numpy", "scipy", "pydantic", "matplotlib", "onnxruntime"}
 
 
-def test_lift_needs_no_torch(without_torch: Path, installed: Path, tmp_path: Path) -> None:
+def test_lift_needs_no_torch(without_torch: Path, installed: Path, exported: Path, tmp_path: Path) -> None:
     """The installed command and the library, in an environment without torch."""
-    exported = tmp_path / "person.onnx"
-    export_lifter(write_checkpoint(tmp_path / "person.pt", OVERRIDES["person"]), exported)
     rng = np.random.default_rng(0)
     poses = rng.uniform((300, 200), (900, 500), (4, 1, 2)) + rng.normal(0, 60, (4, 17, 2))
     np.save(tmp_path / "keypoints.npy", poses)

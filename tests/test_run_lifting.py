@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import h5py
@@ -18,6 +17,7 @@ import pytest
 from lifting import series
 from lifting.config import dump_config, load_config
 from lifting.training import ranks
+from tests import forked
 from tests.conftest import Shell, refused
 
 ROOT = Path(__file__).parents[1]
@@ -70,25 +70,29 @@ def test_saved_predictions_score_as_the_evaluation_did(shell: Shell, small: list
         assert one[key] == pytest.approx(two[key], rel=1e-5), key
 
 
-def test_ctrl_c_and_resume(small: list[str], tmp_path: Path) -> None:
+def interrupted(folder: Path, by: signal.Signals, when: Path, *command: str) -> tuple[int | None, str]:
+    """Runs a command until a file is there, then sends it this signal; returns its exit code and stderr."""
+    process = forked.start([*command], folder / "out", folder / "err")
+    patience = time.monotonic() + 120
+    while not when.exists() and time.monotonic() < patience:
+        time.sleep(0.1)
+    assert process.pid
+    os.kill(process.pid, by)
+    process.join(120)
+    return process.exitcode, (folder / "err").read_text()
+
+
+def test_ctrl_c_and_resume(shell: Shell, small: list[str], tmp_path: Path) -> None:
     """A process is interrupted after its first epoch, says how to go on, and goes on."""
     folder = tmp_path / "run"
-    command = [sys.executable, "run_lifting.py", "train"]
-    more = ["--output", str(folder), *small, "train.epochs=2000"]
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background job is deaf to it
-    process = subprocess.Popen([*command, *more], cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
-    patience = time.monotonic() + 120
-    while not (folder / "last.pt").exists() and time.monotonic() < patience:
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 130
+    begin = ["--output", str(folder), *small, "train.epochs=2000"]
+    code, err = interrupted(tmp_path, signal.SIGINT, folder / "last.pt", "run_lifting.py", "train", *begin)
+    assert code == 130
     assert "Traceback" not in err
     assert f"resume with: python run_lifting.py train --resume {folder}" in err.splitlines()[-1]
     done = len((folder / "metrics.jsonl").read_text().splitlines())
     goal = done + 2
-    again = [*command, "--resume", str(folder), f"train.epochs={goal}"]
-    subprocess.run(again, cwd=ROOT, check=True, capture_output=True, env={**os.environ, "COLUMNS": "80"})
+    assert shell("train", "--resume", folder, f"train.epochs={goal}")[0] == 0
     epochs = [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert epochs == list(range(1, goal + 1))
 
@@ -160,14 +164,10 @@ def test_a_series_that_is_stopped_stops_its_runs(small: list[str], tmp_path: Pat
     overrides = json.dumps([*small[1:], "train.epochs=2000"])
     file.write_text(f"configs: [fc_l1]\nvariants: {{clean: []}}\noverrides: {overrides}\n")
     data = small[0].split("=")[1]
-    command = [sys.executable, "-m", "lifting.series", file, "--data", data, "--output", runs, "--seeds", 2]
-    process = subprocess.Popen(list(map(str, command)), cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    last, patience = runs / "clean" / "fc_l1" / "seed0" / "last.pt", time.monotonic() + 120
-    while not last.exists() and time.monotonic() < patience:
-        time.sleep(0.2)
-    process.terminate()
-    _, err = process.communicate(timeout=60)
-    assert (process.returncode, err.strip()) == (143, f"stopped; the same command goes on from what is in {runs}")
+    command = ["lifting/series.py", file, "--data", data, "--output", runs, "--seeds", 2]
+    last = runs / "clean" / "fc_l1" / "seed0" / "last.pt"
+    code, err = interrupted(tmp_path, signal.SIGTERM, last, *map(str, command))
+    assert (code, err.strip()) == (143, f"stopped; the same command goes on from what is in {runs}")
     assert "resume with" in (last.parent / "log.txt").read_text().splitlines()[-1]
     assert not (runs / "clean" / "fc_l1" / "seed1").exists()
 

@@ -65,6 +65,7 @@ def small(indices: tuple[Path, Path]) -> list[str]:
         "model.backbone=resnet18",
         "model.width=8",
         "loss.flow.width=8",
+        "loss.flow.couplings=2",
         "train.batch_size=16",
         "train.epochs=2",
         "train.bn_batches=2",

@@ -43,7 +43,8 @@ def picture_report(
     """Errors in space of joints that a 2D network finds in pictures and a lifter lifts, with the true intrinsics.
 
     The root's depth is not given. The 2D sigma is handed on by lifting draws of the keypoints
-    (`picture_lifter.lift_draws`), or as the noise of the rays that joints are brought to (`geometry.rays`). The
+    (`picture_lifter.lift_draws`), or as the noise of the rays that joints are brought to (`geometry.rays`). Who cannot
+    be placed in front of the camera keeps the lifter's joints, as in `inference.root.with_root`. The
     ``even`` noise is the root mean square of all predicted 2D deviations, so that ``sigma`` differs from it only in
     which joint is trusted more.
 
@@ -53,7 +54,7 @@ def picture_report(
 
     Returns:
         for each of `VARIANTS` `pose_errors.pose_report` and ``coverage``, percent of the coordinates within central
-        intervals of `LEVELS` percent; ``seconds`` a picture; ``cut``.
+        intervals of `LEVELS` percent; ``seconds`` a picture; ``cut``; ``not_placed``, a number of people.
 
     Raises:
         InputError: pictures without 3D labels; a 2D network without sigma; a lifter that needs the picture's size.
@@ -79,19 +80,24 @@ def picture_report(
     even = np.full_like(deviation, np.sqrt(np.square(deviation).mean()))
     lifted = {"alone": lifter.lift(pixels, size), "even": lift_draws(lifter, pixels, even, size)}
     lifted["sigma"] = lift_draws(lifter, pixels, deviation, size)
-    report: dict[str, Any] = {"cut": cut, "even_px": float(even[0, 0])}
+    report: dict[str, Any] = {"cut": cut, "even_px": float(even[0, 0]), "not_placed": 0}
     turn = np.swapaxes(ray_frame(rays[:, H36M17.root]), -1, -2)  # from the axes about the pelvis' ray to the camera's
     if lifter.axes != "ray":
         turn = np.broadcast_to(np.eye(3), turn.shape)
+    in_camera = {}
     for name, pose in lifted.items():
         turned = np.sqrt(np.einsum("nab,njb->nja", np.square(turn), np.square(pose.deviation)))
-        report[name] = _scores(images, np.einsum("nab,njb->nja", turn, pose.joints), turned)
+        in_camera[name] = np.einsum("nab,njb->nja", turn, pose.joints), turned
+        report[name] = _scores(images, *in_camera[name])
     for name, first in (("rays", "alone"), ("sigma_rays", "sigma")):
         joints, spread_3d = (x.astype(np.float64) for x in (lifted[first].joints, lifted[first].deviation))
         angle = deviation / of_focal
         placed = place_people(joints, spread_3d, rays, angle, about_ray=lifter.axes == "ray", place=PLACE)
         shrunk = np.sqrt(np.diagonal(placed.covariance, axis1=-2, axis2=-1))
-        report[name] = _scores(images, placed.joints, shrunk)
+        found_place = np.isfinite(placed.root).all(-1)[:, None, None]
+        after = (np.where(found_place, *pair) for pair in zip((placed.joints, shrunk), in_camera[first], strict=True))
+        report[name] = _scores(images, *after)
+        report["not_placed"] = max(report["not_placed"], int((~found_place).sum()))
     report["seconds"] = (time.perf_counter() - start) / len(images)
     return report
 
@@ -116,4 +122,6 @@ def format_picture_report(report: Mapping[str, Any]) -> str:
         shares = "".join(f"{row['coverage'][str(level)]:>10.0f}" for level in LEVELS)
         lines.append(f"{text:<42}{row['mpjpe_frame_mm']:>8.1f}{row['pa_mpjpe_frame_mm']:>10.1f}{shares}")
     lines.append(f"{1000 * report['seconds']:.1f} ms a picture; mean 2D deviation {report['even_px']:.1f} px")
+    if report["not_placed"]:
+        lines.append(f"{report['not_placed']} people could not be placed in space and keep the lifter's joints")
     return "\n".join(lines)

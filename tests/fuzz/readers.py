@@ -48,10 +48,10 @@ from lifting.sources.image_readers import read_coco, read_mpii
 from lifting.synthetic.poses import plans
 from tests.conftest import SMALL
 from tests.datasets.test_image_index import dotted
-from tests.inference.conftest import OVERRIDES, write_checkpoint
 from tests.keypoints.posed import flat, mmpose, openpose, people, results, save, ultralytics
 from tests.models.test_published_weights import made_up
 from tests.models.test_single_stage_models import reference_state
+from tests.small_lifters import OVERRIDES, write_checkpoint
 from tests.sources import test_bvh, test_coco_images, test_image_readers, test_prepare_cmu, test_prepare_h36m
 from tests.test_lifted import random_lifted
 
@@ -430,8 +430,8 @@ def _crossfit(path: Path) -> None:
 
 
 def _make_image_checkpoint(folder: Path) -> Path:
-    config = read_config(SingleStageConfig, overrides=["model.backbone=resnet18", "model.width=8",
-                                                       "loss.flow.width=8", "data.size=32"])  # fmt: skip
+    config = read_config(SingleStageConfig, overrides=["model.backbone=resnet18", "model.width=8", "data.size=32",
+                                                       "loss.flow.width=8", "loss.flow.couplings=2"])  # fmt: skip
     objective = single_stage.build_objective(config)
     states = {"network": objective.network.state_dict(), "likelihood": objective.likelihood.state_dict()}
     save_checkpoint(folder / "last.pt", {"config": config.model_dump(mode="json"), **states})

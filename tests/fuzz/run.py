@@ -3,14 +3,13 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).parents[2]
+from tests import forked
+
 MEANING: dict[int, str] = {
     signal.SIGPROF: "it hangs: it takes too much processor time",
     signal.SIGALRM: "it hangs without computing",
@@ -54,19 +53,17 @@ def _work(
 ) -> Iterator[tuple[str, int, str, str]]:
     """The worker's lines; one of kind "died" follows if a signal or an error ended it."""
     work = [f"{name}@{number}-{first + counts[name]}" for name, number in following.items()]
-    command = [sys.executable, "-m", "tests.fuzz.worker", str(seed), *work]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "0", "OPENCV_LOG_LEVEL": "SILENT"}
-    # Into a file: a full pipe that nobody reads would stop the worker.
-    with (
-        tempfile.TemporaryFile("w+", errors="replace") as said,
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=said, text=True, env=environment) as process,
-    ):
-        assert process.stdout
-        for line in process.stdout:
-            yield tuple(json.loads(line))
-        code = process.wait()
-        if code:
-            said.seek(0)
-            last = said.read().strip().splitlines()[-1:]
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder) / "out", Path(folder) / "err"
+        process = forked.start(["tests/fuzz/worker.py", str(seed), *work], out, err, _set, dict(os.environ))
+        process.join()
+        yield from (tuple(json.loads(line)) for line in out.read_text().splitlines())
+        if code := process.exitcode:
+            last = err.read_text(errors="replace").strip().splitlines()[-1:]
             how = signal.Signals(-code) if code < 0 else code
             yield "", 0, "died", MEANING.get(how, f"the process ends with {how!r}: {''.join(last)}")
+
+
+def _set(environment: dict[str, str]) -> None:
+    """Gives the worker this environment: what it is forked from has that of the first one."""
+    os.environ.update(environment, OPENCV_LOG_LEVEL="SILENT")

@@ -1,6 +1,6 @@
 """Feeds damaged files to readers, in a process that has little memory and little time, and says what came of each.
 
-    python -m tests.fuzz.worker SEED READER@FIRST-STOP [READER@FIRST-STOP ...]
+    worker.py SEED READER@FIRST-STOP [READER@FIRST-STOP ...]
 
 Writes a line of JSON before each input and another after it, so that whoever reads them knows which input a crash, a
 hang or the end of memory was.
@@ -24,7 +24,7 @@ from tests.fuzz.damage import damaged, files_of
 from tests.fuzz.readers import Reader, readers
 
 MEMORY = 2 << 30  # bytes beyond what the process had after it imported everything
-SECONDS = int(os.environ.get("FUZZ_SECONDS", "10"))  # of processor time for one input
+SECONDS = 10  # of processor time for one input, or FUZZ_SECONDS of the environment
 
 
 def main() -> None:
@@ -61,8 +61,9 @@ def feed(reader: Reader, folder: Path, seed: int, inputs: range, report: Any) ->
 def outcome(reader: Reader, source: Path) -> tuple[str, str]:
     """ "accepted", "refused" or "failed", and the message."""
     # Without handlers, both signals end the process, also in the middle of a library's C code.
-    signal.setitimer(signal.ITIMER_PROF, SECONDS)
-    signal.setitimer(signal.ITIMER_REAL, 60 * SECONDS)
+    seconds = int(os.environ.get("FUZZ_SECONDS", SECONDS))
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, 60 * seconds)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # a warning would be a second line, or a sign of a wrong result
@@ -100,7 +101,3 @@ def place(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     own = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames if "site-packages" not in frame.filename]
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]} at {' < '.join(reversed(own[-3:]))}"
-
-
-if __name__ == "__main__":
-    main()

@@ -36,7 +36,7 @@ from lifting.sources.image_readers import read_mpii
 from lifting.sources.motion_files import find_motion_files
 from tests.conftest import Shell, refused
 from tests.fuzz.readers import Reader, readers
-from tests.inference.conftest import OVERRIDES, write_checkpoint
+from tests.small_lifters import OVERRIDES, write_checkpoint
 from tests.sources.test_bvh import ARM
 from tests.sources.test_image_readers import persons, save_heads, save_mpii
 

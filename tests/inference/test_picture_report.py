@@ -84,6 +84,26 @@ def test_the_same_sigma_for_all_is_the_even_noise(
     assert report["sigma"]["mpjpe_frame_mm"] == pytest.approx(report["even"]["mpjpe_frame_mm"], abs=0.3)
 
 
+def test_who_cannot_be_placed_keeps_the_lifters_joints(
+    images: ImageSet, network: tuple[ImageObjective, SingleStageConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A 2D network that has not learned much may put all joints in one place, through which there is one ray."""
+    planted(monkeypatch, told=True)
+    predict = picture_report.predict
+
+    def two_in_one_place(*arguments: Any, **options: Any) -> tuple[Prediction, torch.Tensor]:
+        prediction, matrix = predict(*arguments, **options)
+        prediction.mu[:2] = 0.1
+        return prediction, matrix
+
+    monkeypatch.setattr(picture_report, "predict", two_in_one_place)
+    report = picture_report.picture_report(*network, images, Lifter.load())
+    assert report["not_placed"] == 2
+    assert "2 people could not be placed" in format_picture_report(report)
+    for name, first in (("rays", "alone"), ("sigma_rays", "sigma")):
+        assert report[name]["mpjpe_frame_mm"] < report[first]["mpjpe_frame_mm"] + 1
+
+
 def test_what_cannot_be_lifted_is_refused(images: ImageSet, network: tuple[ImageObjective, SingleStageConfig]) -> None:
     with pytest.raises(InputError, match="expected pictures with 3D labels"):
         picture_report.picture_report(*network, replace(images, points=None), Lifter.load())

@@ -40,7 +40,7 @@ def random_rle(dim: int, base: str = "laplace", **options: float | bool) -> RLE:
     """RLE with a flow far from its start: the paper's form plus log s, unless ``options`` say otherwise."""
     options = {"beta": 0.0, "flow_steers_mu": True} | options
     torch.manual_seed(dim)
-    flow: Bijection = (RealNVP(dim, width=16) if dim > 1 else ScalarFlow()).double()
+    flow: Bijection = (RealNVP(dim, couplings=4, width=16) if dim > 1 else ScalarFlow()).double()
     for parameter in flow.parameters():
         nn.init.normal_(parameter, std=0.2)
     return RLE(dim, base, flow=flow, **options)  # type: ignore[arg-type]
@@ -113,7 +113,7 @@ def test_log_prob_is_that_of_torch(
 def test_rle_with_s_integrates_to_one(base: str, dim: int) -> None:
     """Over x, not x_bar: sigma is part of the density."""
     rle = random_rle(dim, base)
-    x, cell = grid(dim, 3, 20_000 if dim == 1 else 700)
+    x, cell = grid(dim, 3, 20_000 if dim == 1 else 400)
     x = x.reshape(-1, 1, dim)
     mu = torch.full_like(x, 0.1)
     log_sigma = torch.linspace(-1.5, -1.0, dim, dtype=D64).expand_as(x)
@@ -125,7 +125,7 @@ def test_rle_with_s_integrates_to_one(base: str, dim: int) -> None:
 @pytest.mark.parametrize("base", BASES)
 def test_rle_integrates_to_one_in_three_dimensions(base: str) -> None:
     rle = random_rle(3, base)
-    x, cell = grid(3, 6, 100)
+    x, cell = grid(3, 6, 64)
     with torch.no_grad():
         assert (rle.log_unit(x.reshape(-1, 3)).exp().sum() * cell).item() == pytest.approx(1, abs=4e-3)
 
@@ -339,7 +339,8 @@ def test_without_s_the_loss_gains_by_a_growing_sigma() -> None:
 
     def fitted(normalise: bool) -> float:
         torch.manual_seed(0)
-        rle = RLE(3, "laplace", 0.0, RealNVP(3, width=16).double(), normalise, flow_steers_mu=True)
+        rle = RLE(3, "laplace", 0.0, RealNVP(3, couplings=2, width=16).double(), normalise, flow_steers_mu=True)
+        rle.draws = 512
         log_sigma = torch.full((1, 1, 3), math.log(0.05), dtype=D64, requires_grad=True)
         optimizer = torch.optim.Adam([log_sigma, *rle.parameters()], lr=0.01)
         for _ in range(150):
@@ -384,7 +385,8 @@ def test_round_q_with_one_sigma_a_joint_and_beta_1_steers_mu_as_the_distance_doe
 
 def trained_like(name: str, dim: int, **options: str | bool | float) -> Likelihood:
     """A likelihood in evaluation mode, whose flow, if it has one, is far from its start."""
-    likelihood = build_likelihood(LossConfig(name=name, flow=FlowConfig(width=16), **options), dim).double()
+    config = LossConfig(name=name, flow=FlowConfig(couplings=4, width=16), **options)
+    likelihood = build_likelihood(config, dim).double()
     torch.manual_seed(dim)
     for parameter in likelihood.parameters():
         nn.init.normal_(parameter, std=0.2)
@@ -407,7 +409,7 @@ def test_every_density_integrates_to_one_over_x(name: str, dim: int) -> None:
 @pytest.mark.parametrize("name", ["rle", "dle", "rle_reference", "flow"])
 def test_learned_densities_integrate_to_one_in_three_dimensions(name: str) -> None:
     likelihood = trained_like(name, 3)
-    x, cell = grid(3, 7, 70)
+    x, cell = grid(3, 7, 60)
     x = x.reshape(-1, 1, 3)
     with torch.no_grad():
         mass = likelihood.log_prob(Prediction(torch.zeros_like(x), torch.zeros_like(x)), x).exp().sum() * cell
@@ -638,7 +640,7 @@ def test_a_narrow_flow_gets_a_finer_grid_and_a_given_one_is_refused() -> None:
         reach, cells = bad.get("reach", 5.0), int(bad["cells"])
         ratio = float(rle._estimate().detach() / rle._riemann_sum(reach, cells).detach())
         assert f"is {ratio:.3g} times" in str(refused.value)
-    x, cell = grid(3, 6 * width, 90)
+    x, cell = grid(3, 6 * width, 60)
     with torch.no_grad():
         twin = -(rle.log_shape(x.reshape(-1, 3)).exp().sum() * cell).log()
     torch.testing.assert_close(rle.log_norm(), twin, rtol=0, atol=0.02)
@@ -646,7 +648,7 @@ def test_a_narrow_flow_gets_a_finer_grid_and_a_given_one_is_refused() -> None:
 
 def mixed() -> Mixed:
     torch.manual_seed(0)
-    return Mixed(RLE(3, flow=RealNVP(3, width=8)), RLE(2, flow=RealNVP(2, width=8))).double()
+    return Mixed(RLE(3, flow=RealNVP(3, couplings=2, width=8)), RLE(2, flow=RealNVP(2, couplings=2, width=8))).double()
 
 
 def test_labels_without_depth_give_no_gradient_to_depth() -> None:
@@ -684,7 +686,7 @@ def test_a_batch_of_one_kind_only(depth: bool) -> None:
 
 def test_the_point_of_a_mixed_batch_is_that_of_the_likelihood_it_belongs_to() -> None:
     """The basic design moves mu by a flow: that of D = 3 for joints with depth, that of D = 2 for the others."""
-    flows = [RealNVP(3, width=8), RealNVP(2, width=8)]
+    flows = [RealNVP(3, couplings=2, width=8), RealNVP(2, couplings=2, width=8)]
     for flow in flows:
         for parameter in flow.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
@@ -905,7 +907,7 @@ def test_values_are_checked_only_in_the_first_call_where_that_waits_for_the_devi
 @pytest.mark.parametrize("name", NAMES)
 def test_masking_does_not_read_values(name: str) -> None:
     """One graph serves all weights: a training step never waits for the device and is compiled only once."""
-    likelihood = build_likelihood(LossConfig(name=name, flow=FlowConfig(width=8))).double()
+    likelihood = build_likelihood(LossConfig(name=name, flow=FlowConfig(couplings=2, width=8))).double()
     prediction, target = example()
     whole = torch.compile(likelihood, fullgraph=True, backend="eager")
     weight = (torch.arange(20).view(4, 5) % 3 > 0).double()
@@ -944,7 +946,7 @@ def test_masking_equals_leaving_joints_out(name: str) -> None:
 
 def test_constants_of_the_flow_are_taken_once_for_each_state_of_it() -> None:
     torch.manual_seed(0)
-    rle = RLE(2, flow=RealNVP(2, width=8))
+    rle = RLE(2, flow=RealNVP(2, couplings=2, width=8))
     prediction, target = example(2)
     prediction, target = Prediction(prediction.mu.float(), prediction.log_sigma.float()), target.float()  # type: ignore[union-attr]
     calls = 0
@@ -977,7 +979,7 @@ def test_constants_of_the_flow_are_taken_once_for_each_state_of_it() -> None:
     optimizer = torch.optim.Adam(rle.parameters(), lr=0.1, fused=True)
     for change in (
         lambda: (rle(prediction, target).sum().backward(), optimizer.step()),
-        lambda: rle.load_state_dict(RLE(2, flow=RealNVP(2, width=8)).state_dict()),
+        lambda: rle.load_state_dict(RLE(2, flow=RealNVP(2, couplings=2, width=8)).state_dict()),
     ):
         before = density(), deviation()
         change()

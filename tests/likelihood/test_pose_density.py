@@ -55,15 +55,15 @@ def test_the_unit_density_integrates_to_one(dim: int) -> None:
 def test_two_joints_integrate_to_one_and_keep_their_marginals() -> None:
     """In one coordinate for each of two joints, by plain quadrature."""
     of, one = density(2, 1), prediction(1, 2, 1)
-    steps = torch.linspace(-3, 3, 1501, dtype=torch.float64)
+    steps = torch.linspace(-3, 3, 751, dtype=torch.float64)
     a, b = torch.meshgrid(steps + one.mu[0, 0], steps + one.mu[0, 1], indexing="ij")
     x = torch.stack([a, b], -1).view(-1, 2, 1)
     many = Prediction(one.mu.expand_as(x), one.log_sigma.expand_as(x))  # type: ignore[union-attr]
-    table = of.log_prob_pose(many, x).exp().view(1501, 1501)
+    table = of.log_prob_pose(many, x).exp().view(751, 751)
     assert torch.trapezoid(torch.trapezoid(table, steps), steps) == pytest.approx(1, abs=1e-4)
-    alone = of.log_prob(many, x).view(1501, 1501, 2)[:, 0, 0].exp()
+    alone = of.log_prob(many, x).view(751, 751, 2)[:, 0, 0].exp()
     kept = torch.trapezoid(table, steps)
-    middle = slice(300, 1200)
+    middle = slice(150, 600)
     torch.testing.assert_close(kept[middle], alone[middle], rtol=2e-3, atol=1e-4)
     assert (table / (alone[:, None] * table.sum(0) / table.sum())).std() > 0.1  # yet they are not independent
 
@@ -150,11 +150,11 @@ def test_every_person_counts_alike() -> None:
     """One person's errors are three times the other's: the scale is that of an even mixture, whoever moved longer."""
     of = density()
     torch.manual_seed(0)
-    some = prediction(11_000)
+    some = prediction(4_400)
     error = of.sample(some, 1)[0] - some.mu
-    error[:1_000] *= 3
-    weighed = PoseDensity.fit(some, some.mu + error, (torch.arange(11_000) >= 1_000).long())
-    again = torch.cat([torch.arange(1_000).repeat(10), torch.arange(1_000, 11_000)])
+    error[:400] *= 3
+    weighed = PoseDensity.fit(some, some.mu + error, (torch.arange(4_400) >= 400).long())
+    again = torch.cat([torch.arange(400).repeat(10), torch.arange(400, 4_400)])
     assert some.log_sigma is not None
     each = Prediction(some.mu[again], some.log_sigma[again])
     repeated = PoseDensity.fit(each, (some.mu + error)[again], torch.zeros(len(again)).long())
@@ -232,15 +232,15 @@ def test_lengths_follow_the_table_and_go_on_in_proportion_beyond_it() -> None:
 
 def test_the_correlation_is_a_mean_over_people_however_many_poses_each_has() -> None:
     def found(few: float, many: float) -> float:
-        """Of 2,000 poses of one person and 20,000 of another, with these correlations of two joints."""
+        """Of 500 poses of one person and 5,000 of another, with these correlations of two joints."""
         torch.manual_seed(0)
-        z = torch.randn(22_000, 2, 3, dtype=torch.float64)
-        r = torch.full((22_000, 1), many).double()
-        r[:2_000] = few
+        z = torch.randn(5_500, 2, 3, dtype=torch.float64)
+        r = torch.full((5_500, 1), many).double()
+        r[:500] = few
         z[:, 1] = r * z[:, 0] + (1 - r * r).sqrt() * z[:, 1]
-        person = (torch.arange(22_000) < 2_000).long()
+        person = (torch.arange(5_500) < 500).long()
         fitted = PoseDensity.fit(Prediction(0 * z, 0 * z), z, person)
         return float(fitted.correlation[0, 3])
 
-    assert found(0.8, 0.4) == pytest.approx(found(0.4, 0.8), abs=0.03)
+    assert found(0.8, 0.4) == pytest.approx(found(0.4, 0.8), abs=0.06)
     assert found(0.6, 0.6) == pytest.approx(0.6, abs=0.03)

@@ -24,6 +24,8 @@ from lifting.reports import density_scores, hypotheses, uncertainty
 from lifting.training.objective import Objective
 from tests.conftest import Shell, refused
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 Case = tuple[Objective, PoseSet, Prediction]
 
 
