@@ -94,10 +94,10 @@ def picture_report(
         angle = deviation / of_focal
         placed = place_people(joints, spread_3d, rays, angle, about_ray=lifter.axes == "ray", place=PLACE)
         shrunk = np.sqrt(np.diagonal(placed.covariance, axis1=-2, axis2=-1))
-        found_place = np.isfinite(placed.root).all(-1)[:, None, None]
-        after = (np.where(found_place, *pair) for pair in zip((placed.joints, shrunk), in_camera[first], strict=True))
+        in_front: NDArray[np.bool_] = np.isfinite(placed.root[:, :1, None])
+        after = (np.where(in_front, *pair) for pair in zip((placed.joints, shrunk), in_camera[first], strict=True))
         report[name] = _scores(images, *after)
-        report["not_placed"] = max(report["not_placed"], int((~found_place).sum()))
+        report["not_placed"] = max(report["not_placed"], int((~in_front).sum()))
     report["seconds"] = (time.perf_counter() - start) / len(images)
     return report
 

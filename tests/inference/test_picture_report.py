@@ -38,8 +38,11 @@ def network() -> tuple[ImageObjective, SingleStageConfig]:
     return single_stage.build_objective(config), config
 
 
-def planted(monkeypatch: pytest.MonkeyPatch, *, told: bool) -> None:
-    """2D joints that are off by `SURE`, four of them by `UNSURE`; the 2D sigma says so, or says the same for all."""
+def planted(monkeypatch: pytest.MonkeyPatch, *, told: bool, in_one_place: int = 0) -> None:
+    """2D joints that are off by `SURE`, four of them by `UNSURE`; the 2D sigma says so, or says the same for all.
+
+    The first people have all joints ``in_one_place``.
+    """
 
     def predict(_: Any, images: ImageSet, config: SingleStageConfig, *, box: Any) -> tuple[Prediction, torch.Tensor]:
         rng = np.random.default_rng(0)
@@ -53,6 +56,7 @@ def planted(monkeypatch: pytest.MonkeyPatch, *, told: bool) -> None:
         side = 1 / torch.linalg.det(matrix[:, :, :2]).sqrt() * 256
         claimed = noise if told else np.full_like(noise, np.sqrt(np.square(noise).mean()))
         log_sigma = torch.log(torch.from_numpy(claimed) / side[:, None, None]).expand(-1, -1, 2)
+        uv[:in_one_place] = 0.1
         return Prediction(uv[..., :2].float(), log_sigma.float()), matrix
 
     monkeypatch.setattr(picture_report, "predict", predict)
@@ -88,15 +92,7 @@ def test_who_cannot_be_placed_keeps_the_lifters_joints(
     images: ImageSet, network: tuple[ImageObjective, SingleStageConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A 2D network that has not learned much may put all joints in one place, through which there is one ray."""
-    planted(monkeypatch, told=True)
-    predict = picture_report.predict
-
-    def two_in_one_place(*arguments: Any, **options: Any) -> tuple[Prediction, torch.Tensor]:
-        prediction, matrix = predict(*arguments, **options)
-        prediction.mu[:2] = 0.1
-        return prediction, matrix
-
-    monkeypatch.setattr(picture_report, "predict", two_in_one_place)
+    planted(monkeypatch, told=True, in_one_place=2)
     report = picture_report.picture_report(*network, images, Lifter.load())
     assert report["not_placed"] == 2
     assert "2 people could not be placed" in format_picture_report(report)

@@ -117,7 +117,8 @@ def test_rle_learns_the_shape_of_scalar_errors(draw: Callable[[int], Tensor], ga
         return _constant(mu, nn.functional.logsigmoid(layer))
 
     optimizer = torch.optim.Adam([mu, layer, *rle.parameters()], lr=1e-2)
-    for _ in range(400):
+    rle.draws = 512
+    for _ in range(300):
         optimizer.zero_grad()
         rle(predicted(), target).mean().backward()
         optimizer.step()

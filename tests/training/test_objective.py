@@ -18,6 +18,7 @@ from lifting.geometry.joint_maps import flip
 from lifting.geometry.skeleton import H36M17
 from lifting.geometry.views import Views
 from lifting.likelihood import DLE, RLE, BasicFlow, ConstantVariance, Likelihood, Mixed, ReferenceRLE
+from lifting.likelihood.flow import RealNVP
 from lifting.models.fc import FCBaseline
 from lifting.models.regressor import Regressor
 from lifting.models.srnet import SRNet
@@ -44,19 +45,24 @@ def image_batch(n: int = 4, seed: int = 0) -> Batch:
     return Batch(images, target, weight, torch.rand(n, 18, generator=generator) > 0.5)
 
 
+def small_rle(dim: int) -> RLE:
+    """With a flow of two couplings, each of which takes a compiler a second."""
+    return RLE(dim, flow=RealNVP(dim, couplings=2))
+
+
 def image_objective(heatmap: float = 0.0) -> ImageObjective:
-    return ImageObjective(Regressor("resnet18", 8, heatmaps=heatmap > 0), Mixed(RLE(3), RLE(2)), heatmap)
+    return ImageObjective(Regressor("resnet18", 8, heatmaps=heatmap > 0), Mixed(small_rle(3), small_rle(2)), heatmap)
 
 
 LIFTERS: dict[str, Callable[[], Objective]] = {
-    "fc rle": lambda: Objective(FCBaseline(width=32), RLE()),
+    "fc rle": lambda: Objective(FCBaseline(width=32), small_rle(3)),
     "fc rle, the paper's": lambda: Objective(FCBaseline(width=32), RLE.paper()),
     "fc dle": lambda: Objective(FCBaseline(width=32), DLE()),
     "fc flow": lambda: Objective(FCBaseline(width=32), BasicFlow()),
     "fc rle_reference": lambda: Objective(FCBaseline(width=32), ReferenceRLE()),
     "fc radial": lambda: Objective(FCBaseline(width=32), Likelihood()),
     "fc l1": lambda: Objective(FCBaseline(width=32, with_sigma=False), ConstantVariance("l1")),
-    "srnet rle": lambda: Objective(SRNet(width=64, dropout=0.1), RLE()),
+    "srnet rle": lambda: Objective(SRNet(width=64, dropout=0.1), small_rle(3)),
 }
 
 
