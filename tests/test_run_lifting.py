@@ -6,15 +6,14 @@ import math
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
+from typing import TextIO
 
 import h5py
 import pytest
 
-from lifting import series
+from lifting import evaluate, series
 from lifting.config import dump_config, load_config
 from lifting.training import ranks
 from tests import forked
@@ -62,9 +61,9 @@ def test_saved_predictions_score_as_the_evaluation_did(shell: Shell, small: list
     code, _, _ = shell("evaluate", *checkpoint, "--save", saved, "--json", numbers, "--figure", tmp_path / "poses.png")
     assert code == 0
     assert (tmp_path / "poses.png").stat().st_size > 10_000
-    command = [sys.executable, "-m", "lifting.evaluate", str(saved), "--data", small[0].split("=")[1]]
-    done = subprocess.run([*command, "--json", str(tmp_path / "two.json")], cwd=ROOT, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
+    score = [saved, "--data", small[0].split("=")[1], "--json", tmp_path / "two.json"]
+    code, _, err = shell(*score, main=evaluate.main)
+    assert code == 0, err
     one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
     for key in ("mpjpe_mm", "pa_mpjpe_mm", "n_mpjpe_mm", "mpjpe_frame_mm", "n_poses", "mpsse_mm", "mpsce_mm"):
         assert one[key] == pytest.approx(two[key], rel=1e-5), key
@@ -118,10 +117,20 @@ def test_demo_prints_two_rows_and_draws(
     assert (tmp_path / "demo" / "rle" / "config.yaml").read_bytes() == before
 
 
+def run_forked(_: series.Processes, command: list[str], *, stdout: TextIO, **how: object) -> int:
+    """As `series.Processes.run`, of a command of the lifting track."""
+    out, err = (Path(f"{stdout.name}.{end}") for end in ("out", "err"))
+    process = forked.start(["lifting/commands/lifting_track.py", *command[3:]], out, err)
+    process.join()
+    stdout.write(out.read_text() + err.read_text())
+    return process.exitcode or 0
+
+
 def test_a_series_is_resumable_and_writes_its_table(
-    shell: Shell, small: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    shell: Shell, small: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO)
+    monkeypatch.setattr(series.Processes, "run", run_forked)  # the next test has the real ones
     file = tmp_path / "series.yaml"
     overrides = json.dumps(small[1:])
     published = "paper: {clean: 40.9 / 31.1, fc_l1: 50.1 / 39.3}"
@@ -227,10 +236,12 @@ def test_a_new_run_does_not_overwrite_an_old_one(shell: Shell, small: list[str],
 
 
 def test_a_bad_command_prints_no_traceback(tmp_path: Path) -> None:
-    command = [sys.executable, "run_lifting.py", "evaluate", "--checkpoint", str(tmp_path / "none.pt")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr == f"error: checkpoint: expected a file, found nothing at {tmp_path / 'none.pt'}\n"
+    checkpoint = tmp_path / "none.pt"
+    command = ["run_lifting.py", "evaluate", "--checkpoint", str(checkpoint)]
+    process = forked.start(command, tmp_path / "out", tmp_path / "err")
+    process.join()
+    assert process.exitcode == 2
+    assert (tmp_path / "err").read_text() == f"error: checkpoint: expected a file, found nothing at {checkpoint}\n"
 
 
 def test_data_of_any_name(shell: Shell, small: list[str], small_store: Path, tmp_path: Path) -> None:
