@@ -115,8 +115,17 @@ def _draw_key(figure: Figure, poses: Sequence[DrawnPose], with_truth: bool) -> N
         key.append(Patch(facecolor=MIDDLE, alpha=0.25, label=f"prediction ± {_SIGMAS} standard deviations"))
     if any(np.isnan(pose.keypoints).any() for pose in poses):
         key.append(Line2D([], [], **_HOLLOW, color="none", markeredgecolor=MIDDLE, label="missing in the 2D input"))
-    columns = max(3, int(figure.get_figwidth() / 2.2))
+    columns = _columns([str(part.get_label()) for part in key], figure.get_figwidth())
     figure.legend(handles=key, loc="outside lower center", ncols=columns, frameon=False, fontsize=10, labelcolor=TEXT)
+
+
+def _columns(labels: list[str], inches: float) -> int:
+    """How many columns of a legend fit beside each other."""
+    widths = [0.65 + 0.072 * len(label) for label in labels]  # in 10 points: the mark and the gap, and each letter
+    for columns in range(len(labels), 1, -1):
+        if sum(part.max() for part in np.array_split(widths, columns)) <= inches:  # as Matplotlib fills them
+            return columns
+    return 1
 
 
 def _draw_row(row: Sequence[Axes], pose: DrawnPose, joint_set: JointSet) -> None:

@@ -17,7 +17,7 @@ from lifting.config import load_config
 from lifting.datasets.poses import load_poses
 from lifting.datasets.store import PoseStore
 from lifting.drawing import pose_figures as visualise
-from lifting.drawing.pose_figures import DrawnPose, draw_poses
+from lifting.drawing.pose_figures import DrawnPose, draw_poses, draw_strip
 from lifting.geometry.h36m import KEEP_17_OF_32, cameras
 from lifting.geometry.skeleton import COCO17, H36M17
 
@@ -55,6 +55,33 @@ def test_the_texts_of_a_figure(tmp_path: Path) -> None:
     assert "standard deviations" not in (tmp_path / "sure.svg").read_text()
 
 
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are saved, at the resolution of their files, at which their texts are measured."""
+    kept: list[Figure] = []
+    savefig = Figure.savefig
+
+    def save(figure: Figure, *arguments: Any, **options: Any) -> None:
+        savefig(figure, *arguments, **options)
+        figure.set_dpi(200)
+        kept.append(figure)
+
+    monkeypatch.setattr(Figure, "savefig", save)
+    return kept
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_the_key_of_a_strip_is_not_cut_off(count: int, figures: list[Figure], tmp_path: Path) -> None:
+    pose = person()
+    pose.keypoints[3] = np.nan
+    draw_strip(tmp_path / "strip.png", [pose] * count)
+    key = figures[0].legends[0]
+    assert len(key.get_texts()) == 5
+    assert figures[0].bbox.x0 <= key.get_window_extent().x0 < key.get_window_extent().x1 <= figures[0].bbox.x1
+    rows = {round(text.get_window_extent().y0) for text in key.get_texts()}
+    assert len(rows) == {1: 3, 2: 3, 3: 2, 5: 1}[count]
+
+
 PICTURE = np.full((1002, 1000, 3), 150, np.uint8)
 
 
@@ -68,19 +95,10 @@ PICTURE = np.full((1002, 1000, 3), 150, np.uint8)
     ],
     ids=["alone", "estimate", "long", "two"],
 )
-def test_titles_are_not_cut_off(poses: list[DrawnPose], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_titles_are_not_cut_off(poses: list[DrawnPose], figures: list[Figure], tmp_path: Path) -> None:
     """In the saved file, titles are within the figure and within their panels, and nothing covers them."""
-    figures: list[Figure] = []
-    savefig = Figure.savefig
-
-    def kept(figure: Figure, *arguments: Any, **options: Any) -> None:
-        figures.append(figure)
-        savefig(figure, *arguments, **options)
-
-    monkeypatch.setattr(Figure, "savefig", kept)
     draw_poses(tmp_path / "pose.png", poses)
     (figure,) = figures
-    figure.set_dpi(200)  # at which the figure was saved and its texts were measured
     for axes in figure.axes:
         title, panel = axes.title.get_window_extent(), axes.get_window_extent()
         assert title.width > 0
