@@ -1,5 +1,7 @@
 """From pictures to joints: applies a trained single-stage network to a user's own pictures."""
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +17,7 @@ from tqdm import tqdm
 from lifting.command import InputError, existing_file, whole_file, write_json
 from lifting.config import SingleStageConfig
 from lifting.datasets.augment import ROOT, warp
-from lifting.datasets.decode import decode
+from lifting.datasets.decode import BrokenPictureError, decode
 from lifting.geometry.crops import DEPTH, camera_points, crop_matrix, picture_points
 from lifting.geometry.skeleton import H36M18, JointSet
 from lifting.prediction import Prediction
@@ -27,6 +29,8 @@ from lifting.training.objective import ImageObjective
 
 if TYPE_CHECKING:
     from lifting.drawing.pose_figures import DrawnPose
+
+log = logging.getLogger(__name__)
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 STATURE = 1.7  # metres
@@ -207,8 +211,10 @@ def estimate_all(
     camera: tuple[float, float] | None,
     stature: float,
     lift: Callable[[Estimate, tuple[int, int]], Estimate] | None = None,
-) -> list[Estimate]:
+) -> Iterator[Estimate]:
     """`estimate` for each of `pictures`; draws each person into the folder ``figures``, if one is given.
+
+    With ``data.on_broken: skip``, a picture that cannot be read is left out with a warning.
 
     Args:
         lift: adds joints in space to what a 2D network found in a picture of this width and height.
@@ -216,9 +222,15 @@ def estimate_all(
     Raises:
         InputError: a picture cannot be read, or a box lies outside it.
     """
-    found: list[Estimate] = []
+    drawn: Counter[str] = Counter()
     for file, box in tqdm(people, "estimating", unit="person", disable=None):
-        picture = decode(file.read_bytes(), str(file), upright=True)
+        try:
+            picture = decode(file.read_bytes(), str(file), upright=True)
+        except BrokenPictureError as error:
+            if config.data.on_broken == "stop":
+                raise
+            log.warning(f"{error}; left out")
+            continue
         height, width = picture.shape[:2]
         whole = (-0.5, -0.5, float(width), float(height))
         x, y, w, h = box or whole
@@ -226,12 +238,11 @@ def estimate_all(
             raise InputError(f"estimate: {file}: expected a box in the picture, {width} x {height}, got {box}")
         one = estimate(objective, config, picture, (x, y, w, h), file.name, camera=camera, stature=stature)
         one = one if lift is None else lift(one, (width, height))
-        found.append(one)
         if figures is not None:
-            number = sum(other.name == one.name for other in found)
-            name = f"{file.name}.png" if box is None else f"{file.name}_{number}.png"
+            drawn[file.name] += 1
+            name = f"{file.name}.png" if box is None else f"{file.name}_{drawn[file.name]}.png"
             _draw(figures / name, one, picture, objective.joint_set)
-    return found
+        yield one
 
 
 def _draw(path: Path, one: Estimate, picture: NDArray[np.uint8], joint_set: JointSet) -> None:

@@ -301,7 +301,7 @@ def test_estimate_and_lift(shell: Shell, fitted: Path, tmp_path: Path) -> None:
 
     objective, config = single_stage.load(fitted / "last.pt")
     nowhere = lambda one, size: replace(one, metres=np.full((17, 3), np.nan))  # noqa: E731
-    estimate_all(objective, config, [(picture, None)], tmp_path / "lost", None, 1.7, nowhere)
+    list(estimate_all(objective, config, [(picture, None)], tmp_path / "lost", None, 1.7, nowhere))
     assert len(list((tmp_path / "lost").iterdir())) == 1
 
     code, _, err = shell(*base, tmp_path / "deep.npz", "--lifter", "released", "--focal", 300, main=MAIN)

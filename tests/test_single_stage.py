@@ -1,8 +1,10 @@
 """The single-stage track, mostly from the command line: trained on a few rendered people, evaluated, studied, used."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,6 +16,7 @@ import run_single_stage
 from lifting import chosen_pictures, estimate, single_stage
 from lifting.checkpoint import load_checkpoint
 from lifting.command import InputError
+from lifting.commands import single_stage_verbs
 from lifting.config import SingleStageConfig, read_config
 from lifting.datasets import image_set
 from lifting.datasets.image_index import write_index
@@ -281,6 +284,45 @@ def test_a_cut_box_keeps_its_upper_edge_and_its_middle() -> None:
 
 
 # -- use --------------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_found_before_a_broken_picture_is_kept(
+    shell: Shell, trained: Path, indices: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """Beside the output of an earlier time; and ``data.on_broken=skip`` goes on."""
+    folder, output, part = (tmp_path / name for name in ("pictures", "found.json", "found.part.json"))
+    folder.mkdir()
+    whole = Path(held_out(indices)[0].files[0]).read_bytes()
+    for name, content in (("0.jpg", whole), ("1.jpg", whole[:2000]), ("2.jpg", whole)):
+        (folder / name).write_bytes(content)
+    output.write_text("of an earlier time")
+    command = ["estimate", "--checkpoint", trained, "--input", folder, "--output", output]
+    code, out, err = shell(*command, main=MAIN)
+    assert (code, out) == (2, f"1 people in 1 pictures: {part}\n")
+    assert "1.jpg" in err.splitlines()[-1]
+    assert output.read_text() == "of an earlier time"
+    assert [person["picture"] for person in json.loads(part.read_text())["people"]] == ["0.jpg"]
+
+    code, out, err = shell(*command, "data.on_broken=skip", main=MAIN)
+    assert (code, out) == (0, f"2 people in 2 pictures: {output}\n")
+    assert "1.jpg" in caplog.text
+    assert [person["picture"] for person in json.loads(output.read_text())["people"]] == ["0.jpg", "2.jpg"]
+
+    part.unlink()
+    all_of_them = estimate.estimate_all
+
+    def stopped(*arguments: Any) -> Iterator[estimate.Estimate]:
+        yield next(all_of_them(*arguments))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(single_stage_verbs, "estimate_all", stopped)
+    assert shell(*command, main=MAIN)[0] == 130
+    assert [person["picture"] for person in json.loads(part.read_text())["people"]] == ["0.jpg"]
+    for name in ("0.jpg", "2.jpg"):
+        (folder / name).unlink()
+    monkeypatch.undo()
+    refused(shell(*command, "data.on_broken=skip", main=MAIN), "none of the pictures in", str(folder))
 
 
 def test_estimate_a_picture_and_a_folder(

@@ -10,7 +10,7 @@ from lifting import chosen_pictures, single_stage
 from lifting.command import InputError, write_json
 from lifting.commands.runs import configured_run, train_or_stop
 from lifting.config import SingleStageConfig
-from lifting.estimate import STATURE, estimate_all, pictures, save_estimates
+from lifting.estimate import STATURE, Estimate, estimate_all, pictures, save_estimates
 from lifting.inference.export import export_single_stage
 from lifting.inference.lifter import Lifter
 from lifting.inference.picture_lifter import lift_estimate
@@ -125,9 +125,22 @@ def estimate(options: argparse.Namespace) -> None:
     camera = None if options.camera is None else (options.camera[0], options.camera[1])
     if not people:
         raise InputError(f"estimate: expected people, found no box in {options.boxes}")
-    found = estimate_all(objective, config, people, options.figures, camera, stature, lift)
-    save_estimates(options.output, found)
-    print(f"{len(found)} people in {len({one.name for one in found})} pictures: {options.output}")
+    found: list[Estimate] = []
+    try:
+        for one in estimate_all(objective, config, people, options.figures, camera, stature, lift):
+            found.append(one)
+    except BaseException:  # Ctrl-C or a broken picture, perhaps after hours
+        if found:
+            _save(options.output.with_suffix(f".part{options.output.suffix}"), found)
+        raise
+    if not found:
+        raise InputError(f"estimate: none of the pictures in {options.input} can be read")
+    _save(options.output, found)
+
+
+def _save(path: Path, found: list[Estimate]) -> None:
+    save_estimates(path, found)
+    print(f"{len(found)} people in {len({one.name for one in found})} pictures: {path}")
 
 
 def cost(options: argparse.Namespace) -> None:
