@@ -1,5 +1,6 @@
 """How far a run has come, and the checkpoint that takes it on from there."""
 
+import logging
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from lifting.command import InputError
 from lifting.config import RunConfig
 from lifting.training import ranks
 from lifting.training.objective import AnyObjective
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -68,7 +71,8 @@ def resume(
 ) -> Progress:
     """Loads ``last.pt`` of a run, if any, with the generators of a run that stopped in the middle of an epoch.
 
-    If it had another number of ranks, or another device, the rest of that epoch draws other random numbers.
+    If it had another number of ranks, or another device, the rest of that epoch draws other random numbers. If it was
+    tested on other poses, the lowest error so far is none: errors on two tests do not compare.
 
     Raises:
         InputError: ``last.pt`` cannot be read, is of another model, loss or joint set, or stopped in the middle of an
@@ -89,11 +93,20 @@ def resume(
             group["fused"] = optimizer.defaults["fused"]  # that of this device
         optimizer.load_state_dict(state["optimizer"])
         progress = Progress(state["epoch"], state["best_error"] if "best_error" in state else state["best_mpjpe_mm"])
+        if not _agree(_test_of(state["config"]), _test_of(config.model_dump(mode="json"))):
+            log.info("another test than before: best.pt is the best epoch from here on")
+            progress.best_error = math.inf
         if "unfinished" in state:
             _go_on(progress, state["unfinished"], config, next(objective.parameters()).device, path, epoch_steps)
     if not ranks.all_have((progress.epoch, progress.step)):
         raise InputError(f"train: {folder}: expected a folder that all machines share, got different checkpoints")
     return progress
+
+
+def _test_of(config: dict[str, Any]) -> dict[str, Any]:
+    """What decides on which poses an error is measured, apart from where the files lie."""
+    kept = ("drop_wrong_s9", "keypoints", "noise_px", "missing", "size")
+    return {name: value for name, value in config["data"].items() if name.startswith("test_") or name in kept}
 
 
 def _agree(one: Any, other: Any) -> bool:

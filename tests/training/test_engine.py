@@ -119,6 +119,20 @@ def test_an_evaluation_that_is_interrupted_leaves_the_trained_epoch(
     assert len(starts) == 2
 
 
+def test_errors_on_two_tests_are_not_compared(
+    shell: Shell, small: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    run, best = tmp_path / "run", tmp_path / "run" / "best.pt"
+    assert shell("train", "--output", run, *small, "loss.name=l1", "train.epochs=1")[0] == 0
+    whole = torch.load(run / "last.pt", weights_only=True)
+    torch.save(whole | {"best_error": 1.0}, run / "last.pt")  # millimetres, which no epoch comes near
+    for epochs, change, best_epoch in ((2, (), 1), (3, ("data.test_stride=30",), 3)):
+        assert shell("train", "--resume", run, f"train.epochs={epochs}", *change)[0] == 0
+        assert torch.load(best, weights_only=True)["epoch"] == best_epoch
+    assert caplog.text.count("another test than before") == 1
+
+
 def test_resuming_drops_lines_after_the_checkpoint(small: list[str], tmp_path: Path) -> None:
     lifter.train(load_config(overrides=small), tmp_path)
     with (tmp_path / "metrics.jsonl").open("a") as file:
