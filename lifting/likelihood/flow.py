@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from itertools import pairwise
 from typing import TypeVar, cast
@@ -17,6 +18,11 @@ from lifting.likelihood.unit_densities import fixed_draws
 
 # What `flow_kernels` is written for: nets of three layers of one of these widths, and at most so many dimensions.
 KERNEL_WIDTHS, KERNEL_DIM = (16, 32, 64), 16
+
+
+@cache  # looking for it takes a tenth of a millisecond
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
 
 
 class Density(nn.Module):
@@ -135,7 +141,7 @@ class RealNVP(Bijection):
             and self.sizes["width"] in KERNEL_WIDTHS
             and self.dim <= KERNEL_DIM
             and not torch._C._are_functorch_transforms_active()
-            and find_spec("triton") is not None
+            and _has_triton()
         )
 
     def _moved_halves(self, x: Tensor) -> list[int]:
