@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from xdist.scheduler import LoadFileScheduling
 
 import run_lifting
 from lifting.command import run_command
@@ -49,7 +48,7 @@ LONG = ("test_two_ranks.py", "test_faults.py", "test_run_lifting.py", "test_sing
 # network as ONNX, torch's compiler. Of other files, each is run by one process.
 TOGETHER = {
     "commands": ("faults/", "fuzz/", "training/test_two_ranks", "training/test_ranks", "test_run_lifting"),
-    "exports": ("inference/", "commands/test_lift", "test_packaging", "training/test_objective"),
+    "exports": ("inference/", "commands/test_lift", "test_packaging", "test_crossfit", "training/test_objective"),
 }
 
 
@@ -57,18 +56,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONG)
 
 
-class Together(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
+@pytest.hookimpl(optionalhook=True)  # without xdist nobody asks
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """As ``--dist loadfile``, with `TOGETHER`."""
+    from xdist.scheduler import LoadFileScheduling
 
-    def _split_scope(self, nodeid: str) -> str:
+    def process_of(nodeid: str) -> str:
         test = nodeid.removeprefix("tests/")
         groups = [name for name, beginnings in TOGETHER.items() if test.startswith(beginnings)]
-        return groups[0] if groups else super()._split_scope(nodeid)
+        return groups[0] if groups else nodeid.split("::")[0]
 
-
-@pytest.hookimpl(optionalhook=True)  # without xdist nobody asks
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:
-    return Together(config, log)
+    scheduler = LoadFileScheduling(config, log)
+    scheduler._split_scope = process_of
+    return scheduler
 
 
 @pytest.fixture(scope="session")
