@@ -35,7 +35,7 @@ faults: .venv/ready
 	$(BIN)/python -m tests.faults
 
 fuzz: .venv/ready
-	$(BIN)/python -m tests.fuzz $(FUZZ)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(FUZZ)
 
 load: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.load $(LOAD)

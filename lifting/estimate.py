@@ -17,7 +17,7 @@ from tqdm import tqdm
 from lifting.command import InputError, existing_file, whole_file, write_json
 from lifting.config import SingleStageConfig
 from lifting.datasets.augment import ROOT, warp
-from lifting.datasets.decode import BrokenPictureError, decode
+from lifting.datasets.decode import BrokenPictureError, decode, read_file
 from lifting.geometry.crops import DEPTH, camera_points, crop_matrix, picture_points
 from lifting.geometry.skeleton import H36M18, JointSet
 from lifting.prediction import Prediction
@@ -214,7 +214,7 @@ def estimate_all(
 ) -> Iterator[Estimate]:
     """`estimate` for each of `pictures`; draws each person into the folder ``figures``, if one is given.
 
-    With ``data.on_broken: skip``, a picture that cannot be read is left out with a warning.
+    With ``data.on_broken: skip`` in the configuration, a picture that cannot be read is left out with a warning.
 
     Args:
         lift: adds joints in space to what a 2D network found in a picture of this width and height.
@@ -223,13 +223,11 @@ def estimate_all(
         InputError: a picture cannot be read, or a box lies outside it.
     """
     drawn: Counter[str] = Counter()
+    last, picture = None, None
     for file, box in tqdm(people, "estimating", unit="person", disable=None):
-        try:
-            picture = decode(file.read_bytes(), str(file), upright=True)
-        except BrokenPictureError as error:
-            if config.data.on_broken == "stop":
-                raise
-            log.warning(f"{error}; left out")
+        if file != last:
+            last, picture = file, _picture(file, config)
+        if picture is None:
             continue
         height, width = picture.shape[:2]
         whole = (-0.5, -0.5, float(width), float(height))
@@ -243,6 +241,18 @@ def estimate_all(
             name = f"{file.name}.png" if box is None else f"{file.name}_{drawn[file.name]}.png"
             _draw(figures / name, one, picture, objective.joint_set)
         yield one
+
+
+def _picture(file: Path, config: SingleStageConfig) -> NDArray[np.uint8] | None:
+    """The picture, or None if it cannot be read and may be left out."""
+    try:
+        return decode(read_file(file), str(file), upright=True)
+    except BrokenPictureError as error:
+        if config.data.on_broken == "stop":
+            raise
+        with tqdm.external_write_mode():
+            log.warning(f"{error}; left out")
+        return None
 
 
 def _draw(path: Path, one: Estimate, picture: NDArray[np.uint8], joint_set: JointSet) -> None:

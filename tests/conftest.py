@@ -45,7 +45,7 @@ COCO_OF_H36M = [9, 10, 10, 10, 10, 11, 14, 12, 15, 13, 16, 4, 1, 5, 2, 6, 3]
 # Files of few tests that take long: the last ones of a run would be left to a single process.
 LONG = ("test_two_ranks.py", "test_faults.py", "test_run_lifting.py", "test_single_stage.py", "test_uncertainty.py")
 # Tests that one process runs, because they share what takes seconds: a server that forks commands (`tests.forked`), a
-# network as ONNX, torch's compiler. Of other files, each is run by one process.
+# network as ONNX, torch's compiler. Every other file is a group of its own.
 TOGETHER = {
     "commands": ("faults/", "fuzz/", "training/test_two_ranks", "training/test_ranks", "test_run_lifting"),
     "exports": ("inference/", "commands/test_lift", "test_packaging", "test_crossfit", "training/test_objective"),
@@ -58,7 +58,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)  # without xdist nobody asks
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """As ``--dist loadfile``, with `TOGETHER`."""
+    """``--dist loadfile`` with `TOGETHER`; xdist answers for any other."""
+    if config.getvalue("dist") != "loadfile":
+        return None
     from xdist.scheduler import LoadFileScheduling
 
     def process_of(nodeid: str) -> str:

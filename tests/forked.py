@@ -81,6 +81,7 @@ def _run(command: list[str], out: Path, err: Path, before: Before | None, argume
     torch.set_num_threads(1)
     sys.argv = command
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # `synthetic.making` may have started the server
     if before is not None:
         before(*arguments)
     run_command(main_of(command[0]))

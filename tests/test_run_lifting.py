@@ -1,4 +1,4 @@
-"""Every verb of run_lifting.py and of lifting.series as a person runs it."""
+"""Every verb of run_lifting.py and of lifting.series, with what a person gives and sees."""
 
 import json
 import logging
@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import TextIO
@@ -73,11 +74,14 @@ def interrupted(folder: Path, by: signal.Signals, when: Path, *command: str) -> 
     """Runs a command until a file is there, then sends it this signal; returns its exit code and stderr."""
     process = forked.start([*command], folder / "out", folder / "err")
     patience = time.monotonic() + 120
-    while not when.exists() and time.monotonic() < patience:
+    while not when.exists() and process.is_alive() and time.monotonic() < patience:
         time.sleep(0.1)
-    assert process.pid
-    os.kill(process.pid, by)
+    if process.is_alive() and process.pid:
+        os.kill(process.pid, by)
     process.join(120)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
     return process.exitcode, (folder / "err").read_text()
 
 
@@ -119,6 +123,7 @@ def test_demo_prints_two_rows_and_draws(
 
 def run_forked(_: series.Processes, command: list[str], *, stdout: TextIO, **how: object) -> int:
     """As `series.Processes.run`, of a command of the lifting track."""
+    assert command[:3] == [sys.executable, "-m", "lifting.commands.lifting_track"]
     out, err = (Path(f"{stdout.name}.{end}") for end in ("out", "err"))
     process = forked.start(["lifting/commands/lifting_track.py", *command[3:]], out, err)
     process.join()

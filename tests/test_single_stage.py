@@ -296,10 +296,11 @@ def test_what_was_found_before_a_broken_picture_is_kept(
     whole = Path(held_out(indices)[0].files[0]).read_bytes()
     for name, content in (("0.jpg", whole), ("1.jpg", whole[:2000]), ("2.jpg", whole)):
         (folder / name).write_bytes(content)
+    (folder / "3.jpg").mkdir()
     output.write_text("of an earlier time")
     command = ["estimate", "--checkpoint", trained, "--input", folder, "--output", output]
     code, out, err = shell(*command, main=MAIN)
-    assert (code, out) == (2, f"1 people in 1 pictures: {part}\n")
+    assert (code, out) == (2, f"stopped after 1 people in 1 pictures: {part}\n")
     assert "1.jpg" in err.splitlines()[-1]
     assert output.read_text() == "of an earlier time"
     assert [person["picture"] for person in json.loads(part.read_text())["people"]] == ["0.jpg"]
@@ -308,8 +309,8 @@ def test_what_was_found_before_a_broken_picture_is_kept(
     assert (code, out) == (0, f"2 people in 2 pictures: {output}\n")
     assert "1.jpg" in caplog.text
     assert [person["picture"] for person in json.loads(output.read_text())["people"]] == ["0.jpg", "2.jpg"]
+    assert not part.exists()
 
-    part.unlink()
     all_of_them = estimate.estimate_all
 
     def stopped(*arguments: Any) -> Iterator[estimate.Estimate]:
@@ -322,7 +323,7 @@ def test_what_was_found_before_a_broken_picture_is_kept(
     for name in ("0.jpg", "2.jpg"):
         (folder / name).unlink()
     monkeypatch.undo()
-    refused(shell(*command, "data.on_broken=skip", main=MAIN), "none of the pictures in", str(folder))
+    refused(shell(*command, "data.on_broken=skip", main=MAIN), str(folder), "expected a picture that can be read")
 
 
 def test_estimate_a_picture_and_a_folder(

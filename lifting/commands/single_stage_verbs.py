@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -126,21 +127,25 @@ def estimate(options: argparse.Namespace) -> None:
     if not people:
         raise InputError(f"estimate: expected people, found no box in {options.boxes}")
     found: list[Estimate] = []
+    part = options.output.with_suffix(f".part{options.output.suffix}")
     try:
         for one in estimate_all(objective, config, people, options.figures, camera, stature, lift):
             found.append(one)
     except BaseException:  # Ctrl-C or a broken picture, perhaps after hours
         if found:
-            _save(options.output.with_suffix(f".part{options.output.suffix}"), found)
+            with suppress(OSError):  # what stopped it is what to report
+                save_estimates(part, found)
+                print(f"stopped after {_count(found)}: {part}")
         raise
     if not found:
-        raise InputError(f"estimate: none of the pictures in {options.input} can be read")
-    _save(options.output, found)
+        raise InputError(f"estimate: {options.input}: expected a picture that can be read, found none")
+    save_estimates(options.output, found)
+    part.unlink(missing_ok=True)
+    print(f"{_count(found)}: {options.output}")
 
 
-def _save(path: Path, found: list[Estimate]) -> None:
-    save_estimates(path, found)
-    print(f"{len(found)} people in {len({one.name for one in found})} pictures: {path}")
+def _count(found: list[Estimate]) -> str:
+    return f"{len(found)} people in {len({one.name for one in found})} pictures"
 
 
 def cost(options: argparse.Namespace) -> None:

@@ -1,11 +1,14 @@
 """Decodes pictures in any file format to 8-bit RGB, and refuses broken and gigantic ones."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from lifting.command import InputError
 
+_LARGEST = 1 << 30  # bytes
 SHRINKS = (1, 2, 4, 8)  # factors by which libjpeg can shrink a picture while it decodes
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _JPEG_END, _PNG_END = b"\xff\xd9", b"IEND\xaeB`\x82"
@@ -19,6 +22,23 @@ _REDUCED = {  # the bits of these flags that say how much; that pictures become 
 
 class BrokenPictureError(InputError):
     """A picture is missing or cannot be decoded."""
+
+
+def read_file(path: Path) -> bytes:
+    """The contents of a picture file.
+
+    Raises:
+        BrokenPictureError: it cannot be read, or is too large.
+    """
+    try:
+        size = path.stat().st_size
+        if not path.is_file() or size > _LARGEST:
+            raise BrokenPictureError(f"{path}: expected a picture, got {size:,} bytes or no file")
+        return path.read_bytes()
+    except OSError as error:
+        raise BrokenPictureError(f"{path}: expected a readable picture ({error.strerror})") from error
+    except ValueError as error:
+        raise BrokenPictureError(f"{path}: expected the name of a picture ({error})") from error
 
 
 def decode(encoded: bytes, name: str, *, shrink: int = 1, upright: bool = False) -> NDArray[np.uint8]:

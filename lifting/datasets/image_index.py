@@ -29,13 +29,12 @@ from numpy.typing import NDArray
 
 from lifting import safe_hdf5
 from lifting.command import InputError, existing_file, whole_file
+from lifting.datasets.decode import read_file
 from lifting.datasets.image_set import ImageSet, check_boxes
 from lifting.geometry.skeleton import COCO17, H36M18, JOINT_SETS
 
 FORMAT = "lifting-images"
 VERSION = 1
-
-_LARGEST_PICTURE = 1 << 30  # bytes
 
 _JOINT_SETS = {joint_set.name for joint_set in (H36M18, COCO17)}
 _WORDS = ("files", "part", "sequence", "camera")
@@ -181,16 +180,7 @@ def read_encoded(image_set: ImageSet, row: int) -> bytes:
     """
     name = str(image_set.files[row])
     if image_set.packed is None:
-        path = Path(name)
-        try:
-            size = path.stat().st_size
-            if not path.is_file() or size > _LARGEST_PICTURE:
-                raise InputError(f"{name}: expected a picture, got {size:,} bytes or no file")
-            return path.read_bytes()
-        except OSError as error:
-            raise InputError(f"{name}: expected a readable picture ({error.strerror})") from error
-        except ValueError as error:
-            raise InputError(f"{name}: expected the name of a picture ({error})") from error
+        return read_file(Path(name))
     encoded, offsets = _packed(image_set.packed, os.getpid())
     number = name.rpartition("#")[2]
     at = int(number) if number.isdecimal() and number.isascii() else -1

@@ -44,7 +44,7 @@ def picture_report(
 
     The root's depth is not given. The 2D sigma is handed on by lifting draws of the keypoints
     (`picture_lifter.lift_draws`), or as the noise of the rays that joints are brought to (`geometry.rays`). Who cannot
-    be placed in front of the camera keeps the lifter's joints, as in `inference.root.with_root`. The
+    be placed in front of the camera keeps the lifter's joints, turned by the ray of the pelvis' keypoint. The
     ``even`` noise is the root mean square of all predicted 2D deviations, so that ``sigma`` differs from it only in
     which joint is trusted more.
 
@@ -54,7 +54,8 @@ def picture_report(
 
     Returns:
         for each of `VARIANTS` `pose_errors.pose_report` and ``coverage``, percent of the coordinates within central
-        intervals of `LEVELS` percent; ``seconds`` a picture; ``cut``; ``not_placed``, a number of people.
+        intervals of `LEVELS` percent; ``seconds`` a picture; ``cut``; ``not_placed``, how many people one of
+        the two variants with rays could not place.
 
     Raises:
         InputError: pictures without 3D labels; a 2D network without sigma; a lifter that needs the picture's size.
@@ -94,10 +95,10 @@ def picture_report(
         angle = deviation / of_focal
         placed = place_people(joints, spread_3d, rays, angle, about_ray=lifter.axes == "ray", place=PLACE)
         shrunk = np.sqrt(np.diagonal(placed.covariance, axis1=-2, axis2=-1))
-        in_front: NDArray[np.bool_] = np.isfinite(placed.root[:, :1, None])
-        after = (np.where(in_front, *pair) for pair in zip((placed.joints, shrunk), in_camera[first], strict=True))
+        has_place: NDArray[np.bool_] = np.isfinite(placed.root[:, :1, None])
+        after = (np.where(has_place, *pair) for pair in zip((placed.joints, shrunk), in_camera[first], strict=True))
         report[name] = _scores(images, *after)
-        report["not_placed"] = max(report["not_placed"], int((~in_front).sum()))
+        report["not_placed"] = max(report["not_placed"], int((~has_place).sum()))
     report["seconds"] = (time.perf_counter() - start) / len(images)
     return report
 

@@ -99,27 +99,32 @@ def processes(workers: int) -> Iterator[Spread]:
         yield lambda function, tasks, _: map(function, tasks)
         return
     with ProcessPoolExecutor(workers, _context(), initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        yield lambda function, tasks, chunk: pool.map(function, tasks, chunksize=chunk)
+        try:
+            yield lambda function, tasks, chunk: pool.map(function, tasks, chunksize=chunk)
+        except BaseException:  # such as Ctrl-C: leaving the pool would wait for everything that it was given
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _context() -> BaseContext:
     """Where new processes come from: a server without threads that has imported everything, if the system allows one.
 
     They are not forked from this process: it may have threads of torch or OpenCV, whose locks a fork would copy and
-    never release. None of them hears Ctrl-C, which a terminal sends to all: this process ends them, in one line.
+    never release. A terminal sends Ctrl-C to all processes. Those of the server do not hear it; this one says a line
+    and ends, and they end when they have no more to do. A server that runs already is used as it is.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    resource_tracker.ensure_running()  # otherwise the server starts it, which lets signals through again
+    resource_tracker.ensure_running()  # to start it later, with the server, would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the server inherits it
     try:
         first = context.Process(target=int)
         first.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    first.join()  # Ctrl-C while a pool starts would leave processes that find nobody
+    first.join()  # until the server is ready: a pool that ends while it starts leaves processes with errors to print
     return context
 
 

@@ -94,8 +94,9 @@ def resume(
         optimizer.load_state_dict(state["optimizer"])
         progress = Progress(state["epoch"], state["best_error"] if "best_error" in state else state["best_mpjpe_mm"])
         if not _agree(_test_of(state["config"]), _test_of(config.model_dump(mode="json"))):
-            log.info("another test than before: best.pt is the best epoch from here on")
             progress.best_error = math.inf
+            if progress.epoch < config.train.epochs and ranks.rank() == 0:
+                log.info("another test than before: best.pt is the best epoch from here on")
         if "unfinished" in state:
             _go_on(progress, state["unfinished"], config, next(objective.parameters()).device, path, epoch_steps)
     if not ranks.all_have((progress.epoch, progress.step)):
@@ -104,9 +105,12 @@ def resume(
 
 
 def _test_of(config: dict[str, Any]) -> dict[str, Any]:
-    """What decides on which poses an error is measured, apart from where the files lie."""
-    kept = ("drop_wrong_s9", "keypoints", "noise_px", "missing", "size")
-    return {name: value for name, value in config["data"].items() if name.startswith("test_") or name in kept}
+    """What decides how an error is measured and on which poses, apart from where the files lie."""
+    names = ("drop_wrong_s9", "keypoints", "noise_px", "missing", "size", "test_subjects", "test_actions",
+             "test_cameras", "test_parts", "test_stride")  # fmt: skip
+    data = config.get("data", {})
+    flip = {"flip": config["train"]["flip"]} if "flip" in config.get("train", {}) else {}
+    return {name: data[name] for name in names if name in data} | flip
 
 
 def _agree(one: Any, other: Any) -> bool:

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
+
 from tests import forked
 
 MEANING: dict[int, str] = {
@@ -65,5 +67,6 @@ def _work(
 
 
 def _set(environment: dict[str, str]) -> None:
-    """Gives the worker this environment: what it is forked from has that of the first one."""
-    os.environ.update(environment, OPENCV_LOG_LEVEL="SILENT")
+    """Gives the worker the environment of now; the server that it is forked from has that of its own start."""
+    os.environ.update(environment)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

@@ -92,12 +92,12 @@ def test_who_cannot_be_placed_keeps_the_lifters_joints(
     images: ImageSet, network: tuple[ImageObjective, SingleStageConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A 2D network that has not learned much may put all joints in one place, through which there is one ray."""
-    planted(monkeypatch, told=True, in_one_place=2)
+    planted(monkeypatch, told=True, in_one_place=len(images))
     report = picture_report.picture_report(*network, images, Lifter.load())
-    assert report["not_placed"] == 2
-    assert "2 people could not be placed" in format_picture_report(report)
+    assert report["not_placed"] == len(images)
+    assert f"{len(images)} people could not be placed" in format_picture_report(report)
     for name, first in (("rays", "alone"), ("sigma_rays", "sigma")):
-        assert report[name]["mpjpe_frame_mm"] < report[first]["mpjpe_frame_mm"] + 1
+        assert report[name] == report[first]
 
 
 def test_what_cannot_be_lifted_is_refused(images: ImageSet, network: tuple[ImageObjective, SingleStageConfig]) -> None:

@@ -41,8 +41,9 @@ D64 = torch.float64
 
 def random_rle(dim: int, base: str = "laplace", **options: float | bool) -> RLE:
     """RLE with a flow far from its start: the paper's form plus log s, unless ``options`` say otherwise."""
-    torch.manual_seed(dim)
-    return deepcopy(_random_rle(dim, base, **({"beta": 0.0, "flow_steers_mu": True} | options)))
+    rle = deepcopy(_random_rle(dim, base, **({"beta": 0.0, "flow_steers_mu": True} | options)))
+    torch.manual_seed(dim)  # whether it was made now or before
+    return rle
 
 
 @cache  # and with it the integral of the flow, most of what these tests take
@@ -395,8 +396,9 @@ def test_round_q_with_one_sigma_a_joint_and_beta_1_steers_mu_as_the_distance_doe
 
 def trained_like(name: str, dim: int, **options: str | bool | float) -> Likelihood:
     """A likelihood in evaluation mode, whose flow, if it has one, is far from its start."""
-    torch.manual_seed(dim)
-    return deepcopy(_trained_like(name, dim, **options))
+    likelihood = deepcopy(_trained_like(name, dim, **options))
+    torch.manual_seed(dim)  # whether it was made now or before
+    return likelihood
 
 
 @cache

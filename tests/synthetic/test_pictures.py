@@ -401,8 +401,9 @@ def test_the_set_is_cached_and_remade_when_stale(tmp_path: Path, monkeypatch: py
     assert len(calls) == 3
 
 
-def test_ctrl_c_is_one_line(tmp_path: Path) -> None:
-    """A terminal sends it to all processes; here while those that render are on their way."""
+@pytest.mark.parametrize("when", [".set-*", ".set-*/**/*.jpg"], ids=["starting", "rendering"])
+def test_ctrl_c_is_one_line(when: str, tmp_path: Path) -> None:
+    """A terminal sends it to all processes."""
     code = (
         "import sys; from pathlib import Path; from lifting.command import run_command\n"
         "from lifting.synthetic.pictures import make_rendered\n"
@@ -419,7 +420,7 @@ def test_ctrl_c_is_one_line(tmp_path: Path) -> None:
         preexec_fn=heard,
     ) as process:
         patience = time.monotonic() + 120
-        while not list(tmp_path.glob(".set-*")) and time.monotonic() < patience:
+        while not list(tmp_path.glob(when)) and process.poll() is None and time.monotonic() < patience:
             time.sleep(0.05)
         time.sleep(0.5)
         os.killpg(process.pid, signal.SIGINT)
