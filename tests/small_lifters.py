@@ -16,6 +16,7 @@ SRNET, FC = ["model.name=srnet", "model.width=64"], ["model.width=32", "model.bl
 OVERRIDES = {
     "person": [*SRNET, *SMALL_FLOW, "model.input=person"],
     "screen": [*FC, *SMALL_FLOW],
+    "both": [*FC, *SMALL_FLOW, "model.input=both"],
     "no_sigma": [*FC, "loss.name=l1", "train.flip=false"],
     "flow": [*FC, *SMALL_FLOW, "loss.name=flow"],
 }

@@ -101,11 +101,12 @@ class DataConfig(_Section):
     augment: PoseAugmentConfig = PoseAugmentConfig()
 
 
-LifterInput = Literal["screen", "person"]
+LifterInput = Literal["screen", "both", "person"]
 INPUT: LifterInput = Field(
     "screen",
-    description="screen: a joint's place on the screen, and the camera frame as output; person: its place relative to "
-    "the person, with a mask of missing joints, and the frame about the viewing ray of the pelvis",
+    description="screen: a joint's place on the screen, and the camera frame as output; both: that place and the one "
+    "relative to the person, with the same output; person: its place relative to the person, with a mask of missing "
+    "joints, and the frame about the viewing ray of the pelvis",
 )
 
 

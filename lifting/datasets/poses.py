@@ -263,10 +263,10 @@ def load_split(
     Raises:
         InputError: see `load_poses`; missing joints for a network that cannot be told of them.
     """
-    if model_input == "screen" and (config.missing or config.augment.missing or config.augment.scores):
+    if model_input != "person" and (config.missing or config.augment.missing or config.augment.scores):
         raise InputError(
-            "config: data.missing and data.augment.missing, scores: expected 0 for model.input screen, which is not "
-            "told of missing joints; model.input person is"
+            f"config: data.missing and data.augment.missing, scores: expected 0 for model.input {model_input}, which "
+            "is not told of missing joints; model.input person is"
         )
     if train and config.augment.changes and (config.keypoints != GROUND_TRUTH or config.noise_px):
         raise InputError(

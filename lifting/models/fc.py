@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from lifting.models.person import CHANNELS, relative_to_person
+from lifting.models.person import CHANNELS, SEEN, seen_by
 from lifting.prediction import Prediction
 
 
@@ -30,8 +30,8 @@ class FCBaseline(nn.Module):
         with_sigma: whether there is a head for sigma.
         sigma: ``"coordinate"`` for one sigma per coordinate, ``"joint"`` for one that a joint's coordinates share.
         root: the joint that is at zero by definition: mu is relative to it, and its sigma is 0. None for no root.
-        input: what it sees of a joint: ``"screen"`` for its place on the screen, ``"person"`` for its place relative to
-            the person and its confidence (`person.relative_to_person`).
+        input: what it sees of a joint (`person.seen_by`): ``"screen"`` for its place on the screen, ``"person"`` for
+            its place relative to the person and its confidence, ``"both"`` for the two places.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class FCBaseline(nn.Module):
         input: str = "screen",
     ) -> None:
         super().__init__()
-        self.joints, self.root, self.channels = joints, root, CHANNELS[input]
+        self.joints, self.root, self.input, self.channels = joints, root, input, CHANNELS[input]
         self.known: tuple[int, ...] = () if root is None else (root,)  # joints without information, see `Objective`
-        self.entry = _Layer(joints * self.channels, width, dropout, EntryLinear)
+        self.entry = _Layer(joints * SEEN[input], width, dropout, EntryLinear)
         self.blocks = nn.ModuleList(
             nn.Sequential(_Layer(width, width, dropout), _Layer(width, width, dropout)) for _ in range(blocks)
         )
@@ -59,9 +59,7 @@ class FCBaseline(nn.Module):
     def forward(self, keypoints: Tensor) -> Prediction:
         """(B, J, C) -> metres: with C = 2, screen coordinates -> camera frame; with C = 3, the confidence too -> ray
         frame (`views.rotation_to_ray`)."""
-        if self.channels == 3:
-            keypoints = relative_to_person(keypoints)
-        hidden = self.entry(rearrange(keypoints, "b j d -> b (j d)"))
+        hidden = self.entry(rearrange(seen_by(self.input, keypoints), "b j d -> b (j d)"))
         for block in self.blocks:
             hidden = hidden + block(hidden)
         mu = rearrange(self.mu_head(hidden), "b (j d) -> b j d", d=3)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lifting.geometry.skeleton import H36M17
-from lifting.models.person import relative_to_person
+from lifting.models.person import SEEN, seen_by
 from lifting.models.srnet import GroupLayer, SRNet
 from lifting.prediction import Prediction
 
@@ -30,10 +30,10 @@ class FoldedSRNet(nn.Module):
 
     def __init__(self, network: SRNet) -> None:
         super().__init__()
-        self.known, self.channels = network.known, network.channels
+        self.known, self.input, self.channels = network.known, network.input, network.channels
         widest = max(network.entry.product.inputs)
         of_group = torch.split(network.get_buffer("seen"), network.entry.product.inputs)
-        nothing = self.channels * len(H36M17)  # the zero that `forward` puts behind the last joint
+        nothing = SEEN[self.input] * len(H36M17)  # the zero that `forward` puts behind the last joint
         places = torch.full((len(of_group), widest), nothing)
         for row, inputs in zip(places, of_group, strict=True):
             row[: len(inputs)] = inputs
@@ -47,9 +47,7 @@ class FoldedSRNet(nn.Module):
 
     def forward(self, keypoints: Tensor) -> Prediction:
         """As `SRNet.forward`."""
-        if self.channels == 3:
-            keypoints = relative_to_person(keypoints)
-        flat = F.pad(keypoints.flatten(1), (0, 1))
+        flat = F.pad(seen_by(self.input, keypoints).flatten(1), (0, 1))
         hidden = F.leaky_relu(self.entry(flat[:, self.places].transpose(0, 1)))
         for first, second in zip(self.layers[::2], self.layers[1::2], strict=True):
             hidden = hidden + F.leaky_relu(second(F.leaky_relu(first(hidden))))

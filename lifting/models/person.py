@@ -1,9 +1,30 @@
-"""The input of a lifter for any camera: a person relative to himself, with joints that may be missing."""
+"""What a lifter sees of a person: where he is on the screen, and how his joints lie relative to him."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-CHANNELS = {"screen": 2, "person": 3}  # of a joint, by the ``input`` of a model
+# Numbers of a joint by the ``input`` of a model: those that it is given, and those that its first layer sees.
+CHANNELS = {"screen": 2, "both": 2, "person": 3}
+SEEN = {"screen": 2, "both": 4, "person": 3}
+
+
+def seen_by(input: str, keypoints: Tensor) -> Tensor:
+    """What the first layer of a lifter with this ``input`` sees.
+
+    Args:
+        input: ``"screen"``: the place on the screen; ``"person"``: the place relative to the person, and the
+            confidence; ``"both"``: the place on the screen, and the place relative to the person.
+        keypoints: (B, J, `CHANNELS`): normalised screen coordinates, and the confidence for ``"person"``.
+
+    Returns:
+        (B, J, `SEEN`).
+    """
+    if input == "screen":
+        return keypoints
+    if input == "person":
+        return relative_to_person(keypoints)
+    return torch.cat([keypoints, relative_to_person(F.pad(keypoints, (0, 1), value=1.0))[..., :2]], -1)
 
 
 def relative_to_person(keypoints: Tensor) -> Tensor:

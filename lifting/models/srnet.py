@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lifting.geometry.skeleton import H36M17
 from lifting.models.fc import Dropout, in_full_precision
-from lifting.models.person import CHANNELS, relative_to_person
+from lifting.models.person import CHANNELS, SEEN, seen_by
 from lifting.prediction import Prediction
 
 # The groups of Human3.6M's 17 joints, by their number. Each group starts with the root.
@@ -66,8 +66,9 @@ class SRNet(nn.Module):
         if groups not in GROUPS or layers < 4 or layers % 2:
             expected = "groups 5, 3 or 2 and an even number of layers from 4"
             raise ValueError(f"groups, layers: expected {expected}, got {groups} and {layers}")
-        self.groups, self.known, self.channels = GROUPS[groups], (H36M17.root,), CHANNELS[input]
-        c = self.channels
+        self.groups, self.known = GROUPS[groups], (H36M17.root,)
+        self.input, self.channels = input, CHANNELS[input]
+        c = SEEN[input]
         seen = torch.tensor([c * joint + channel for group in self.groups for joint in group for channel in range(c)])
         self.register_buffer("seen", seen, persistent=False)
         inputs = [c * len(group) for group in self.groups]
@@ -82,10 +83,8 @@ class SRNet(nn.Module):
 
     def forward(self, keypoints: Tensor) -> Prediction:
         """(B, J, C) -> metres, as in `fc.FCBaseline`."""
-        if self.channels == 3:
-            keypoints = relative_to_person(keypoints)
         seen: Tensor = self.get_buffer("seen")
-        hidden = self.entry(rearrange(keypoints, "b j d -> (j d) b")[seen])
+        hidden = self.entry(rearrange(seen_by(self.input, keypoints), "b j d -> (j d) b")[seen])
         for pair in self.pairs:
             hidden = hidden + pair(hidden)
         mu, raw = self.head(hidden)

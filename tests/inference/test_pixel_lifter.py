@@ -24,7 +24,7 @@ from lifting.training.evaluation import mean_of_mirrored
 SIZE = (1280, 720)
 
 
-@pytest.mark.parametrize("name", ["person", "screen", "no_sigma"])
+@pytest.mark.parametrize("name", ["person", "screen", "both", "no_sigma"])
 def test_it_computes_what_evaluation_computes(
     checkpoints: dict[str, Path], poses: NDArray[np.float64], name: str
 ) -> None:
@@ -83,6 +83,7 @@ def test_missing_joints_are_ignored_or_refused(checkpoints: dict[str, Path], pos
         {"groups": 3, "recombine": "add", "sigma": "coordinate"},
         {"groups": 2, "recombine": "concat", "layers": 8},
         {"with_sigma": False, "input": "person"},
+        {"input": "both"},
     ],
 )
 def test_a_folded_srnet_is_the_same_function(options: dict[str, object]) -> None:

@@ -1,12 +1,13 @@
-"""The input of a lifter for any camera: a person relative to himself, with joints that may be missing."""
+"""What a lifter sees of a person: relative to him, with joints that may be missing, and on the screen."""
 
 import pytest
 import torch
 
 from lifting.config import FCConfig, SRNetConfig
+from lifting.geometry.joint_maps import flip
 from lifting.geometry.skeleton import H36M17
 from lifting.models import build_lifter
-from lifting.models.person import relative_to_person
+from lifting.models.person import CHANNELS, SEEN, relative_to_person, seen_by
 
 
 def keypoints(count: int = 6) -> torch.Tensor:
@@ -61,3 +62,29 @@ def test_networks_take_three_channels(config: FCConfig | SRNetConfig) -> None:
     masked[:, 4, 2] = 0
     assert not torch.allclose(network(masked).mu, out.mu, atol=1e-6)  # the mask is seen
     assert network.channels == 3
+
+
+@pytest.mark.parametrize("config", [FCConfig(width=32, input="both"), SRNetConfig(width=64, input="both")])
+def test_networks_see_both_places(config: FCConfig | SRNetConfig) -> None:
+    """With the weights of the screen at zero nothing but the place relative to the person counts, and the reverse."""
+    torch.manual_seed(0)
+    network = build_lifter(config, H36M17, with_sigma=True).eval()
+    points = keypoints().float()[..., :2]
+    moved = 0.5 * points - 0.1
+    assert network.channels == 2
+    assert not torch.allclose(network(moved).mu, network(points).mu, atol=1e-6)
+    entry = network.get_submodule("entry")
+    for weight in entry.parameters():
+        if weight.ndim == 2:
+            weight.data.view(len(weight), -1, 4)[..., :2] = 0
+    torch.testing.assert_close(network(moved).mu, network(points).mu, atol=1e-6, rtol=1e-4)
+    assert not torch.allclose(network(points.flip(0)).mu, network(points).mu, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["screen", "both", "person"])
+def test_the_mirror_image_is_seen_as_the_mirror_image(kind: str) -> None:
+    points = keypoints()[..., : CHANNELS[kind]]
+    seen, mirrored = seen_by(kind, points), seen_by(kind, flip(points, H36M17))
+    assert seen.shape == (6, 17, SEEN[kind])
+    for pair in torch.split(torch.stack([seen, mirrored]), 2, dim=-1):
+        torch.testing.assert_close(pair[1], flip(pair[0], H36M17) if pair.shape[-1] == 2 else pair[0])
