@@ -20,7 +20,7 @@ HOUSE: list[dict[str, list[str]]] = [
     },
     {"safe_yaml": [], "safe_npz": [], "safe_hdf5": [], "safe_json": []},
     {"config": ["sections", "reading"], "checkpoint": [],
-     "metrics": ["pose_errors", "calibration", "scores", "bones", "oks"]},
+     "metrics": ["pose_errors", "calibration", "scores", "bones", "oks", "pckh"]},
     {
         "keypoints": [
             "joint_sets", "detections", "people", "checks", "array_formats",

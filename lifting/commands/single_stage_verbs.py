@@ -16,7 +16,8 @@ from lifting.inference.export import export_single_stage
 from lifting.inference.lifter import Lifter
 from lifting.inference.picture_lifter import lift_estimate
 from lifting.inference.picture_report import format_picture_report, picture_report
-from lifting.metrics.pose_errors import format_pckh, format_report
+from lifting.metrics.pckh import format_pckh
+from lifting.metrics.pose_errors import format_report
 from lifting.reports import robustness
 from lifting.reports.keypoint_evaluation import coco_results, format_keypoints
 from lifting.shipped import configs

@@ -21,7 +21,8 @@ from lifting.geometry.h36m import action_of
 from lifting.geometry.joint_maps import h36m18_to_mpii16
 from lifting.geometry.skeleton import H36M17, MPII16
 from lifting.metrics.bones import bone_report
-from lifting.metrics.pose_errors import joint_errors, pckh_report, pearson, pose_report
+from lifting.metrics.pckh import pckh_report
+from lifting.metrics.pose_errors import joint_errors, pearson, pose_report
 from lifting.prediction import Prediction
 from lifting.training import ranks
 from lifting.training.evaluation import mean_of_mirrored
@@ -171,7 +172,7 @@ def mean_pose_error(training: ImageSet, test: ImageSet) -> float:
 
 
 def flat_report(objective: ImageObjective, images: ImageSet, config: SingleStageConfig) -> dict[str, Any]:
-    """MPII's measure, `pose_errors.pckh_report`, on pictures with 2D labels.
+    """MPII's measure, `pckh.pckh_report`, on pictures with 2D labels.
 
     Raises:
         InputError: nobody's head's size is known.
@@ -183,7 +184,7 @@ def flat_report(objective: ImageObjective, images: ImageSet, config: SingleStage
 
 
 def pckh_of(images: ImageSet, pixels: Tensor) -> dict[str, Any]:
-    """`pose_errors.pckh_report` of joints in pictures, (N, J, 2) pixels, of Human3.6M's 18 joints or MPII's 16."""
+    """`pckh.pckh_report` of joints in pictures, (N, J, 2) pixels, of Human3.6M's 18 joints or MPII's 16."""
     target, labelled = torch.from_numpy(images.keypoints).double(), torch.from_numpy(images.labelled)
     if images.joint_set != MPII16:
         pixels, target = h36m18_to_mpii16(pixels), h36m18_to_mpii16(target)

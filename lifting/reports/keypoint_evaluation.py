@@ -16,7 +16,8 @@ from lifting.datasets.image_index import read_encoded
 from lifting.datasets.image_set import ImageSet, evenly, in_own_picture, select
 from lifting.geometry.crops import crop_labels, extent, picture_points
 from lifting.metrics.oks import average_precision, oks, results
-from lifting.metrics.pose_errors import format_pckh, pearson
+from lifting.metrics.pckh import format_pckh
+from lifting.metrics.pose_errors import pearson
 from lifting.prediction import Prediction
 from lifting.reports.image_evaluation import deviation_of, pckh_of
 from lifting.training.objective import ImageObjective
@@ -39,7 +40,7 @@ def keypoint_report(
     error), ``nll`` the normalised negative log-likelihood of a joint in nats, in the coordinates of the crop,
     ``sigma_error_r`` Pearson's r of a joint's mean sigma and its error, both in units of the crop. On COCO also
     `oks.average_precision`, ``oks`` (the mean, in percent) and ``confidence_oks_r``, Pearson's r of a person's
-    confidence and OKS (Tab. 4 of the RLE paper); on MPII `pose_errors.pckh_report`. What needs labels is left out for
+    confidence and OKS (Tab. 4 of the RLE paper); on MPII `pckh.pckh_report`. What needs labels is left out for
     detected boxes.
 
     Args:
