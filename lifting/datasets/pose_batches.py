@@ -7,7 +7,15 @@ from torch import Tensor
 
 from lifting.command import InputError
 from lifting.config import PoseAugmentConfig
-from lifting.datasets.pose_augment import STATURE, detected, other_cameras, other_people, seen_from
+from lifting.datasets.pose_augment import (
+    STATURE,
+    detected,
+    on_the_same_floor,
+    other_cameras,
+    other_people,
+    seen_from,
+    turned,
+)
 from lifting.datasets.poses import PoseSet
 from lifting.geometry.cameras import normalise_screens
 from lifting.geometry.joint_maps import flip
@@ -92,11 +100,14 @@ class PoseBatches:
         """Keypoints and target of these rows as `pose_augment` changes them; ``target`` is the unchanged one."""
         poses, config, scene = self.poses, self.augment, self.poses.scene
         root, views = scene.root[rows], scene.views[scene.camera[rows]]
-        points = target @ rotation_to_ray(root) if poses.has_mask else target
-        points = other_people(points, config, poses.joint_set)
+        before = target @ rotation_to_ray(root) if poses.has_mask else target
+        up = views.R[..., 2]  # the world's z axis in the camera frame
+        points = turned(other_people(before, config, poses.joint_set), up, config)
         if config.cameras:
             old, (views, root) = views, other_cameras(len(rows), config, points)
             points = points @ old.R @ views.R.mT
+        else:
+            root = on_the_same_floor(root, up, before, points)
         placed, uv = seen_from(views, root, points)
         person = STATURE * views.focal.mean(1) / placed[:, poses.joint_set.root].norm(dim=1)
         uv, confidence = detected(uv, person, config, poses.joint_set)
