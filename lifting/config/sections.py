@@ -31,7 +31,6 @@ class PoseAugmentConfig(_Section):
 
     bones: float = Field(0.0, ge=0, lt=1, description="each bone's length is multiplied by 1 +- this, left as right")
     stature: float = Field(0.0, ge=0, lt=1, description="the whole person is multiplied by 1 +- this")
-    turn: float = Field(0.0, ge=0, le=180, description="degrees about the vertical, either way; the camera stays")
     cameras: bool = Field(False, description="a new camera for each pose, drawn from the ranges below")
     distance: Range = Field((2.0, 12.0), description="from the camera to the pelvis, metres")
     height: Range = Field((0.15, 1.0), description="of a standing person over the shorter side of the picture")
@@ -57,7 +56,7 @@ class PoseAugmentConfig(_Section):
     @property
     def changes(self) -> bool:
         """Whether anything is changed."""
-        shares = (self.bones, self.stature, self.turn, self.noise, self.misses, self.swaps, self.missing, self.scores)
+        shares = (self.bones, self.stature, self.noise, self.misses, self.swaps, self.missing, self.scores)
         return self.cameras or any(share > 0 for share in shares)
 
 

@@ -46,25 +46,6 @@ def other_people(points: Tensor, config: PoseAugmentConfig, joint_set: JointSet)
     return above.to(points.dtype) @ (factor * bones)
 
 
-def turned(points: Tensor, up: Tensor, config: PoseAugmentConfig) -> Tensor:
-    """The same poses turned about the vertical u through the root, each by an angle a of up to ``config.turn``.
-
-    A joint p goes to p cos a + (u x p) sin a + u (u . p) (1 - cos a) (Rodrigues' formula).
-
-    Args:
-        points: (B, J, 3), relative to the root.
-        up: (B, 3) u, unit vectors in the same frame.
-    """
-    if not config.turn:
-        return points
-    limit = math.radians(config.turn)
-    angle = _uniform((len(points), 1, 1), (-limit, limit), points)
-    axis = up[:, None].expand_as(points)
-    along = axis * (axis * points).sum(-1, keepdim=True)
-    new: Tensor = along + (points - along) * torch.cos(angle) + torch.linalg.cross(axis, points) * torch.sin(angle)
-    return new
-
-
 def on_the_same_floor(root: Tensor, up: Tensor, before: Tensor, after: Tensor) -> Tensor:
     """The root (B, 3), raised or lowered so that the lowest joint of a changed person is as high as it was.
 

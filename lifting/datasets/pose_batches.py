@@ -14,7 +14,6 @@ from lifting.datasets.pose_augment import (
     other_cameras,
     other_people,
     seen_from,
-    turned,
 )
 from lifting.datasets.poses import PoseSet
 from lifting.geometry.cameras import normalise_screens
@@ -102,7 +101,7 @@ class PoseBatches:
         root, views = scene.root[rows], scene.views[scene.camera[rows]]
         before = target @ rotation_to_ray(root) if poses.has_mask else target
         up = views.R[..., 2]  # the world's z axis in the camera frame
-        points = turned(other_people(before, config, poses.joint_set), up, config)
+        points = other_people(before, config, poses.joint_set)
         if config.cameras:
             old, (views, root) = views, other_cameras(len(rows), config, points)
             points = points @ old.R @ views.R.mT

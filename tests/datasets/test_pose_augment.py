@@ -11,7 +11,7 @@ import torch
 from lifting.command import InputError
 from lifting.config import DataConfig, PoseAugmentConfig, load_config
 from lifting.datasets import pose_augment
-from lifting.datasets.pose_augment import detected, on_the_same_floor, other_cameras, other_people, seen_from, turned
+from lifting.datasets.pose_augment import detected, on_the_same_floor, other_cameras, other_people, seen_from
 from lifting.datasets.pose_batches import PoseBatches
 from lifting.datasets.poses import PoseSet, load_poses, load_split
 from lifting.datasets.store import PoseStore
@@ -62,26 +62,9 @@ def test_other_people_have_other_bones_and_the_same_directions(joint_set: JointS
         assert ((before * after).sum(-1) > 0).all()
 
 
-def test_turned_people_are_turned_about_the_vertical() -> None:
-    points = torch.randn(500, 17, 3, dtype=torch.float64)
-    points -= points[:, :1].clone()
-    up = torch.nn.functional.normalize(torch.randn(500, 3, dtype=torch.float64), dim=1)
-    changed = turned(points, up, PoseAugmentConfig(turn=90))
-    torch.testing.assert_close(torch.cdist(changed, changed), torch.cdist(points, points))  # with the root at zero
-    torch.testing.assert_close((changed * up[:, None]).sum(-1), (points * up[:, None]).sum(-1))
-    flat, now = (p - (p * up[:, None]).sum(-1, keepdim=True) * up[:, None] for p in (points[:, 1:], changed[:, 1:]))
-    cos = (flat * now).sum(-1) / flat.norm(dim=-1) / now.norm(dim=-1)
-    sin = (torch.linalg.cross(flat, now) * up[:, None]).sum(-1) / flat.norm(dim=-1) / now.norm(dim=-1)
-    angle = torch.rad2deg(torch.atan2(sin, cos))
-    torch.testing.assert_close(angle, angle[:, :1].expand_as(angle))  # all joints of a pose by one angle
-    assert angle.abs().max() <= 90
-    assert torch.histc(angle[:, 0], 4, -90, 90).min() > 80
-    assert turned(points, up, PoseAugmentConfig(bones=0.1)) is points
-
-
 def test_other_people_stand_where_the_person_stood(poses: PoseSet) -> None:
     """Seen by the old cameras, the lowest joint keeps its height, and the root its place on the floor."""
-    batches = PoseBatches(poses, 64, flip=False, augment=PoseAugmentConfig(bones=0.1, stature=0.1, turn=180))
+    batches = PoseBatches(poses, 64, flip=False, augment=PoseAugmentConfig(bones=0.1, stature=0.1))
     rows = torch.arange(64)
     with mock.patch("lifting.datasets.pose_batches.seen_from", wraps=seen_from) as watched:
         _, target = batches._augmented(rows, poses.target[rows])
@@ -127,7 +110,7 @@ def test_other_cameras_are_within_their_ranges() -> None:
 def test_keypoints_are_projections_of_the_changed_joints(poses: PoseSet, cameras: bool, person: bool) -> None:
     """With people and cameras changed and no detector, the 3D joints project onto the keypoints."""
     chosen = poses.relative_to_rays() if person else poses
-    config = PoseAugmentConfig(cameras=cameras, bones=0.1, stature=0.05, turn=180)
+    config = PoseAugmentConfig(cameras=cameras, bones=0.1, stature=0.05)
     batches = PoseBatches(chosen, 64, flip=False, augment=config)
     seen: list[tuple[Views, torch.Tensor]] = []
     original = seen_from
