@@ -7,14 +7,7 @@ from torch import Tensor
 
 from lifting.command import InputError
 from lifting.config import PoseAugmentConfig
-from lifting.datasets.pose_augment import (
-    STATURE,
-    detected,
-    on_the_same_floor,
-    other_cameras,
-    other_people,
-    seen_from,
-)
+from lifting.datasets.pose_augment import STATURE, detected, on_the_same_floor, other_cameras, other_people, seen_from
 from lifting.datasets.poses import PoseSet
 from lifting.geometry.cameras import normalise_screens
 from lifting.geometry.joint_maps import flip
