@@ -93,12 +93,12 @@ class PoseBatches:
         poses, config, scene = self.poses, self.augment, self.poses.scene
         root, views = scene.root[rows], scene.views[scene.camera[rows]]
         before = target @ rotation_to_ray(root) if poses.has_mask else target
-        up = views.R[..., 2]  # the world's z axis in the camera frame
         points = other_people(before, config, poses.joint_set)
         if config.cameras:
             old, (views, root) = views, other_cameras(len(rows), config, points)
             points = points @ old.R @ views.R.mT
         else:
+            up = views.R[..., 2]  # the world's z axis in the camera frame
             root = on_the_same_floor(root, up, before, points)
         placed, uv = seen_from(views, root, points)
         person = STATURE * views.focal.mean(1) / placed[:, poses.joint_set.root].norm(dim=1)

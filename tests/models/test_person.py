@@ -66,7 +66,7 @@ def test_networks_take_three_channels(config: FCConfig | SRNetConfig) -> None:
 
 @pytest.mark.parametrize("config", [FCConfig(width=32, input="both"), SRNetConfig(width=64, input="both")])
 def test_networks_see_both_places(config: FCConfig | SRNetConfig) -> None:
-    """With the weights of the screen at zero nothing but the place relative to the person counts, and the reverse."""
+    """With the weights of the screen at zero, the place relative to the person is left, and only that."""
     torch.manual_seed(0)
     network = build_lifter(config, H36M17, with_sigma=True).eval()
     points = keypoints().float()[..., :2]
