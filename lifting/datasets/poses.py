@@ -268,10 +268,15 @@ def load_split(
             f"config: data.missing and data.augment.missing, scores: expected 0 for model.input {model_input}, which "
             "is not told of missing joints; model.input person is"
         )
-    if train and config.augment.changes and (config.keypoints != GROUND_TRUTH or config.noise_px):
+    if train and config.augment.changes and config.keypoints != GROUND_TRUTH:
         raise InputError(
-            f"config: data.augment projects the changed joints, and has noise of its own: expected data.keypoints "
-            f"{GROUND_TRUTH} and data.noise_px 0 in training, got {config.keypoints} and {config.noise_px:g}"
+            f"config: data.augment projects the changed joints: expected data.keypoints {GROUND_TRUTH} in training, "
+            f"got {config.keypoints}"
+        )
+    if train and config.noise_px and (config.augment.cameras or config.augment.noise):
+        raise InputError(
+            "config: data.augment.cameras has pixels of its own, and data.augment.noise takes the place of "
+            f"data.noise_px: with them, expected data.noise_px 0 in training, got {config.noise_px:g}"
         )
     if train:
         subjects, actions, cameras = config.train_subjects, config.train_actions, config.train_cameras

@@ -271,12 +271,28 @@ def test_several_files_are_one_set(small_store: Path) -> None:
         load_poses([store, store], ("S1", "S77"), 20)
 
 
-def test_augmentation_is_not_mixed_with_detections_or_noise_in_pixels(small_store: Path) -> None:
+def test_augmentation_is_not_mixed_with_detections(small_store: Path) -> None:
     """It projects the changed joints, so a detector's keypoints would be ignored in silence."""
-    for changes in ({"keypoints": "cpn"}, {"noise_px": 5.0}):
-        config = DataConfig(augment=CAMERAS, train_subjects=("S1",), **changes)
-        with pytest.raises(InputError, match=r"expected data.keypoints gt and data.noise_px 0 in training"):
+    config = DataConfig(augment=PoseAugmentConfig(stature=0.05), train_subjects=("S1",), keypoints="cpn")
+    with pytest.raises(InputError, match=r"expected data.keypoints gt in training, got cpn"):
+        load_split(config, str(small_store), train=True)
+
+
+def test_noise_in_pixels_is_that_of_cameras_that_stay(small_store: Path, poses: PoseSet) -> None:
+    for augment in (CAMERAS, PoseAugmentConfig(stature=0.05, noise=0.01)):
+        config = DataConfig(augment=augment, train_subjects=("S1",), noise_px=5.0)
+        with pytest.raises(InputError, match=r"expected data.noise_px 0 in training, got 5"):
             load_split(config, str(small_store), train=True)
+    people = PoseAugmentConfig(stature=0.05, bones=0.05)
+    load_split(DataConfig(augment=people, train_subjects=("S1",), noise_px=5.0), str(small_store), train=True)
+    batches = []
+    for noise_px in (0.0, 5.0):
+        torch.manual_seed(0)
+        (batch,) = PoseBatches(poses, len(poses), flip=False, noise_px=noise_px, augment=people).epoch(0)
+        batches.append(batch)
+    clean, noisy = batches
+    assert torch.equal(noisy.target, clean.target)
+    assert ((noisy.input - clean.input) * 500).std().item() == pytest.approx(5, rel=0.05)  # pictures 1000 pixels wide
 
 
 @pytest.mark.parametrize(
