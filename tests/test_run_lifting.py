@@ -200,7 +200,9 @@ def test_bad_input_is_one_line(shell: Shell, small: list[str], small_store: Path
     refused(shell(*run, *small, "train.epoch=3"), "unknown key train.epoch", "train.epochs")
     refused(shell(*run, *small, "train.lr=-1"), "train.lr", "-1")
     refused(shell(*run, *small, "data.test_subjects=[S4]"), "S4", "S1, S5, S9")
-    refused(shell(*run, *small, "data.keypoints=cpn"), "'cpn'", "gt")
+    without = ["--config", ROOT / "configs" / "lifting" / "fc_rle.yaml"]
+    refused(shell(*run, *small, "data.keypoints=cpn"), "data.keypoints gt in training, got cpn")
+    refused(shell(*run, *without, *small, "data.keypoints=cpn"), "'cpn'", "gt")
     refused(shell(*run, "--config", tmp_path / "no.yaml"), "no.yaml")
     refused(shell("train", "--resume", tmp_path), "config.yaml")
     refused(shell("trian"), "trian")

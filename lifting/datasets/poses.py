@@ -271,7 +271,7 @@ def load_split(
     if train and config.augment.changes and config.keypoints != GROUND_TRUTH:
         raise InputError(
             f"config: data.augment projects the changed joints: expected data.keypoints {GROUND_TRUTH} in training, "
-            f"got {config.keypoints}"
+            f"got {config.keypoints}; fc_rle.yaml has no augmentation"
         )
     if train and config.noise_px and (config.augment.cameras or config.augment.noise):
         raise InputError(

@@ -13,22 +13,26 @@ from lifting.likelihood.radial_mixture import fit_mixture, length_table, log_par
 from lifting.likelihood.scale import Likelihood, check
 from lifting.prediction import Prediction
 
-_KEPT = (0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)  # shares of a correlation, see `_common_correlation`
+_KEPT = (0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)  # shares of a correlation, see `_common`
+_STATURES = (0.0, 0.01, 0.02, 0.03, 0.04, 0.06)  # see `_common`
 
 
 class PoseDensity(Likelihood):
-    """A scale for each joint and axis along the viewing ray, one radial shape, and a correlation of all coordinates.
+    """A scale for each joint and axis along the viewing ray, one radial shape, a correlation of all coordinates, and a
+    stature that a picture does not show.
 
     With the predicted sigma_j and the rotation R that takes the viewing ray of the root to the third axis::
 
         x_j = mu_j + sigma_j R^T (a_j * x_bar_j)
         U(x_bar) = sum_k w_k N(x_bar; 0, s_k^2 I)                      radial, with heavy tails
         g(x_bar) = x_bar / |x_bar| * F_chi^-1(F_U(|x_bar|))            standard normal if x_bar is distributed as U
-        log p(pose) = sum_j log p_j(x_j) + log N(g; 0, C) - log N(g; 0, I)
+        log p(pose) = sum_j log p_j(x_j) + log N(g; 0, C') - log N(g; 0, I)
+        C' = A^-1/2 (C + v v^T) A^-1/2,   v_j = t R mu_j / (s sigma_j a_j),   A_j = I + v_j v_j^T
 
-    F_U and F_chi are the distribution functions of |x_bar| under U and under N(0, I). The last line is a Gaussian
-    copula: as long as the D x D diagonal blocks of C are identities, every joint keeps its density p_j exactly, and p
-    integrates to one.
+    F_U and F_chi are the distribution functions of |x_bar| under U and under N(0, I). The third line is a Gaussian
+    copula: as long as the D x D diagonal blocks of C' are identities, every joint keeps its density p_j exactly, and p
+    integrates to one. v is the error of a person who is taller than predicted, by t of his size; s is the root mean
+    square of the widths. A is block-diagonal and makes the blocks identities again.
 
     It is for testing and has no flow: what a flow finds is mostly the scale of each axis, and here that is a parameter.
     `fit` makes it from errors on people whom the network was not trained on, because a network errs on new people in
@@ -41,6 +45,7 @@ class PoseDensity(Likelihood):
         correlation: C, (J D, J D); the coordinates of a joint are neighbours.
         focal: of the cameras, in normalised screen coordinates, see `axes`; None for a lifter that predicts along the
             viewing ray already.
+        stature: t, the standard deviation of a person's size over the predicted one, (); None for 0.
     """
 
     scale: Tensor
@@ -48,11 +53,18 @@ class PoseDensity(Likelihood):
     widths: Tensor
     correlation: Tensor
     focal: Tensor | None
+    stature: Tensor
     lengths: Tensor
     normal_lengths: Tensor
 
     def __init__(
-        self, scale: Tensor, weights: Tensor, widths: Tensor, correlation: Tensor, focal: Tensor | None = None
+        self,
+        scale: Tensor,
+        weights: Tensor,
+        widths: Tensor,
+        correlation: Tensor,
+        focal: Tensor | None = None,
+        stature: Tensor | None = None,
     ) -> None:
         super().__init__(scale.shape[-1], "gaussian")
         self.register_buffer("scale", scale)
@@ -60,6 +72,7 @@ class PoseDensity(Likelihood):
         self.register_buffer("widths", widths)
         self.register_buffer("correlation", correlation)
         self.register_buffer("focal", focal)
+        self.register_buffer("stature", scale.new_zeros(()) if stature is None else stature)
         table = length_table(weights, widths, self.dim)
         self.register_buffer("lengths", table[0].to(scale), persistent=False)
         self.register_buffer("normal_lengths", table[1].to(scale), persistent=False)
@@ -85,11 +98,12 @@ class PoseDensity(Likelihood):
         share = (1 / torch.bincount(person).double())[person]
         scale, weights, widths = fit_mixture(z, share / share.sum())
         unrelated = torch.eye(z[0].numel(), dtype=z.dtype, device=z.device)
-        g = rearrange(cls(scale, weights, widths, unrelated).to_normal(z / scale), "n j d -> n (j d)")
-        people = [g[person == who] for who in range(int(person.max()) + 1)]
-        correlation = _common_correlation(people, z.shape[-1])
-        scale, weights, widths, correlation = (x.to(target) for x in (scale, weights, widths, correlation))
-        return cls(scale, weights, widths, correlation, focal)
+        alone = cls(scale, weights, widths, unrelated, stature=z.new_ones(()))
+        g, v = alone.to_normal(z / scale), alone._taller(prediction).double()
+        people = [(g[person == who], v[person == who]) for who in range(int(person.max()) + 1)]
+        fitted = (scale, weights, widths, *_common(people))
+        scale, weights, widths, correlation, stature = (x.to(target) for x in fitted)
+        return cls(scale, weights, widths, correlation, focal, stature)
 
     @classmethod
     def load(cls, state: dict[str, Tensor], joints: int, where: str) -> "PoseDensity":
@@ -107,9 +121,11 @@ class PoseDensity(Likelihood):
                 "widths": (components,),
                 "correlation": (joints * dim, joints * dim),
                 "focal": (),
+                "stature": (),
             }
             fits = all(tuple(x.shape) == shapes[name] and x.isfinite().all() for name, x in state.items())
-            positive = all((x > 0).all() for name, x in state.items() if name != "correlation")
+            fits &= bool(state.get("stature", torch.zeros(())) >= 0)
+            positive = all((x > 0).all() for name, x in state.items() if name not in ("correlation", "stature"))
             if not fits or not positive or torch.linalg.cholesky_ex(state["correlation"]).info:
                 raise KeyError
             return cls(**state)
@@ -165,15 +181,22 @@ class PoseDensity(Likelihood):
 
     def log_prob_pose(self, prediction: Prediction, x: Tensor) -> Tensor:
         """Log-density of whole poses at x (B, J, D), in nats: (B,)."""
-        g = rearrange(self.to_normal(self.standardise(prediction, x)), "b j d -> b (j d)")
-        return self.log_prob(prediction, x).sum(1) + _dependence(g, self.correlation)
+        g = self.to_normal(self.standardise(prediction, x))
+        return self.log_prob(prediction, x).sum(1) + _dependence(g, self.correlation, self._taller(prediction))
 
     def sample(self, prediction: Prediction, n: int) -> Tensor:
         """n draws of every pose, (n, B, J, D), whose joints depend on each other."""
-        mu = prediction.mu
-        noise = torch.randn(n, len(mu), len(self.correlation), dtype=mu.dtype, device=mu.device)
-        g = noise @ torch.linalg.cholesky(self.correlation).mT
-        return self.unstandardise(prediction, self.from_normal(rearrange(g, "n b (j d) -> n b j d", d=self.dim)))
+        v = self._taller(prediction)
+        noise = torch.randn(n, len(v), len(self.correlation) + 1, dtype=v.dtype, device=v.device)
+        common = noise[..., 1:] @ torch.linalg.cholesky(self.correlation).mT
+        h = rearrange(common, "n b (j d) -> n b j d", d=self.dim) + noise[..., :1, None] * v
+        return self.unstandardise(prediction, self.from_normal(_along(v, h, -0.5)))
+
+    def _taller(self, prediction: Prediction) -> Tensor:
+        """v, (B, J, D)."""
+        mu, log_sigma = self._scaled(prediction)
+        spread = (self.weights * self.widths.square()).sum().sqrt()
+        return self.stature / spread * _turned(mu, prediction.turn) * torch.exp(-log_sigma)
 
 
 def viewing_turn(keypoints: Tensor, focal: Tensor) -> Tensor:
@@ -191,31 +214,66 @@ def _turned(x: Tensor, turn: Tensor | None) -> Tensor:
     return x if turn is None else x @ turn.mT
 
 
-def _common_correlation(people: Sequence[Tensor], dim: int) -> Tensor:
-    """The correlation of what people have in common, (M, M), from the normal deviations (N, M) of each.
+def _common(people: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """C, (J D, J D), and t, () that people have in common.
 
-    The mean over the people, with all that is off the diagonal blocks times the one of `_KEPT` at which, on average,
-    the correlation of the other people gives a person the highest likelihood. With one person, `_KEPT` has no judge and
-    the correlation is as it is.
+    C is the mean of their correlations, with all that is off the diagonal blocks times the one of `_KEPT` at which, on
+    average, the correlation of the other people gives a person the highest likelihood. t is the one of `_STATURES` that
+    does so, given C. With one person, they have no judge: C is as it is, and t is 0.
+
+    Args:
+        people: of each, the normal deviations g and, for t = 1, the errors v of a taller person, (N, J, D).
     """
-    each = [g.mT @ g / len(g) for g in people]
-    unrelated, total = torch.eye(len(each[0])).to(each[0]), torch.stack(each).sum(0)
+    dim = people[0][0].shape[-1]
+    rows = [rearrange(g, "n j d -> n (j d)") for g, _ in people]
+    each = [g.mT @ g / len(g) for g in rows]
+    total = torch.stack(each).sum(0)
+    if len(people) == 1:
+        return _shrunk(total, _KEPT[-1], dim), total.new_zeros(())
 
-    def shrunk(covariance: Tensor, kept: float) -> Tensor:
-        return kept * _with_identity_blocks(covariance, dim) + (1 - kept) * unrelated
+    def gain_of(kept: float) -> float:
+        """The mean of `_dependence` with t = 0, for which a person's covariance is enough."""
+        others = [_shrunk(total - own, kept, dim) for own in each]
+        return -sum(
+            float(torch.logdet(c) + (torch.linalg.inv(c) * own).sum()) for c, own in zip(others, each, strict=True)
+        )
 
-    gains = [
-        sum(float(_dependence(g, shrunk(total - own, kept)).mean()) for g, own in zip(people, each, strict=True))
-        for kept in (_KEPT if len(people) > 1 else ())
-    ]
-    return shrunk(total, _KEPT[gains.index(max(gains))] if gains else _KEPT[-1])
+    kept = max(_KEPT, key=gain_of)
+    others = [_shrunk(total - own, kept, dim) for own in each]
+
+    def gain_by(stature: float) -> float:
+        return sum(float(_dependence(g, c, stature * v).mean()) for (g, v), c in zip(people, others, strict=True))
+
+    return _shrunk(total, kept, dim), total.new_tensor(max(_STATURES, key=gain_by))
 
 
-def _dependence(g: Tensor, correlation: Tensor) -> Tensor:
-    """log N(g; 0, C) - log N(g; 0, I) of (B, M): (B,)."""
+def _shrunk(covariance: Tensor, kept: float, dim: int) -> Tensor:
+    """The correlation of `_with_identity_blocks`, with all that is off these blocks times ``kept``."""
+    correlation = _with_identity_blocks(covariance, dim)
+    return kept * correlation + (1 - kept) * torch.eye(len(correlation)).to(correlation)
+
+
+def _dependence(g: Tensor, correlation: Tensor, v: Tensor) -> Tensor:
+    """log N(g; 0, C') - log N(g; 0, I) of (B, J, D): (B,); see `PoseDensity`."""
     factor = torch.linalg.cholesky(correlation)
-    white = torch.linalg.solve_triangular(factor, g.mT, upper=False)
-    found: Tensor = 0.5 * (g.square().sum(1) - white.square().sum(0)) - factor.diagonal().log().sum()
+
+    def white(x: Tensor) -> Tensor:
+        found: Tensor = torch.linalg.solve_triangular(factor, rearrange(x, "b j d -> (j d) b"), upper=False)
+        return found
+
+    h, taller = white(_along(v, g, 0.5)), white(v)
+    longer: Tensor = 1 + taller.square().sum(0)  # the determinant of I + taller taller^T
+    square = h.square().sum(0) - (h * taller).sum(0).square() / longer
+    log_det = 2 * factor.diagonal().log().sum() + longer.log() - v.square().sum(-1).log1p().sum(-1)
+    found: Tensor = 0.5 * (g.square().sum((1, 2)) - square - log_det)
+    return found
+
+
+def _along(v: Tensor, x: Tensor, power: float) -> Tensor:
+    """(I + v v^T)^power x of each joint, (..., J, D): it stretches x along v."""
+    square = v.square().sum(-1, keepdim=True)
+    stretch = torch.expm1(power * square.log1p()) / square.clamp(min=torch.finfo(v.dtype).tiny)
+    found: Tensor = x + stretch * (v * x).sum(-1, keepdim=True) * v
     return found
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lifting.command import InputError
 from lifting.geometry.views import rotation_to_ray
-from lifting.likelihood.pose_density import PoseDensity, _common_correlation, viewing_turn
+from lifting.likelihood.pose_density import PoseDensity, _common, viewing_turn
 from lifting.likelihood.radial_mixture import fit_mixture, log_parts, with_length
 from lifting.prediction import Prediction
 
@@ -27,12 +27,27 @@ def correlation(joints: int, dim: int, seed: int = 0) -> Tensor:
     return whole
 
 
-def density(joints: int = JOINTS, dim: int = DIM, focal: float | None = None) -> PoseDensity:
+def density(joints: int = JOINTS, dim: int = DIM, focal: float | None = None, stature: float = 0.0) -> PoseDensity:
     maker = torch.Generator().manual_seed(1)
     scale = 0.5 + torch.rand(joints, dim, generator=maker, dtype=torch.float64)
     weights, widths = torch.tensor([0.3, 0.6, 0.1]).double(), torch.tensor([0.4, 1.0, 3.0]).double()
     at = None if focal is None else torch.tensor(focal, dtype=torch.float64)
-    return PoseDensity(scale, weights, widths, correlation(joints, dim), at)
+    return PoseDensity(scale, weights, widths, correlation(joints, dim), at, torch.tensor(stature).double())
+
+
+def correlation_of(of: PoseDensity, one: Prediction) -> Tensor:
+    """C' of each pose as the docstring has it, (B, J D, J D)."""
+    assert one.log_sigma is not None
+    spread = float((of.weights * of.widths.square()).sum() ** 0.5)
+    v = of.stature * one.mu / (one.log_sigma.exp() * of.scale * spread)
+    eye = torch.eye(v.shape[2], dtype=v.dtype)
+    half = v.new_zeros(*v.shape, *v.shape[1:])
+    for j in range(v.shape[1]):
+        values, vectors = torch.linalg.eigh(eye + v[:, j, :, None] * v[:, j, None])
+        half[:, j, :, j] = (vectors * values.rsqrt()[:, None]) @ vectors.mT
+    half = half.flatten(1, 2).flatten(2)
+    flat = v.flatten(1)
+    return half @ (of.correlation + flat[:, :, None] * flat[:, None]) @ half
 
 
 def prediction(poses: int, joints: int = JOINTS, dim: int = DIM) -> Prediction:
@@ -52,9 +67,10 @@ def test_the_unit_density_integrates_to_one(dim: int) -> None:
     assert torch.trapezoid(values, lengths) == pytest.approx(1, abs=1e-6)
 
 
-def test_two_joints_integrate_to_one_and_keep_their_marginals() -> None:
+@pytest.mark.parametrize("stature", [0.0, 0.2])
+def test_two_joints_integrate_to_one_and_keep_their_marginals(stature: float) -> None:
     """In one coordinate for each of two joints, by plain quadrature."""
-    of, one = density(2, 1), prediction(1, 2, 1)
+    of, one = density(2, 1, stature=stature), prediction(1, 2, 1)
     steps = torch.linspace(-3, 3, 751, dtype=torch.float64)
     a, b = torch.meshgrid(steps + one.mu[0, 0], steps + one.mu[0, 1], indexing="ij")
     x = torch.stack([a, b], -1).view(-1, 2, 1)
@@ -92,9 +108,24 @@ def test_short_lengths_have_the_rank_of_their_own() -> None:
     )
 
 
-def test_draws_follow_the_density_of_whole_poses() -> None:
+def test_whole_poses_against_a_slow_twin() -> None:
+    of, some = density(stature=0.06), prediction(6)
+    c = correlation_of(of, some)
+    blocks = c.view(6, JOINTS, DIM, JOINTS, DIM).diagonal(dim1=1, dim2=3).movedim(-1, 1)
+    torch.testing.assert_close(blocks, torch.eye(DIM).double().expand_as(blocks))
+    assert (c - of.correlation).abs().max() > 0.1
+    x = some.mu + 0.1 * torch.randn(6, JOINTS, DIM, dtype=torch.float64)
+    g = of.to_normal(of.standardise(some, x)).flatten(1)
+    quadratic = torch.einsum("bi,bij,bj->b", g, torch.eye(JOINTS * DIM) - torch.linalg.inv(c), g)
+    expected = of.log_prob(some, x).sum(1) + 0.5 * (quadratic - torch.logdet(c))
+    torch.testing.assert_close(of.log_prob_pose(some, x), expected)
+
+
+@pytest.mark.parametrize("stature", [0.0, 0.06])
+def test_draws_follow_the_density_of_whole_poses(stature: float) -> None:
     """E[q / p] = 1 over draws from p, for the q of independent joints; and -E[log p] is below that of independent."""
-    of, one = density(), prediction(1)
+    of, one = density(stature=stature), prediction(1)
+    c = correlation_of(of, one)[0]
     torch.manual_seed(0)
     drawn = of.sample(one, 40_000)[:, 0]
     many = Prediction(one.mu.expand_as(drawn), one.log_sigma.expand_as(drawn))  # type: ignore[union-attr]
@@ -102,8 +133,8 @@ def test_draws_follow_the_density_of_whole_poses() -> None:
     ratio = (joints - pose).exp()
     assert ratio.mean() == pytest.approx(1, abs=5 * float(ratio.std()) / 200)
     g = of.to_normal(of.standardise(many, drawn)).flatten(1)
-    torch.testing.assert_close(g.T @ g / len(g), of.correlation, rtol=0, atol=0.03)
-    assert (pose - joints).mean() == pytest.approx(-0.5 * float(torch.logdet(of.correlation)), rel=0.02)
+    torch.testing.assert_close(g.T @ g / len(g), c, rtol=0, atol=0.03)
+    assert (pose - joints).mean() == pytest.approx(-0.5 * float(torch.logdet(c)), rel=0.02)
     off = (drawn - one.mu[0]).square().mean(0).sqrt()
     torch.testing.assert_close(off, of.deviation(one)[0], rtol=0.03, atol=0)
 
@@ -119,6 +150,7 @@ def test_a_planted_density_is_recovered(first: int) -> None:
     found = PoseDensity.fit(some, target.requires_grad_(), person)
     assert not any(x.requires_grad for x in found.state_dict(keep_vars=True).values())
     assert not found.deviation(Prediction(target, target)).requires_grad
+    assert found.stature == 0
     target = target.detach()
     torch.testing.assert_close(
         found.deviation(some.rows(slice(10))), of.deviation(some.rows(slice(10))), rtol=0.05, atol=0
@@ -161,9 +193,17 @@ def test_every_person_counts_alike() -> None:
     torch.testing.assert_close(weighed.deviation(some), repeated.deviation(some), rtol=0.05, atol=0)
 
 
+def test_a_stature_that_people_differ_by_is_found() -> None:
+    torch.manual_seed(0)
+    some = prediction(3_000)
+    target = density(stature=0.03).sample(some, 1)[0]
+    found = PoseDensity.fit(some, target, (torch.arange(3_000) >= 1_000).long())
+    assert float(found.stature) == pytest.approx(0.03, abs=0.011)
+
+
 def test_axes_turn_with_the_viewing_ray() -> None:
     """A pose at the border of the picture has its large deviation along its own ray, not along the camera's axis."""
-    of = density(focal=2.3)
+    of = density(focal=2.3, stature=0.05)
     of.scale[:] = torch.tensor([1.0, 1.0, 4.0])
     keypoints = torch.zeros(2, JOINTS, 2, dtype=torch.float64)
     keypoints[1, 0] = torch.tensor([0.9, -0.3])
@@ -187,10 +227,18 @@ def test_axes_turn_with_the_viewing_ray() -> None:
 
 
 def test_what_is_no_density_is_refused() -> None:
-    state = {name: x.clone() for name, x in density(focal=2.0).state_dict().items()}
+    state = {name: x.clone() for name, x in density(focal=2.0, stature=0.02).state_dict().items()}
     again = PoseDensity.load(state, JOINTS, "here")
     torch.testing.assert_close(again.lengths, density().lengths)
-    for name, x in [("scale", torch.ones(3, 3)), ("weights", torch.tensor(1.0)), ("widths", torch.ones(2))]:
+    assert again.stature == state["stature"]
+    assert PoseDensity.load({name: x for name, x in state.items() if name != "stature"}, JOINTS, "here").stature == 0
+    for name, x in [
+        ("scale", torch.ones(3, 3)),
+        ("weights", torch.tensor(1.0)),
+        ("widths", torch.ones(2)),
+        ("stature", torch.tensor(-0.01)),
+        ("stature", torch.ones(2)),
+    ]:
         with pytest.raises(InputError, match="here: expected scale"):
             PoseDensity.load(state | {name: x}, JOINTS, "here")
     with pytest.raises(InputError, match="here: expected scale"):
@@ -214,7 +262,8 @@ def test_a_correlation_is_kept_as_far_as_people_share_it() -> None:
             torch.cat([x[:, :-1], sign * 0.8 * x[:, :1] + 0.6 * x[:, -1:]], 1)
             for x, sign in zip(z, signs, strict=False)
         ]
-        return float(_common_correlation(people, 2)[0, -1])
+        poses = [person.view(2000, 4, 2) for person in people]
+        return float(_common([(g, torch.zeros_like(g)) for g in poses])[0][0, -1])
 
     assert found([1]) == pytest.approx(0.8, abs=0.03)
     assert found([1, 1]) == pytest.approx(0.8, abs=0.05)
