@@ -61,7 +61,7 @@ HOUSE: list[dict[str, list[str]]] = [
     ], "evaluate": [], "series": []},
     {"lifter": [], "chosen_pictures": []},
     {"reports": [
-        "density_scores", "uncertainty", "hypotheses", "camera_evidence", "image_evaluation", "robustness",
+        "density_scores", "uncertainty", "camera_evidence", "hypotheses", "image_evaluation", "robustness",
         "keypoint_evaluation",
     ]},
     {"single_stage": [], "estimate": [], "crossfit": []},

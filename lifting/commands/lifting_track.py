@@ -82,7 +82,12 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         metavar="PX",
         help="with --camera: noise of the keypoints in pixels (default: fitted to training poses)",
     )
-    parser.add_argument("--hypotheses", type=int, metavar="N", help="draw N poses per input and report the best of N")
+    parser.add_argument(
+        "--hypotheses",
+        type=int,
+        metavar="N",
+        help="draw N poses per input and report the best of N; with --camera also given their rays",
+    )
     parser.add_argument("--draw-hypotheses", type=Path, metavar="FIGURE", help="draw poses sampled from the density")
 
 

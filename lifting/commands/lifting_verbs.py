@@ -59,8 +59,10 @@ def evaluate(options: argparse.Namespace) -> None:
         report["camera"] = camera_evidence.camera_report(objective, config, poses, prediction, options.pixel_noise)
         texts.append(camera_evidence.format_camera(report["camera"], report))
     if options.hypotheses:
-        report["hypotheses"] = hypotheses.hypotheses_report(objective, poses, prediction, options.hypotheses)
-        texts.append(hypotheses.format_hypotheses(report["hypotheses"]))
+        noise = report["camera"]["pixel_noise"] if options.camera else None
+        found = hypotheses.hypotheses_report(objective, poses, prediction, options.hypotheses, noise)
+        report["hypotheses"] = found
+        texts.append(hypotheses.format_hypotheses(found))
     if options.draw_hypotheses:
         hypotheses.draw(options.draw_hypotheses, objective, poses, prediction)
     if options.json:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from lifting import lifter
@@ -62,15 +63,33 @@ class Sight:
         deviation, known = self.deviation, self.deviation == 0
         if uniform:
             deviation = torch.where(known, 0, deviation[~known].square().mean().sqrt())
-        arrays = [x.cpu().numpy() for x in (self.mu, deviation, self.rays, pixel_noise / self.focal)]
-        starts = range(CHUNK, len(self.mu), CHUNK)
+        placed = self._placed(self.mu, deviation, slice(None), pixel_noise)
+        found = torch.from_numpy(placed.joints).to(self.predicted)
+        return torch.where(found.isfinite().all(-1, keepdim=True), found, self.predicted), placed
+
+    def errors_of(self, drawn: Tensor, part: slice, pixel_noise: float) -> Tensor:
+        """Errors of poses that were drawn for some of the N, (n, B, J) metres, each brought to the rays on its own.
+
+        Args:
+            drawn: (n, B, J, 3) metres, in the axes of the prediction.
+        """
+        n = len(drawn)
+        placed = self._placed(drawn.double().flatten(0, 1), self.deviation[part].repeat(n, 1, 1), part, pixel_noise, n)
+        found = rearrange(torch.from_numpy(placed.joints).to(self.target), "(n b) j d -> n b j d", n=n)
+        found = torch.where(found.isfinite().all(-1, keepdim=True), found, self.predicted[part])
+        errors: Tensor = (found - self.target[part]).norm(dim=-1)
+        return errors
+
+    def _placed(self, mu: Tensor, deviation: Tensor, part: slice, pixel_noise: float, times: int = 1) -> Placed:
+        """`place_people` of poses that belong to these of the N, all of them ``times`` times."""
+        rays, angle = self.rays[part].repeat(times, 1, 1), (pixel_noise / self.focal[part]).repeat(times)
+        arrays = [x.cpu().numpy() for x in (mu, deviation, rays, angle)]
+        starts = range(CHUNK, len(mu), CHUNK)
         parts = [
             place_people(*some, about_ray=self.poses.has_mask)
             for some in zip(*(np.split(x, starts) for x in arrays), strict=True)
         ]
-        placed = Placed(**{name: np.concatenate([vars(part)[name] for part in parts]) for name in vars(parts[0])})
-        found = torch.from_numpy(placed.joints).to(self.predicted)
-        return torch.where(found.isfinite().all(-1, keepdim=True), found, self.predicted), placed
+        return Placed(**{name: np.concatenate([vars(part)[name] for part in parts]) for name in vars(parts[0])})
 
     def best_noise(self, *, uniform: bool) -> float:
         """The one of `NOISES` that gives the lowest error.

@@ -14,6 +14,7 @@ from lifting.likelihood.pose_density import PoseDensity
 from lifting.likelihood.unit_densities import fixed_draws
 from lifting.metrics.pose_errors import pearson
 from lifting.prediction import Prediction
+from lifting.reports.camera_evidence import Sight
 from lifting.training.objective import Objective
 
 _AT_ONCE = 2**22  # coordinates drawn at a time
@@ -22,8 +23,13 @@ _BINS = 10  # of joints, by the spread of their hypotheses
 
 
 @torch.no_grad()
-def hypotheses_report(objective: Objective, poses: PoseSet, prediction: Prediction, n: int) -> dict[str, Any]:
+def hypotheses_report(
+    objective: Objective, poses: PoseSet, prediction: Prediction, n: int, pixel_noise: float | None = None
+) -> dict[str, Any]:
     """Errors of n poses drawn from the learned density, and from a Gaussian of the same mean square in each coordinate.
+
+    With ``pixel_noise``, the standard deviation of the keypoints, also of those from the learned density after each was
+    brought to the rays of its keypoints (`rays.place_people`): ``given_rays``. The intrinsics are known to it.
 
     Joints are drawn independently, unless the density is one of whole poses (`PoseDensity`). All numbers are means over
     the test poses, in millimetres.
@@ -39,7 +45,8 @@ def hypotheses_report(objective: Objective, poses: PoseSet, prediction: Predicti
     share = free.mu.shape[1] / prediction.mu.shape[1]  # known joints have no error, but count
     rows = max(1, _AT_ONCE // (n * free.mu[0].numel()))
     spreads, errors = [], []
-    sums: dict[str, dict[str, float]] = {"learned": {}, "gaussian": {}}
+    sight = None if pixel_noise is None else Sight.of(objective, poses, prediction)
+    sums: dict[str, dict[str, float]] = {}
     with (
         fixed_draws(target.device),
         tqdm(total=len(target), unit="pose", desc="hypotheses", leave=False, disable=None) as bar,
@@ -50,15 +57,20 @@ def hypotheses_report(objective: Objective, poses: PoseSet, prediction: Predicti
             one = free.rows(part)
             normal = torch.randn(n, *one.mu.shape, dtype=one.mu.dtype, device=one.mu.device)
             drawn = {"learned": objective.likelihood.sample(one, n), "gaussian": one.mu + deviation[part] * normal}
-            for name, draws in drawn.items():
-                found = 1000 * (draws - target[part]).norm(dim=-1)
+            found = {name: (draws - target[part]).norm(dim=-1) for name, draws in drawn.items()}
+            if sight is not None and pixel_noise is not None:
+                known = prediction.mu[part].expand(n, -1, -1, -1)
+                whole = known.index_copy(2, objective.free_joints, drawn["learned"])
+                found["given_rays"] = sight.errors_of(whole, part, pixel_noise)[..., objective.free_joints]
+            for name, metres in found.items():
                 means = {
-                    "min_mpjpe_mm": share * found.mean(-1).amin(0).sum(),
-                    "min_joint_mm": share * found.amin(0).mean(-1).sum(),
-                    "mean_mpjpe_mm": share * found.mean((0, -1)).sum(),
+                    "min_mpjpe_mm": share * metres.mean(-1).amin(0).sum(),
+                    "min_joint_mm": share * metres.amin(0).mean(-1).sum(),
+                    "mean_mpjpe_mm": share * metres.mean((0, -1)).sum(),
                 }
+                of = sums.setdefault(name, {})
                 for key, value in means.items():
-                    sums[name][key] = sums[name].get(key, 0.0) + float(value) / len(target)
+                    of[key] = of.get(key, 0.0) + 1000 * float(value) / len(target)
             spreads.append((drawn["learned"] - drawn["learned"].mean(0)).square().sum(-1).mean(0).sqrt())
             errors.append((one.mu - target[part]).norm(dim=-1))
             bar.update(len(one.mu))
@@ -107,9 +119,10 @@ def format_hypotheses(report: Mapping[str, Any]) -> str:
     n = report["n"]
     head = f"{'millimetres':<24}{f'best of {n}':>14}{'best joints':>14}{'mean':>14}"
     lines = [head, "-" * len(head)]
-    for name in ("learned", "gaussian"):
-        cells = "".join(f"{report[name][key]:>14.1f}" for key in ("min_mpjpe_mm", "min_joint_mm", "mean_mpjpe_mm"))
-        lines.append(f"{'hypotheses, ' + name:<24}{cells}")
+    for name in ("learned", "gaussian", "given_rays"):
+        if name in report:
+            cells = "".join(f"{report[name][key]:>14.1f}" for key in ("min_mpjpe_mm", "min_joint_mm", "mean_mpjpe_mm"))
+            lines.append(f"{'hypotheses, ' + name.replace('_', ' '):<24}{cells}")
     lines.append(f"{'the prediction itself':<24}{report['mpjpe_frame_mm']:>14.1f}")
     lines += ["", f"tenths of the joints by the spread of their hypotheses, r {report['spread_error_r']:.3f}:"]
     for name in ("spread", "error"):

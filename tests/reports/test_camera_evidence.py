@@ -12,7 +12,8 @@ from lifting.datasets.poses import PoseSet
 from lifting.geometry import rays
 from lifting.geometry.skeleton import H36M17
 from lifting.prediction import Prediction
-from lifting.reports.camera_evidence import NOISES, camera_report, joint_deviations, training_sight
+from lifting.reports.camera_evidence import NOISES, Sight, camera_report, joint_deviations, training_sight
+from lifting.reports.hypotheses import hypotheses_report
 from lifting.training.objective import Objective
 from tests.conftest import Shell, refused
 
@@ -77,19 +78,39 @@ def test_the_noise_is_fitted_to_training_poses(small: list[str], monkeypatch: py
     assert camera_report(objective, config, poses, prediction, None)["pixel_noise"] <= 1.0
 
 
+@pytest.mark.parametrize("more", [(), ("model.input=person", "data.missing=0.1")], ids=["screen", "person"])
+def test_drawn_poses_are_brought_to_the_rays(small: list[str], more: tuple[str, ...]) -> None:
+    """Each as if it were the prediction; the true pose stays where it is."""
+    objective, _, poses, prediction = planted(small, *more)
+    sight = Sight.of(objective, poses, prediction)
+    part, few = slice(3, 33), prediction.rows(slice(3, 33))
+    drawn = torch.stack([few.mu, poses.target[part], few.mu])
+    as_predicted, true, again = sight.errors_of(drawn, part, 0.5)
+    expected = (sight.place(0.5, uniform=False)[0] - sight.target)[part].norm(dim=-1)
+    torch.testing.assert_close(as_predicted, expected)
+    assert torch.equal(as_predicted, again)
+    assert true.max() < 0.002
+    report = hypotheses_report(objective, poses, prediction, 20, 0.5)
+    for number in ("min_mpjpe_mm", "min_joint_mm", "mean_mpjpe_mm"):
+        assert report["given_rays"][number] < 0.9 * report["learned"][number]
+    assert "given_rays" not in hypotheses_report(objective, poses, prediction, 20)
+
+
 @pytest.mark.parametrize("loss", ["rle", "l1"])
 def test_the_command(small: list[str], shell: Shell, tmp_path: Path, loss: str) -> None:
     run = tmp_path / "run"
     code, _, err = shell("train", "--output", run, *small, f"loss.name={loss}", "train.epochs=1")
     assert code == 0, err
     evaluate = ["evaluate", "--checkpoint", run / "last.pt"]
-    code, out, err = shell(*evaluate, "--camera", "--json", tmp_path / "r.json")
+    code, out, err = shell(*evaluate, "--camera", "--hypotheses", 3, "--json", tmp_path / "r.json")
     assert code == 0, err
     report = json.loads((tmp_path / "r.json").read_text())
     assert {"mpjpe_mm", "mpjpe_frame_mm", "pa_mpjpe_mm", "pixel_noise", "coverage_90"} <= set(report["camera"])
     assert ("uniform" in report["camera"]) == (loss == "rle")
     assert ("predicts no sigma" in out) == (loss == "l1")
     assert "given its rays" in out
+    assert "hypotheses, given rays" in out
+    assert report["hypotheses"]["given_rays"]["min_mpjpe_mm"] < report["hypotheses"]["given_rays"]["mean_mpjpe_mm"]
     given = [*evaluate, "--camera", "--pixel-noise"]
     code, _, err = shell(*given, 3, "--json", tmp_path / "r.json")
     assert code == 0, err
