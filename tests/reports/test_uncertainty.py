@@ -274,7 +274,7 @@ def test_as_a_person_asks(shell: Shell, small: list[str], tmp_path: Path, monkey
         refused(shell(*evaluate, "--uncertainty", *picture), "expected the ending of a picture file")
     assert not (tmp_path / "few.json").exists()
     # weights fit other losses too, whose numbers these are not
-    for other in ("loss.name=dle", "loss.base=gaussian", "model.dropout=0"):
+    for other in ("loss.name=dle", "loss.base=gaussian", "model.dropout=0.5"):
         refused(shell(*evaluate, other), "last.pt", f"expected the {other.split('.')[0]} that it was trained with")
     refused(shell("density", "--checkpoint", evaluate[-1], "--output", tmp_path / "x.png", "loss.name=dle"), "the loss")
     calibrate = [*evaluate, "--uncertainty", "--calibrate", tmp_path / "held" / "last.pt"]
