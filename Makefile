@@ -5,7 +5,7 @@ BIN := .venv/bin
 
 .PHONY: help demo test faults fuzz load mutants bench gpu tables weights lint lock
 help:
-	@echo "make demo    trains, evaluates and draws on the embedded set (about four minutes on two cores)"
+	@echo "make demo    trains, evaluates and draws on the embedded set (three to six minutes on two cores)"
 	@echo "make test    runs the test suite"
 	@echo "make tables  runs the paper's tables by analogy, short, on the embedded set; TABLES='--data FILE --seeds 3' for all"
 	@echo "make weights CMU=cmu_bvh.zip  makes the released weights anew (about half an hour)"
