@@ -124,9 +124,10 @@ class PoseDensity(Likelihood):
                 "stature": (),
             }
             fits = all(tuple(x.shape) == shapes[name] and x.isfinite().all() for name, x in state.items())
-            fits &= bool(state.get("stature", torch.zeros(())) >= 0)
-            positive = all((x > 0).all() for name, x in state.items() if name not in ("correlation", "stature"))
-            if not fits or not positive or torch.linalg.cholesky_ex(state["correlation"]).info:
+            in_range = all(
+                (x >= 0 if name == "stature" else x > 0).all() for name, x in state.items() if name != "correlation"
+            )
+            if not fits or not in_range or torch.linalg.cholesky_ex(state["correlation"]).info:
                 raise KeyError
             return cls(**state)
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
@@ -160,8 +161,12 @@ class PoseDensity(Likelihood):
     def deviation(self, prediction: Prediction, draws: int = 0) -> Tensor:
         """Root mean square error in each coordinate, (B, J, D), in closed form; ``draws`` is not needed."""
         _, log_sigma = self._scaled(prediction)
-        variance = (self.weights * self.widths.square()).sum() * torch.exp(2 * log_sigma)
+        variance = self._mean_square() * torch.exp(2 * log_sigma)
         return (variance if prediction.turn is None else variance @ prediction.turn.square()).sqrt()
+
+    def _mean_square(self) -> Tensor:
+        """s^2, of a coordinate of x_bar under U: ()."""
+        return (self.weights * self.widths.square()).sum()
 
     def log_unit(self, x_bar: Tensor) -> Tensor:
         parts = log_parts(x_bar.norm(dim=-1), self.weights, self.widths, self.dim)
@@ -195,8 +200,7 @@ class PoseDensity(Likelihood):
     def _taller(self, prediction: Prediction) -> Tensor:
         """v, (B, J, D)."""
         mu, log_sigma = self._scaled(prediction)
-        spread = (self.weights * self.widths.square()).sum().sqrt()
-        return self.stature / spread * _turned(mu, prediction.turn) * torch.exp(-log_sigma)
+        return self.stature / self._mean_square().sqrt() * _turned(mu, prediction.turn) * torch.exp(-log_sigma)
 
 
 def viewing_turn(keypoints: Tensor, focal: Tensor) -> Tensor:

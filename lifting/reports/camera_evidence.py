@@ -63,9 +63,7 @@ class Sight:
         deviation, known = self.deviation, self.deviation == 0
         if uniform:
             deviation = torch.where(known, 0, deviation[~known].square().mean().sqrt())
-        placed = self._placed(self.mu, deviation, slice(None), pixel_noise)
-        found = torch.from_numpy(placed.joints).to(self.predicted)
-        return torch.where(found.isfinite().all(-1, keepdim=True), found, self.predicted), placed
+        return self._given_rays(self.mu, deviation, slice(None), pixel_noise)
 
     def errors_of(self, drawn: Tensor, part: slice, pixel_noise: float) -> Tensor:
         """Errors of poses that were drawn for some of the N, (n, B, J) metres, each brought to the rays on its own.
@@ -73,15 +71,15 @@ class Sight:
         Args:
             drawn: (n, B, J, 3) metres, in the axes of the prediction.
         """
-        n = len(drawn)
-        placed = self._placed(drawn.double().flatten(0, 1), self.deviation[part].repeat(n, 1, 1), part, pixel_noise, n)
-        found = rearrange(torch.from_numpy(placed.joints).to(self.target), "(n b) j d -> n b j d", n=n)
-        found = torch.where(found.isfinite().all(-1, keepdim=True), found, self.predicted[part])
-        errors: Tensor = (found - self.target[part]).norm(dim=-1)
+        n, deviation = len(drawn), self.deviation[part].repeat(len(drawn), 1, 1)
+        found, _ = self._given_rays(drawn.double().flatten(0, 1), deviation, part, pixel_noise, n)
+        errors: Tensor = (rearrange(found, "(n b) j d -> n b j d", n=n) - self.target[part]).norm(dim=-1)
         return errors
 
-    def _placed(self, mu: Tensor, deviation: Tensor, part: slice, pixel_noise: float, times: int = 1) -> Placed:
-        """`place_people` of poses that belong to these of the N, all of them ``times`` times."""
+    def _given_rays(
+        self, mu: Tensor, deviation: Tensor, part: slice, pixel_noise: float, times: int = 1
+    ) -> tuple[Tensor, Placed]:
+        """See `place`; of poses that belong to these of the N, all of them ``times`` times."""
         rays, angle = self.rays[part].repeat(times, 1, 1), (pixel_noise / self.focal[part]).repeat(times)
         arrays = [x.cpu().numpy() for x in (mu, deviation, rays, angle)]
         starts = range(CHUNK, len(mu), CHUNK)
@@ -89,7 +87,9 @@ class Sight:
             place_people(*some, about_ray=self.poses.has_mask)
             for some in zip(*(np.split(x, starts) for x in arrays), strict=True)
         ]
-        return Placed(**{name: np.concatenate([vars(part)[name] for part in parts]) for name in vars(parts[0])})
+        placed = Placed(**{name: np.concatenate([vars(part)[name] for part in parts]) for name in vars(parts[0])})
+        found, predicted = torch.from_numpy(placed.joints).to(self.predicted), self.predicted[part].repeat(times, 1, 1)
+        return torch.where(found.isfinite().all(-1, keepdim=True), found, predicted), placed
 
     def best_noise(self, *, uniform: bool) -> float:
         """The one of `NOISES` that gives the lowest error.

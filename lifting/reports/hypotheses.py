@@ -1,6 +1,7 @@
 """Several poses for each input, drawn from the density that a lifter predicts: the best of them, and their spread."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,9 @@ def hypotheses_report(
     share = free.mu.shape[1] / prediction.mu.shape[1]  # known joints have no error, but count
     rows = max(1, _AT_ONCE // (n * free.mu[0].numel()))
     spreads, errors = [], []
-    sight = None if pixel_noise is None else Sight.of(objective, poses, prediction)
+    errors_given_rays = None
+    if pixel_noise is not None:
+        errors_given_rays = partial(Sight.of(objective, poses, prediction).errors_of, pixel_noise=pixel_noise)
     sums: dict[str, dict[str, float]] = {}
     with (
         fixed_draws(target.device),
@@ -58,10 +61,10 @@ def hypotheses_report(
             normal = torch.randn(n, *one.mu.shape, dtype=one.mu.dtype, device=one.mu.device)
             drawn = {"learned": objective.likelihood.sample(one, n), "gaussian": one.mu + deviation[part] * normal}
             found = {name: (draws - target[part]).norm(dim=-1) for name, draws in drawn.items()}
-            if sight is not None and pixel_noise is not None:
+            if errors_given_rays is not None:
                 known = prediction.mu[part].expand(n, -1, -1, -1)
                 whole = known.index_copy(2, objective.free_joints, drawn["learned"])
-                found["given_rays"] = sight.errors_of(whole, part, pixel_noise)[..., objective.free_joints]
+                found["given_rays"] = errors_given_rays(whole, part)[..., objective.free_joints]
             for name, metres in found.items():
                 means = {
                     "min_mpjpe_mm": share * metres.mean(-1).amin(0).sum(),
