@@ -281,6 +281,9 @@ class TrainConfig(_Section):
     lr_steps: tuple[PositiveInt, ...] = Field((), description="epochs after which the learning rate falls")
     warmup_steps: int = Field(200, ge=0, description="steps over which the learning rate rises from zero")
     clip_norm: float = Field(1.0, gt=0, description="largest norm of the whole gradient")
+    amsgrad: bool = Field(
+        False, description="Adam divides by the largest mean of squared gradients so far, not by the latest"
+    )
     bn_batches: int = Field(
         32, ge=0, description="batches from which batch norm's statistics are taken after every epoch; 0: running means"
     )

@@ -62,7 +62,12 @@ def fit(
     first_rank = ranks.rank() == 0
     with ranks.losses_in_one_line(), alone_in(folder) if first_rank else nullcontext(), Stops() as stops:
         device = next(objective.parameters()).device
-        optimizer = Adam(objective.parameters(), lr=config.train.lr, fused=device.type in ("cuda", "cpu"))
+        optimizer = Adam(
+            objective.parameters(),
+            lr=config.train.lr,
+            amsgrad=config.train.amsgrad,
+            fused=device.type in ("cuda", "cpu"),
+        )
         progress = resume(objective, optimizer, folder, config, len(batches))
         if progress.epoch >= config.train.epochs:  # the folder stays as it is, with the configuration of these epochs
             if first_rank:

@@ -75,8 +75,8 @@ def resume(
     tested on other poses, the lowest error so far is none: errors on two tests do not compare.
 
     Raises:
-        InputError: ``last.pt`` cannot be read, is of another model, loss or joint set, or stopped in the middle of an
-            epoch of another number of steps; or some ranks, of another machine, do not see it.
+        InputError: ``last.pt`` cannot be read, is of another model, loss, optimiser or joint set, or stopped in the
+            middle of an epoch of another number of steps; or some ranks, of another machine, do not see it.
     """
     path = folder / "last.pt"
     progress = Progress()
@@ -87,6 +87,9 @@ def resume(
             raise InputError(f"checkpoint: {path}: expected one that a training wrote, got weights alone")
         if not _agree(state["config"].get("loss", {}), config.model_dump(mode="json")["loss"]):
             raise InputError(f"checkpoint: {path}: expected to go on with the loss of its training, got another")
+        amsgrad = state["config"].get("train", {}).get("amsgrad", False)
+        if amsgrad != config.train.amsgrad:  # its optimiser has other moments
+            raise InputError(f"checkpoint: {path}: expected train.amsgrad={str(amsgrad).lower()}, as it was trained")
         load_weights(objective.network, state["network"], f"checkpoint: {path}: the network")
         load_weights(objective.likelihood, state["likelihood"], f"checkpoint: {path}: the likelihood")
         for group in state["optimizer"]["param_groups"]:

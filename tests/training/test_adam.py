@@ -9,13 +9,15 @@ from torch import nn
 from lifting.training.adam import Adam
 
 
-def test_adam_is_that_of_torch_to_the_bit_and_takes_up_its_state() -> None:
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_adam_is_that_of_torch_to_the_bit_and_takes_up_its_state(amsgrad: bool) -> None:
     def network() -> nn.Linear:
         torch.manual_seed(0)
         return nn.Linear(3, 3)
 
     networks = [network(), network()]
-    ours, theirs = Adam(networks[0].parameters(), fused=True), torch.optim.Adam(networks[1].parameters(), fused=True)
+    ours = Adam(networks[0].parameters(), amsgrad=amsgrad, fused=True)
+    theirs = torch.optim.Adam(networks[1].parameters(), amsgrad=amsgrad, fused=True)
     rng = torch.Generator().manual_seed(0)
     for round_ in range(3):
         x = torch.randn(8, 3, generator=rng)

@@ -168,6 +168,8 @@ def test_a_checkpoint_of_another_model_is_refused(small: list[str], tmp_path: Pa
     for other in ("loss.beta=0", "loss.flow.couplings=4", "loss.name=laplace"):
         with pytest.raises(InputError, match=r"last\.pt: expected to go on with the loss of its training, got another"):
             lifter.train(load_config(overrides=[*small, "train.epochs=3", other]), tmp_path)
+    with pytest.raises(InputError, match=r"last\.pt: expected train\.amsgrad=false, as it was trained$"):
+        lifter.train(load_config(overrides=[*small, "train.epochs=3", "train.amsgrad=true"]), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["gpu9", "meta"])

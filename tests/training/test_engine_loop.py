@@ -207,12 +207,19 @@ def test_the_bar_counts_the_steps_that_are_left(tmp_path: Path, bar: Bar, in_ste
 
 
 @pytest.mark.parametrize("step", [2, 5])  # in the middle of an epoch, and at its end
-def test_a_run_that_is_stopped_and_resumed_is_the_same(tmp_path: Path, in_steps: InSteps, step: int) -> None:
-    straight = fitted(tmp_path / "straight", 5, epochs=2)
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_a_run_that_is_stopped_and_resumed_is_the_same(
+    tmp_path: Path, in_steps: InSteps, step: int, amsgrad: bool
+) -> None:
+    straight = fitted(tmp_path / "straight", 5, epochs=2, amsgrad=amsgrad)
+    assert amsgrad == any(
+        "max_exp_avg_sq" in moments
+        for moments in load_checkpoint(tmp_path / "straight" / "last.pt")["optimizer"]["state"].values()
+    )
     in_steps(terminate, step)
     with pytest.raises(Terminated):
-        fitted(tmp_path / "stopped", 5, epochs=2)
-    resumed = fitted(tmp_path / "stopped", 5, epochs=2)
+        fitted(tmp_path / "stopped", 5, epochs=2, amsgrad=amsgrad)
+    resumed = fitted(tmp_path / "stopped", 5, epochs=2, amsgrad=amsgrad)
     assert all(torch.equal(a, b) for a, b in zip(straight.parameters(), resumed.parameters(), strict=True))
     for one, two in zip(rows(tmp_path / "straight"), rows(tmp_path / "stopped"), strict=True):
         assert one | {"seconds": 0} == two | {"seconds": 0}
