@@ -252,9 +252,9 @@ def test_compiled_code_has_the_loss_and_the_gradients(name: str, setting: Settin
         close(found[part], value, 5e-3)
 
 
-@pytest.mark.parametrize("name", list(NETWORKS))
+@pytest.mark.parametrize(("name", "amsgrad"), [*((name, False) for name in NETWORKS), ("SRNet + RLE", True)])
 def test_a_recorded_step_has_the_bits_of_a_plain_one(
-    name: str, setting: Setting, device: torch.device, monkeypatch: pytest.MonkeyPatch
+    name: str, amsgrad: bool, setting: Setting, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its draws, its learning rate and the leaving out of a step with a broken batch too."""
     if device.type != "cuda":
@@ -263,7 +263,7 @@ def test_a_recorded_step_has_the_bits_of_a_plain_one(
 
     def trained(recorded: bool) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         objective, batches, config = made(setting, name, f"train.cuda_graph={recorded}")
-        optimizer = Adam(objective.parameters(), fused=True)
+        optimizer = Adam(objective.parameters(), amsgrad=amsgrad, fused=True)
         step, rows = stepping(objective, optimizer, config.train), []
         assert isinstance(step, RecordedStep) == recorded
         for number, batch in zip(range(12), endless(batches), strict=False):
