@@ -104,6 +104,8 @@ class GroupLayer(nn.Module):
     - add: z_g = W_g (x_g + LeakyReLU(a_g))
     - concat: z_g = W_g [x_g, LeakyReLU(a_g)]
 
+    The gate of multiply, which is the authors' choice, shuts on motion unlike the training (docs/results/srnet.md).
+
     All inputs of a group share the number m, so it can be applied after the product: W (m x) = m (W x), and
     W (x + m) = W x + m (W 1). All three ways therefore compute one product and change its result.
 
