@@ -87,12 +87,12 @@ def resume(
             raise InputError(f"checkpoint: {path}: expected one that a training wrote, got weights alone")
         if not _agree(state["config"].get("loss", {}), config.model_dump(mode="json")["loss"]):
             raise InputError(f"checkpoint: {path}: expected to go on with the loss of its training, got another")
-        amsgrad = state["config"].get("train", {}).get("amsgrad", False)
-        if amsgrad != config.train.amsgrad:  # its optimiser has other moments
-            raise InputError(f"checkpoint: {path}: expected train.amsgrad={str(amsgrad).lower()}, as it was trained")
         load_weights(objective.network, state["network"], f"checkpoint: {path}: the network")
         load_weights(objective.likelihood, state["likelihood"], f"checkpoint: {path}: the likelihood")
         for group in state["optimizer"]["param_groups"]:
+            if group["amsgrad"] != optimizer.defaults["amsgrad"]:  # its moments are others
+                was = str(group["amsgrad"]).lower()
+                raise InputError(f"checkpoint: {path}: expected train.amsgrad={was}, as it was trained")
             group["fused"] = optimizer.defaults["fused"]  # that of this device
         optimizer.load_state_dict(state["optimizer"])
         progress = Progress(state["epoch"], state["best_error"] if "best_error" in state else state["best_mpjpe_mm"])
