@@ -18,7 +18,7 @@ from lifting.command import InputError
 
 _SECONDS = 8.0  # for one file; a recording of Human3.6M takes a hundredth of a second
 _START = 60.0  # seconds
-_MEMORY = 2 << 30  # bytes, where the system can limit them
+_MEMORY = 2 << 30  # bytes beyond what the process begins with, where the system can limit them
 
 Arrays = dict[str, np.ndarray]
 
@@ -108,7 +108,10 @@ def _serve(connection: Connection, read: Callable[[Path], Arrays]) -> None:
     try:
         import resource  # which Windows does not have
 
-        resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, _MEMORY))
+        # Linux counts what the process that it was forked from had mapped: with CUDA's libraries, gigabytes.
+        statm = Path("/proc/self/statm")
+        held = int(statm.read_text().split()[5]) * resource.getpagesize() if statm.exists() else 0
+        resource.setrlimit(resource.RLIMIT_DATA, (held + _MEMORY, held + _MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     except (ImportError, ValueError, OSError):
         pass
