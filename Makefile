@@ -8,7 +8,7 @@ help:
 	@echo "make demo    trains, evaluates and draws on the embedded set (three to six minutes on two cores)"
 	@echo "make test    runs the test suite"
 	@echo "make tables  runs the paper's tables by analogy, short, on the embedded set; TABLES='--data FILE --seeds 3' for all"
-	@echo "make weights CMU=cmu_bvh.zip  makes the released weights anew (about half an hour)"
+	@echo "make weights CMU=cmu_bvh.zip  makes the released weights anew (about 40 minutes)"
 	@echo "make faults  hurts training runs in every way there is and prints what they survived (about fifteen minutes)"
 	@echo "make fuzz    feeds 1,000 damaged files to every reader (half an hour); FUZZ='--only store --inputs 100' for some"
 	@echo "make load    ten thousand lifts, five million poses, two hundred trainings (fifteen minutes); LOAD='--only score' for some"

@@ -177,8 +177,8 @@ def test_the_kernels_of_a_flow_have_its_density_and_gradients(
         return [values.detach(), *(p.grad for p in (data, *mine.parameters()) if p.grad is not None)]
 
     expected = found(torch.float64, CPU)
-    # Rows at the kink of a leaky ReLU take its other slope. `RealNVP.inverse` on a CPU has gradients that are off by up to
-    # 0.04 % in float32, and by up to 1 % with the ten bits of TF32.
+    # Rows at the kink of a leaky ReLU take its other slope. `RealNVP.inverse` on a CPU has gradients that are off by up
+    # to 0.04 % in float32, and by up to 1 % with the ten bits of TF32.
     for autocast, tolerance in ((False, 1e-3), (True, 3e-2)):
         for part, reference in zip(found(torch.float32, device, autocast), expected, strict=True):
             assert float((part.double().cpu() - reference).norm()) <= tolerance * float(reference.norm())

@@ -2,6 +2,8 @@
 
     python data/prepare_cmu.py SOURCE --fps 30 --joints coco17 --output data/cmu_coco17.h5
     python -m tests.studies.example_keypoints data/cmu_coco17.h5 --output docs/dance.npz
+    python -m tests.studies.example_keypoints data/cmu_coco17.h5 --output dance.npz --truth data/cmu_coco.h5 truth.npy
+    run-lifting lift --input docs/dance.npz --output dance.json --truth truth.npy
 
 The motion is CMU's trial 05_02, which the released weights were not trained on. The keypoints are its projections with
 noise of 4 pixels that changes slowly, as a detector's does, scores, and some joints missing for a few frames.
@@ -41,6 +43,7 @@ def main() -> None:
     parser.add_argument("store", type=Path)
     parser.add_argument("--frames", type=int, nargs=2, default=(0, 281), metavar=("FROM", "TO"))
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--truth", type=Path, nargs=2, metavar=("STORE", "OUT.npy"), help="its joints, for lift")
     options = parser.parse_args()
     with PoseStore(options.store) as store:
         positions = store.positions(SUBJECT, TRIAL)[slice(*options.frames)].astype(np.float64)
@@ -62,6 +65,10 @@ def main() -> None:
             source=f"CMU {TRIAL}",
         ),
     )
+    if options.truth:
+        with PoseStore(options.truth[0]) as store:
+            joints = store.positions(SUBJECT, TRIAL)[slice(*options.frames)].astype(np.float64)
+        np.save(options.truth[1], phone.world_to_camera(torch.from_numpy(joints)).numpy())
     focal, distance = float(phone.focal[0]), float(phone.t.norm())
     print(f"wrote {options.output}: {len(points)} frames, focal length {focal:.0f} px, {distance:.1f} m")
 
