@@ -88,19 +88,24 @@ def place_people(
     weight = seen / (variance.mean(-1) + ASSUMED**2)
     middle = (seen[..., None] * rays).sum(1)
     T = middle / np.maximum(np.linalg.norm(middle, axis=-1, keepdims=True), 1e-9)
+    turn = np.broadcast_to(np.eye(3), (len(mu), 3, 3)).copy()
+    moving = np.flatnonzero(usable)  # whoever has come to rest leaves the rounds
     for _ in range(_ROUNDS):
-        turn = ray_frame(T) if about_ray else np.broadcast_to(np.eye(3), (len(mu), 3, 3))
-        X = mu @ turn
-        before, T = T, _solve(_normal(weight, rays), -(weight[..., None] * _across(rays, X)).sum(1))
-        in_camera = X + T[:, None]
-        noise = np.square(angle * np.maximum(np.linalg.norm(in_camera, axis=-1), _NEAREST)) + place**2
-        spread = _spread(variance, turn, rays)
-        s2 = np.maximum(spread + noise, _SMALLEST)
-        off = np.linalg.norm(_across(rays, in_camera), axis=-1) / np.sqrt(s2)
-        weight = seen / s2 * np.minimum(1, np.square(_OUTLIER / np.maximum(off, 1e-9)))
-        moved = np.abs(T - before).max(-1) > _STILL * np.linalg.norm(T, axis=-1)
-        if not moved[usable].any():
+        before, d, w = T[moving], rays[moving], weight[moving]
+        if about_ray:
+            turn[moving] = ray_frame(before)
+        X = mu[moving] @ turn[moving]
+        T[moving] = _solve(_normal(w, d), -(w[..., None] * _across(d, X)).sum(1))
+        in_camera = X + T[moving, None]
+        s2 = _spread(variance[moving], turn[moving], d) + _noise(angle[moving], in_camera, place)
+        s2 = np.maximum(s2, _SMALLEST)
+        off = _length(_across(d, in_camera)) / np.sqrt(s2)
+        weight[moving] = seen[moving] / s2 * np.minimum(1, np.square(_OUTLIER / np.maximum(off, 1e-9)))
+        moving = moving[np.abs(T[moving] - before).max(-1) > _STILL * _length(T[moving])]
+        if not len(moving):
             break
+    in_camera = mu @ turn + T[:, None]
+    spread, noise = _spread(variance, turn, rays), _noise(angle, in_camera, place)
     of_root = _root_covariance(weight, rays, variance, turn, noise, T)
     good = usable & (T[:, 2] > 0) & np.isfinite(of_root).all((1, 2)) & (np.linalg.norm(T, axis=-1) > _NEAREST)
     gain = (spread * weight)[..., None, None] * (np.eye(3) - rays[..., :, None] * rays[..., None, :])
@@ -144,8 +149,20 @@ def _is_regular(M: Array) -> NDArray[np.bool_]:
 
 def _across(rays: Array, x: Array) -> Array:
     """A_j x_j = x_j - d_j (d_j . x_j), (N, J, 3)."""
-    part: Array = x - rays * (rays * x).sum(-1, keepdims=True)
+    part: Array = x - rays * np.einsum("njd,njd->nj", rays, x)[..., None]
     return part
+
+
+def _length(x: Array) -> Array:
+    """(..., 3) -> (...,)."""
+    length: Array = np.sqrt(np.einsum("...d,...d->...", x, x))
+    return length
+
+
+def _noise(angle: Array, in_camera: Array, place: float) -> Array:
+    """(N, J) variance of where the rays say that the joints are, in one direction across them."""
+    noise: Array = np.square(angle * np.maximum(_length(in_camera), _NEAREST)) + place**2
+    return noise
 
 
 def _normal(weight: Array, rays: Array) -> Array:
@@ -158,7 +175,7 @@ def _normal(weight: Array, rays: Array) -> Array:
 def _spread(variance: Array, turn: Array, rays: Array) -> Array:
     """(N, J) variance of a joint across its ray, a mean over the two directions: (tr C - d^T C d) / 2."""
     turned = rays @ np.swapaxes(turn, -1, -2)
-    spread: Array = (variance * (1 - np.square(turned))).sum(-1) / 2
+    spread: Array = np.einsum("njd,njd->nj", variance, 1 - np.square(turned)) / 2
     return spread
 
 

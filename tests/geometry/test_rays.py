@@ -88,6 +88,20 @@ def test_four_joints_are_enough(seen: int, enough: bool) -> None:
         np.testing.assert_allclose(result.root, T, atol=1e-4)
 
 
+@pytest.mark.parametrize("ray", [True, False])
+def test_nobody_depends_on_who_is_placed_beside_them(ray: bool) -> None:
+    rng = np.random.default_rng(2)
+    poses, T = posed(40), places(40)
+    pixels = PINHOLE.project(poses + T[:, None]) + rng.normal(0, 8, (40, 17, 2))
+    pixels[:4, 3:] = np.nan  # not placed
+    joints = poses + rng.normal(0, 0.05, poses.shape) * (np.arange(17) > 0)[:, None]
+    together = placed(joints, 0.05, pixels, ray=ray)
+    for i in range(40):
+        alone = placed(joints[i : i + 1], 0.05, pixels[i : i + 1], ray=ray)
+        for name, values in vars(alone).items():
+            np.testing.assert_array_equal(values[0], getattr(together, name)[i], err_msg=name)
+
+
 @pytest.mark.parametrize(("T", "stands"), [((2.0, 0, 0.3), True), ((2.0, 0, -0.3), False), ((0, 0, 0.1), False)])
 def test_nobody_stands_behind_the_camera_or_in_it(T: tuple[float, float, float], stands: bool) -> None:
     poses = posed(50)
