@@ -88,7 +88,7 @@ def place_people(
     weight = seen / (variance.mean(-1) + ASSUMED**2)
     middle = (seen[..., None] * rays).sum(1)
     T = middle / np.maximum(np.linalg.norm(middle, axis=-1, keepdims=True), 1e-9)
-    turn = np.broadcast_to(np.eye(3), (len(mu), 3, 3)).copy()
+    turn = np.tile(np.eye(3), (len(mu), 1, 1))
     moving = np.flatnonzero(usable)  # whoever has come to rest leaves the rounds
     for _ in range(_ROUNDS):
         before, d, w = T[moving], rays[moving], weight[moving]
@@ -97,8 +97,9 @@ def place_people(
         X = mu[moving] @ turn[moving]
         T[moving] = _solve(_normal(w, d), -(w[..., None] * _across(d, X)).sum(1))
         in_camera = X + T[moving, None]
-        s2 = _spread(variance[moving], turn[moving], d) + _noise(angle[moving], in_camera, place)
-        s2 = np.maximum(s2, _SMALLEST)
+        s2 = np.maximum(
+            _spread(variance[moving], turn[moving], d) + _noise(angle[moving], in_camera, place), _SMALLEST
+        )
         off = _length(_across(d, in_camera)) / np.sqrt(s2)
         weight[moving] = seen[moving] / s2 * np.minimum(1, np.square(_OUTLIER / np.maximum(off, 1e-9)))
         moving = moving[np.abs(T[moving] - before).max(-1) > _STILL * _length(T[moving])]
