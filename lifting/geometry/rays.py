@@ -97,9 +97,7 @@ def place_people(
         X = mu[moving] @ turn[moving]
         T[moving] = _solve(_normal(w, d), -(w[..., None] * _across(d, X)).sum(1))
         in_camera = X + T[moving, None]
-        s2 = np.maximum(
-            _spread(variance[moving], turn[moving], d) + _noise(angle[moving], in_camera, place), _SMALLEST
-        )
+        s2 = np.maximum(_spread(variance[moving], turn[moving], d) + _noise(angle[moving], in_camera, place), _SMALLEST)
         off = _length(_across(d, in_camera)) / np.sqrt(s2)
         weight[moving] = seen[moving] / s2 * np.minimum(1, np.square(_OUTLIER / np.maximum(off, 1e-9)))
         moving = moving[np.abs(T[moving] - before).max(-1) > _STILL * _length(T[moving])]
