@@ -9,7 +9,8 @@ where v_j is the variance of mu_j across the ray, by the lifter's deviation, a t
 the noise of where a detector puts a joint. rho(t) is t^2 up to t = 2 and grows only like log t from there, so a joint
 that was detected elsewhere hardly pulls. For fixed weights w_j this is linear, sum_j w_j A_j (mu_j + T) = 0, three
 equations. Weights, distances and, for a lifter that predicts in the frame about the pelvis' ray, that ray follow T in
-turns. It is the ray of T, not of the pelvis' keypoint, which may be missing or wrong.
+turns, for each person until T is at rest. It is the ray of T, not of the pelvis' keypoint, which may be missing or
+wrong.
 
 **The camera as evidence.** A lifter ignores part of what its keypoints say. Given T, the likeliest place of a joint is
 between its prediction and its ray, the nearer to the ray the less certain the prediction is::
@@ -87,7 +88,7 @@ def place_people(
     rays, mu = np.where(seen[..., None], rays, [0.0, 0.0, 1.0]), np.where(seen[..., None], joints, 0)
     weight = seen / (variance.mean(-1) + ASSUMED**2)
     middle = (seen[..., None] * rays).sum(1)
-    T = middle / np.maximum(np.linalg.norm(middle, axis=-1, keepdims=True), 1e-9)
+    T = middle / np.maximum(_length(middle), 1e-9)[:, None]
     turn = np.tile(np.eye(3), (len(mu), 1, 1))
     moving = np.flatnonzero(usable)  # whoever has come to rest leaves the rounds
     for _ in range(_ROUNDS):
@@ -106,7 +107,7 @@ def place_people(
     in_camera = mu @ turn + T[:, None]
     spread, noise = _spread(variance, turn, rays), _noise(angle, in_camera, place)
     of_root = _root_covariance(weight, rays, variance, turn, noise, T)
-    good = usable & (T[:, 2] > 0) & np.isfinite(of_root).all((1, 2)) & (np.linalg.norm(T, axis=-1) > _NEAREST)
+    good = usable & (T[:, 2] > 0) & np.isfinite(of_root).all((1, 2)) & (_length(T) > _NEAREST)
     gain = (spread * weight)[..., None, None] * (np.eye(3) - rays[..., :, None] * rays[..., None, :])
     found = joints @ turn - (gain @ in_camera[..., None])[..., 0]
     covariance = _joint_covariance(gain, variance, turn, noise, of_root)

@@ -108,11 +108,11 @@ def _serve(connection: Connection, read: Callable[[Path], Arrays]) -> None:
     try:
         import resource  # which Windows does not have
 
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         # Linux counts what the process that it was forked from had mapped: with CUDA's libraries, gigabytes.
         statm = Path("/proc/self/statm")
         held = int(statm.read_text("ascii").split()[5]) * resource.getpagesize() if statm.exists() else 0
         resource.setrlimit(resource.RLIMIT_DATA, (held + _MEMORY, held + _MEMORY))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     except (ImportError, ValueError, OSError):
         pass
     while True:

@@ -96,7 +96,7 @@ def test_nobody_depends_on_who_is_placed_beside_them(ray: bool) -> None:
     pixels[:4, 3:] = np.nan  # not placed
     joints = poses + rng.normal(0, 0.05, poses.shape) * (np.arange(17) > 0)[:, None]
     together = placed(joints, 0.05, pixels, ray=ray)
-    for i in range(40):
+    for i in range(40):  # to the bit: NumPy multiplies and solves small matrices one by one
         alone = placed(joints[i : i + 1], 0.05, pixels[i : i + 1], ray=ray)
         for name, values in vars(alone).items():
             np.testing.assert_array_equal(values[0], getattr(together, name)[i], err_msg=name)

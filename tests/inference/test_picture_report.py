@@ -69,7 +69,7 @@ def test_a_known_error_costs_less(
     report = picture_report.picture_report(*network, images, Lifter.load())
     error = {name: report[name]["mpjpe_frame_mm"] for name in VARIANTS}
     assert error["sigma"] < error["even"] - 2
-    assert error["sigma"] < error["alone"] - 1
+    assert error["sigma"] < error["alone"] - 1  # 2 mm with the released weights, 5 with those before
     assert error["sigma_rays"] < error["rays"]
     assert report["alone"]["coverage"]["90"] < report["sigma"]["coverage"]["90"] < 99
     assert report["even_px"] == pytest.approx(np.sqrt((14 * SURE**2 + 4 * UNSURE**2) / 18), rel=0.15)

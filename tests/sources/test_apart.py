@@ -11,7 +11,7 @@ from scipy.io import savemat
 from lifting.sources.apart import read_mat
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody counts what a process has mapped")
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit counts what a process has mapped on Linux alone")
 def test_a_program_with_gigabytes_of_its_own_reads_a_file(tmp_path: Path) -> None:
     # As with CUDA's libraries. What a process has when it begins must not count against what it may take.
     values = np.random.default_rng(0).random((500, 500))

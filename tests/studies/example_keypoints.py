@@ -43,7 +43,9 @@ def main() -> None:
     parser.add_argument("store", type=Path)
     parser.add_argument("--frames", type=int, nargs=2, default=(0, 281), metavar=("FROM", "TO"))
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--truth", type=Path, nargs=2, metavar=("STORE", "OUT.npy"), help="its joints, for lift")
+    parser.add_argument(
+        "--truth", type=Path, nargs=2, metavar=("STORE", "OUT.npy"), help="true joints, for lift --truth"
+    )
     options = parser.parse_args()
     with PoseStore(options.store) as store:
         positions = store.positions(SUBJECT, TRIAL)[slice(*options.frames)].astype(np.float64)
