@@ -144,7 +144,7 @@ def test_no_command_runs_what_is_in_an_npz(tmp_path: Path, key: str) -> None:
 
 
 def npz(path: Path, name: str, content: bytes) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         archive.writestr(f"{name}.npy", content)
     return path
 

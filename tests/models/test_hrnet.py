@@ -211,7 +211,8 @@ def test_weights_of_the_classifier(tmp_path: Path) -> None:
 
 def test_other_weights(tmp_path: Path) -> None:
     torch.save(published(joints=16), tmp_path / "mpii.pth")
-    line = load_backbone(HRNetPose("hrnet_w32", 8), tmp_path / "mpii.pth")
+    network, whole = HRNetPose("hrnet_w32", 8), published()
+    line = load_backbone(network, tmp_path / "mpii.pth")
     assert line.endswith("; left out final_layer.weight, final_layer.bias")  # of 16 joints
     for change, expected in (
         (
@@ -221,16 +222,14 @@ def test_other_weights(tmp_path: Path) -> None:
         ({"conv1.weight": (8, 3, 7, 7)}, r"conv1.weight: expected \(8, 3, 3, 3\), got \(8, 3, 7, 7\)"),
         ({"layer1.4.conv1.weight": (8, 32, 1, 1)}, r"layer1.4.conv1.weight: expected no such weight"),
     ):
-        state = published()
-        for name, shape in change.items():
-            state.pop(name, None)
-            state |= {} if shape is None else {name: torch.zeros(shape)}
+        state = {name: value for name, value in whole.items() if name not in change}
+        state |= {name: torch.zeros(shape) for name, shape in change.items() if shape is not None}
         torch.save(state, tmp_path / "wrong.pth")
         with pytest.raises(InputError, match=expected):
-            load_backbone(HRNetPose("hrnet_w32", 8), tmp_path / "wrong.pth")
+            load_backbone(network, tmp_path / "wrong.pth")
     torch.save({"w": torch.ones(2)}, tmp_path / "none.pth")
     with pytest.raises(InputError, match=r"expected weights of a HRNet, such as conv1.weight, got w"):
-        load_backbone(HRNetPose("hrnet_w32", 8), tmp_path / "none.pth")
+        load_backbone(network, tmp_path / "none.pth")
 
 
 # By configuration
