@@ -154,7 +154,7 @@ def _across(rays: Array, x: Array) -> Array:
 
 
 def _length(x: Array) -> Array:
-    """(..., 3) -> (...,)."""
+    """(..., 3) -> (...,), as `numpy.linalg.norm`, which is slow along a last axis of three."""
     length: Array = np.sqrt(np.einsum("...d,...d->...", x, x))
     return length
 

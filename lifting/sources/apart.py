@@ -7,6 +7,7 @@ can end either. (Nothing here imports torch, so that such a process starts quick
 
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -103,18 +104,26 @@ def _apart(read: Callable[[Path], Arrays], paths: Iterable[Path], expected: str)
         process.join()
 
 
+def limit_memory(more: int) -> None:
+    """Lets this process take so many bytes beyond what it has, and leave no core file.
+
+    Linux counts what a process had mapped when it was forked: with CUDA's libraries, gigabytes.
+
+    Raises:
+        ImportError, ValueError, OSError: the system cannot limit it (Windows), or has a lower limit.
+    """
+    import resource  # which Windows does not have
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    statm = Path("/proc/self/statm")
+    held = int(statm.read_text("ascii").split()[5]) * resource.getpagesize() if statm.exists() else 0
+    resource.setrlimit(resource.RLIMIT_DATA, (held + more, held + more))
+
+
 def _serve(connection: Connection, read: Callable[[Path], Arrays]) -> None:
     """Answers each path with arrays, or with what is wrong as a text."""
-    try:
-        import resource  # which Windows does not have
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        # Linux counts what the process that it was forked from had mapped: with CUDA's libraries, gigabytes.
-        statm = Path("/proc/self/statm")
-        held = int(statm.read_text("ascii").split()[5]) * resource.getpagesize() if statm.exists() else 0
-        resource.setrlimit(resource.RLIMIT_DATA, (held + _MEMORY, held + _MEMORY))
-    except (ImportError, ValueError, OSError):
-        pass
+    with suppress(ImportError, ValueError, OSError):
+        limit_memory(_MEMORY)
     while True:
         try:
             connection.send("ready")

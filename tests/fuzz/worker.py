@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import random
-import resource
 import signal
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lifting.command import InputError, one_line
+from lifting.sources.apart import limit_memory
 from tests.fuzz.damage import damaged, files_of
 from tests.fuzz.readers import Reader, readers
 
@@ -32,10 +32,7 @@ def main() -> None:
     table = {reader.name: reader for reader in readers()}
     report = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # converters print a table
-    with open("/proc/self/status") as status:
-        data = next(int(line.split()[1]) for line in status if line.startswith("VmData:"))
-    resource.setrlimit(resource.RLIMIT_DATA, (1024 * data + MEMORY,) * 2)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit_memory(MEMORY)
     for argument in sys.argv[2:]:
         name, _, numbers = argument.partition("@")
         first, stop = map(int, numbers.split("-"))

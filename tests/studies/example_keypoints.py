@@ -38,6 +38,10 @@ def detected(pixels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, 
     return np.where(score[..., None] > 0, pixels + noise, np.nan), score
 
 
+def clip(store: PoseStore, frames: slice) -> np.ndarray:
+    return store.positions(SUBJECT, TRIAL)[frames].astype(np.float64)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("store", type=Path)
@@ -47,8 +51,9 @@ def main() -> None:
         "--truth", type=Path, nargs=2, metavar=("STORE", "OUT.npy"), help="true joints, for lift --truth"
     )
     options = parser.parse_args()
+    frames = slice(*options.frames)
     with PoseStore(options.store) as store:
-        positions = store.positions(SUBJECT, TRIAL)[slice(*options.frames)].astype(np.float64)
+        positions = clip(store, frames)
         joint_set, rate = store.joint_set.name, store.frame_rate
     phone = camera(KIND, AZIMUTH, positions.reshape(-1, 3))
     pixels = phone.project(phone.world_to_camera(torch.from_numpy(positions))).numpy()
@@ -69,8 +74,8 @@ def main() -> None:
     )
     if options.truth:
         with PoseStore(options.truth[0]) as store:
-            joints = store.positions(SUBJECT, TRIAL)[slice(*options.frames)].astype(np.float64)
-        np.save(options.truth[1], phone.world_to_camera(torch.from_numpy(joints)).numpy())
+            joints = phone.world_to_camera(torch.from_numpy(clip(store, frames)))
+        np.save(options.truth[1], joints.numpy())
     focal, distance = float(phone.focal[0]), float(phone.t.norm())
     print(f"wrote {options.output}: {len(points)} frames, focal length {focal:.0f} px, {distance:.1f} m")
 
