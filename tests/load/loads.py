@@ -71,10 +71,13 @@ def lifts(ending: str, calls: int, threads: int, kinds: int) -> tuple[int, int, 
     same, poses = [0] * threads, [0] * threads
     barrier = threading.Barrier(threads)
 
-    def warm(_: int) -> None:
+    def warm(thread: int) -> None:
         for one in kept:
             barrier.wait(600)
             lifts.lift(**one)
+        order = random.Random(-1 - thread)  # kinds that meet by chance take memory of their own, once
+        for _ in range(calls // threads):
+            lifts.lift(**kept[order.randrange(kinds)])
 
     def work(thread: int) -> None:
         order = random.Random(thread)
