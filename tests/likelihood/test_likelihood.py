@@ -276,6 +276,15 @@ def test_beta_scales_the_gradient_on_mu_and_nothing_else(beta: float) -> None:
 NAMES = get_args(LossConfig.model_fields["name"].annotation)
 
 
+KINDS = {"rle": RLE, "dle": DLE, "flow": BasicFlow, "rle_reference": ReferenceRLE, "rle_mmpose": ReferenceRLE}
+KINDS |= dict.fromkeys(["l1", "l2", "mpjpe"], ConstantVariance) | dict.fromkeys(BASES, Likelihood)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_stands_for_its_likelihood(name: str) -> None:
+    assert type(build_likelihood(LossConfig(name=name))) is KINDS[name]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_an_excluded_joint_leaves_no_trace(name: str) -> None:
     likelihood = build_likelihood(LossConfig(name=name, beta=1.0)).double()

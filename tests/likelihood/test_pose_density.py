@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lifting.command import InputError
 from lifting.geometry.views import rotation_to_ray
-from lifting.likelihood.pose_density import PoseDensity, _common, viewing_turn
+from lifting.likelihood.pose_density import _KEPT, _STATURES, PoseDensity, _common, viewing_turn
 from lifting.likelihood.radial_mixture import fit_mixture, log_parts, with_length
 from lifting.prediction import Prediction
 
@@ -201,6 +201,24 @@ def test_a_stature_that_people_differ_by_is_found() -> None:
     assert float(found.stature) == pytest.approx(0.03, abs=0.011)
 
 
+def test_what_the_others_errors_share_is_not_taken_for_stature() -> None:
+    """All poses are one, so errors of a stature are correlated alike in everybody: the correlation explains them."""
+    torch.manual_seed(0)
+    taller = 20 * torch.randn(JOINTS, DIM).double()
+    g = torch.randn(4_000, JOINTS, DIM).double() + 0.06 * taller * torch.randn(4_000, 1, 1).double()
+    for joint in g.unbind(1):
+        joint.copy_(torch.linalg.solve_triangular(torch.linalg.cholesky(joint.T.cov()), joint.T, upper=False).T)
+    found, stature = _common([(part, taller.expand_as(part)) for part in torch.split(g, 2_000)])
+    assert stature == 0
+    torch.testing.assert_close(found, g.flatten(1).T.cov(), rtol=0, atol=0.05)
+
+
+def test_what_people_share_is_looked_for_from_nothing_up() -> None:
+    for grid, limit in ((_KEPT, 1), (_STATURES, 0.1)):
+        assert grid[0] == 0 and grid[-1] < limit
+        assert list(grid) == sorted(set(grid))
+
+
 def test_axes_turn_with_the_viewing_ray() -> None:
     """A pose at the border of the picture has its large deviation along its own ray, not along the camera's axis."""
     of = density(focal=2.3, stature=0.05)
@@ -236,6 +254,7 @@ def test_what_is_no_density_is_refused() -> None:
         ("scale", torch.ones(3, 3)),
         ("weights", torch.tensor(1.0)),
         ("widths", torch.ones(2)),
+        ("scale", torch.zeros(4, 3)),
         ("stature", torch.tensor(-0.01)),
         ("stature", torch.ones(2)),
     ]:
