@@ -25,6 +25,7 @@ from lifting.likelihood import (
     Mixed,
     ReferenceRLE,
     build_likelihood,
+    learned,
     shared_flow,
 )
 from lifting.likelihood.flow import Bijection, Density, RealNVP
@@ -609,6 +610,14 @@ def test_log_norm_is_a_sum_over_a_grid(dim: int, reach: float, cells: int) -> No
     assert not found.requires_grad
     with torch.no_grad():
         assert float(found) == pytest.approx(-math.log(rle._riemann_sum(reach, cells)), abs=1e-12)
+
+
+def test_a_grid_is_summed_in_slabs_of_one_layer_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    rle = random_rle(2)
+    with torch.no_grad():
+        whole = rle._riemann_sum(5.0, 32)
+        monkeypatch.setattr(learned, "ROWS", 31)
+        torch.testing.assert_close(rle._riemann_sum(5.0, 32), whole)
 
 
 def test_log_norm_in_four_dimensions_is_the_estimate() -> None:
