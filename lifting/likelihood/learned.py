@@ -185,8 +185,9 @@ class RLE(WithFlow):
         flow: a `Density`; by default RealNVP, and `ScalarFlow` where D = 1.
         normalise: whether the training loss includes log s.
         flow_steers_mu: whether the flow's gradient reaches mu. The flow learns heavier tails than Q's, and with these
-            the likelihood gives up on hard samples, which raises the mean error, and raises AP, which counts joints
-            that are close. If False, mu follows Q alone. Sigma and the flow follow the whole density either way.
+            the likelihood gives up on hard samples, which raises the mean error; AP, which counts joints that are
+            close, was higher with it (docs/results/keypoints_2d.md). If False, mu follows Q alone. Sigma and the flow
+            follow the whole density either way.
         flow_share: the share of the joints whose log G each training step computes. They are chosen at random, and loss
             and gradient stay right on average (`shared_flow`). The flow is most of what RLE costs over a sigma without
             one. A quarter of the joints trains FC as well as all, and SRNet 0.4 mm worse (docs/results/speed.md).
