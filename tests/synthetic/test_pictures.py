@@ -407,7 +407,8 @@ def test_ctrl_c_is_one_line(when: str, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from lifting.command import run_command\n"
         "from lifting.synthetic.pictures import make_rendered\n"
-        "run_command(lambda: make_rendered(Path(sys.argv[1]), train=300, test=1, flat_train=2, flat_valid=1, workers=2))"
+        "counts = dict(train=300, test=1, flat_train=2, flat_valid=1)\n"
+        "run_command(lambda: make_rendered(Path(sys.argv[1]), **counts, workers=2))"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "set")]
     heard = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # a shell's background job is deaf to it
