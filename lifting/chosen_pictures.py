@@ -21,7 +21,8 @@ from lifting.sources.image_readers import read_coco, read_h36m_images, read_mpii
 
 log = logging.getLogger(__name__)
 
-EMBEDDED = ("rendered", "rendered_coco")  # what data.path and data.flat_path may name in place of a file
+# What data.path and data.flat_path may name in place of a file.
+EMBEDDED = ("rendered", "rendered_mpii", "rendered_coco")
 
 
 def training_sets(config: SingleStageConfig) -> tuple[ImageSet, ImageSet | None]:
@@ -35,8 +36,8 @@ def training_sets(config: SingleStageConfig) -> tuple[ImageSet, ImageSet | None]
     main = for_network(main, config)
     if data.flat_path is None:
         return main, None
-    if data.flat_path == "rendered" and data.path not in EMBEDDED:
-        raise InputError(f"data.flat_path: expected an index of MPII or null for {data.path}, got the rendered set")
+    if data.flat_path in EMBEDDED and data.path not in EMBEDDED:
+        raise InputError(f"data.flat_path: expected an index of MPII or null for {data.path}, got {data.flat_path}")
     flat = chosen(load_index(data.flat_path, flat=True), data.flat_train_parts, data.flat_path)
     return main, with_joints(flat, main.joint_set, f"data.flat_path: {data.flat_path}")
 
@@ -176,7 +177,7 @@ def index_of(path: str, *, flat: bool = False) -> Path:
     if path == "rendered_coco":
         folder, name = group_folder(), "coco"
     else:
-        folder, name = rendered_folder(), "mpii" if flat else "h36m"
+        folder, name = rendered_folder(), "mpii" if flat or path == "rendered_mpii" else "h36m"
     index = folder / f"{name}.h5"
     if not index.exists():
         if name == "coco":

@@ -18,8 +18,8 @@ from lifting.command import InputError, existing_file, whole_file, write_json
 from lifting.config import SingleStageConfig
 from lifting.datasets.augment import ROOT, warp
 from lifting.datasets.decode import BrokenPictureError, decode, read_file
-from lifting.geometry.crops import DEPTH, camera_points, crop_matrix, picture_points
-from lifting.geometry.skeleton import H36M18, JointSet
+from lifting.geometry.crops import AROUND, DEPTH, camera_points, crop_matrix, picture_points
+from lifting.geometry.skeleton import COCO17, H36M18, MPII16, JointSet
 from lifting.prediction import Prediction
 from lifting.reports.image_evaluation import deviation_of, predict_crops
 from lifting.reports.keypoint_evaluation import pixel_deviation
@@ -124,6 +124,7 @@ def estimate(
     box: Box,
     name: str,
     *,
+    around: float = 1.0,
     camera: tuple[float, float] | None = None,
     stature: float = STATURE,
 ) -> Estimate:
@@ -131,13 +132,14 @@ def estimate(
 
     Args:
         picture: (H, W, 3) RGB.
+        around: the crop over the box.
         camera: focal length in pixels and depth of the pelvis in metres, if they are known. Then ``metres`` take
             perspective into account, with the optical axis in the middle of the picture. Otherwise perspective is
             ignored, and the scale of x and y follows from ``stature``, see `across_scale`.
         stature: height of the person in metres; only used without a camera.
     """
     size = config.data.size
-    matrix = crop_matrix(torch.tensor(box), size)
+    matrix = crop_matrix(torch.tensor(box), size, around)
     crop = rearrange(torch.from_numpy(warp(picture, matrix.numpy(), size)), "h w c -> 1 c h w")
     device = next(objective.parameters()).device
     has_depth = torch.arange(len(objective.joint_set), device=device) != ROOT
@@ -214,6 +216,8 @@ def estimate_all(
 ) -> Iterator[Estimate]:
     """`estimate` for each of `pictures`; draws each person into the folder ``figures``, if one is given.
 
+    A network of COCO's or MPII's joints sees a box as it saw those it was trained on, with `AROUND` times its sides.
+
     With ``data.on_broken: skip`` in the configuration, a picture that cannot be read is left out with a warning.
 
     Args:
@@ -234,7 +238,10 @@ def estimate_all(
         x, y, w, h = box or whole
         if x + w <= 0 or y + h <= 0 or x >= width or y >= height:
             raise InputError(f"estimate: {file}: expected a box in the picture, {width} x {height}, got {box}")
-        one = estimate(objective, config, picture, (x, y, w, h), file.name, camera=camera, stature=stature)
+        around = AROUND if box and objective.joint_set in (COCO17, MPII16) else 1.0
+        one = estimate(
+            objective, config, picture, (x, y, w, h), file.name, around=around, camera=camera, stature=stature
+        )
         one = one if lift is None else lift(one, (width, height))
         if figures is not None:
             drawn[file.name] += 1

@@ -47,6 +47,8 @@ COLUMNS = {
     "ap_75": ("AP75", 1),
     "oks": ("mean OKS (%)", 1),
     "confidence_oks_r": ("r(confidence, OKS)", 3),
+    "pckh_50": ("PCKh@0.5", 1),
+    "pckh_10": ("PCKh@0.1", 1),
     "nme_percent": ("NME (%)", 2),
     "mpjpe_mm": ("MPJPE (action mean)", 2),
     "pa_mpjpe_mm": ("PA-MPJPE (action mean)", 2),
@@ -61,7 +63,12 @@ COLUMNS = {
     "seconds": ("training (s)", 0),
 }
 # What is said of a run when it is done: the first that its report has.
-SHOWN = {"mpjpe_mm": "MPJPE {:.1f} mm (action mean)", "ap": "AP {:.1f}", "nme_percent": "NME {:.2f} %"}
+SHOWN = {
+    "mpjpe_mm": "MPJPE {:.1f} mm (action mean)",
+    "ap": "AP {:.1f}",
+    "pckh_50": "PCKh@0.5 {:.1f}",
+    "nme_percent": "NME {:.2f} %",
+}
 # Which mean the RLE paper prints for each track; its numbers stand beside ours of the same mean.
 PAPER_MEAN = {"lifting": "action mean", "single_stage": "frame mean"}
 

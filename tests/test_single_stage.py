@@ -491,6 +491,16 @@ def test_the_report_leaves_out_what_the_data_does_not_have(
     assert "mean training pose" not in out
 
 
+def test_names_of_embedded_sets(indices: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    deep, flat = indices
+    monkeypatch.setattr("lifting.synthetic.pictures.rendered_folder", lambda: deep.parent)
+    assert chosen_pictures.index_of("rendered") == deep
+    assert chosen_pictures.index_of("rendered_mpii") == flat
+    assert chosen_pictures.index_of("rendered", flat=True) == flat
+    assert chosen_pictures.index_of("rendered_mpii", flat=True) == flat
+    assert np.isfinite(chosen_pictures.load_index("rendered_mpii").head_size).any()
+
+
 def test_bad_input_is_one_line(
     shell: Shell, small: list[str], trained: Path, indices: tuple[Path, Path], tmp_path: Path
 ) -> None:

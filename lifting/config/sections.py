@@ -154,7 +154,7 @@ class ImageDataConfig(_Section):
     path: str = Field(
         "rendered",
         description="a prepared index of images, with 3D labels for a 3D network; or an embedded set: rendered has 3D "
-        "labels, rendered_coco is like COCO",
+        "labels, rendered_mpii is like MPII, rendered_coco like COCO",
     )
     flat_path: str | None = Field(
         None, description="an index of images with 2D labels to mix in; rendered is the embedded one"

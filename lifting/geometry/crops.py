@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 DEPTH = 2.0  # the unit of d, in metres
+AROUND = 1.25  # the crop over the box of a person, on COCO and MPII: SimplePose, HRNet and RLE
 Size = int | tuple[int, int]  # of a crop, pixels: the side of a square, or width and height
 
 

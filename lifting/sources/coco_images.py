@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from lifting.command import InputError
 from lifting.datasets.coco_truth import KEYS
 from lifting.datasets.image_set import ImageSet
+from lifting.geometry.crops import AROUND
 from lifting.geometry.skeleton import COCO17
 from lifting.safe_json import read_json
 from lifting.sources import annotations
@@ -21,7 +22,6 @@ from lifting.sources.annotations import Source, column, kind_of, texts
 
 Numbers = NDArray[np.float64]
 
-AROUND = 1.25  # the crop over the box
 PERSON = 1  # COCO's number of the category
 JOINTS = len(COCO17)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from lifting.command import InputError
 from lifting.datasets.image_set import ImageSet
+from lifting.geometry.crops import AROUND
 from lifting.geometry.joint_maps import mpii16_to_h36m18
 from lifting.geometry.skeleton import MPII16
 from lifting.safe_json import read_json
@@ -27,7 +28,6 @@ from lifting.sources.apart import read_mat
 Numbers = NDArray[np.float64]
 
 PERSON = 200  # pixels that a scale of one is
-AROUND = 1.25  # the crop over the person's extent, in HRNet's code and in RLE's
 DOWN = 15  # pixels at a scale of one, by which HRNet moves the middle so that the feet are in
 HEAD = 0.6  # of the diagonal of the head's box: MPII's measure
 SAME = 5  # pixels, median: the joints of gt_valid.mat are those of valid.json, if they are in the same order
