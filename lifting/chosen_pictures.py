@@ -183,7 +183,7 @@ def index_of(path: str, *, flat: bool = False) -> Path:
         if name == "coco":
             read = read_coco(folder, boxes=folder / "annotations" / "person_detections_val.json")
         else:
-            read = (read_mpii if flat else read_h36m_images)(folder / name)
+            read = (read_mpii if name == "mpii" else read_h36m_images)(folder / name)
         checksum = checksum_of(read.files)
         write_index(index, read.images, source=read.layout, checksum=checksum, truth=read.truth)
     return index

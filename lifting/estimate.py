@@ -132,7 +132,7 @@ def estimate(
 
     Args:
         picture: (H, W, 3) RGB.
-        around: the crop over the box.
+        around: side of the crop over that of the box.
         camera: focal length in pixels and depth of the pelvis in metres, if they are known. Then ``metres`` take
             perspective into account, with the optical axis in the middle of the picture. Otherwise perspective is
             ignored, and the scale of x and y follows from ``stature``, see `across_scale`.
@@ -156,7 +156,8 @@ def estimate(
     )
     if objective.dims == 2:
         return one
-    metres, deviation = _in_space(objective, prediction, matrix, config, picture, box, camera, stature)
+    side = around * max(box[2:])
+    metres, deviation = _in_space(objective, prediction, matrix, config, picture, side, camera, stature)
     return replace(one, metres=metres, deviation=deviation)
 
 
@@ -166,11 +167,11 @@ def _in_space(
     matrix: Tensor,
     config: SingleStageConfig,
     picture: NDArray[np.uint8],
-    box: Box,
+    side: float,
     camera: tuple[float, float] | None,
     stature: float,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-    """``metres`` and ``deviation`` of an `Estimate`, from a 3D network's prediction of one crop."""
+    """``metres`` and ``deviation`` of an `Estimate`, from a 3D network's prediction of a crop of ``side`` pixels."""
     uvd = prediction.mu[0].double()
     if camera is None:
         across = across_scale(uvd, stature)
@@ -179,7 +180,7 @@ def _in_space(
         focal, root_depth = (torch.tensor(value, dtype=torch.float64) for value in camera)
         middle = torch.tensor([picture.shape[1] - 1, picture.shape[0] - 1], dtype=torch.float64) / 2
         metres = camera_points(uvd, matrix, config.data.size, focal.expand(2), middle, root_depth)
-        across = max(box[2:]) / camera[0] * camera[1]
+        across = side / camera[0] * camera[1]
     deviation = None
     if prediction.log_sigma is not None:
         units = torch.tensor([across, across, DEPTH], dtype=torch.float64)
@@ -213,19 +214,21 @@ def estimate_all(
     camera: tuple[float, float] | None,
     stature: float,
     lift: Callable[[Estimate, tuple[int, int]], Estimate] | None = None,
+    around: float | None = None,
 ) -> Iterator[Estimate]:
     """`estimate` for each of `pictures`; draws each person into the folder ``figures``, if one is given.
-
-    A network of COCO's or MPII's joints sees a box as it saw those it was trained on, with `AROUND` times its sides.
 
     With ``data.on_broken: skip`` in the configuration, a picture that cannot be read is left out with a warning.
 
     Args:
         lift: adds joints in space to what a 2D network found in a picture of this width and height.
+        around: side of the crop over that of a box; by default `AROUND` for COCO's and MPII's joints, and otherwise 1.
 
     Raises:
         InputError: a picture cannot be read, or a box lies outside it.
     """
+    if around is None:
+        around = AROUND if objective.joint_set in (COCO17, MPII16) else 1.0
     drawn: Counter[str] = Counter()
     last, picture = None, None
     for file, box in tqdm(people, "estimating", unit="person", disable=None):
@@ -238,10 +241,9 @@ def estimate_all(
         x, y, w, h = box or whole
         if x + w <= 0 or y + h <= 0 or x >= width or y >= height:
             raise InputError(f"estimate: {file}: expected a box in the picture, {width} x {height}, got {box}")
-        around = AROUND if box and objective.joint_set in (COCO17, MPII16) else 1.0
-        one = estimate(
-            objective, config, picture, (x, y, w, h), file.name, around=around, camera=camera, stature=stature
-        )
+        wider = around if box else 1.0
+        crop = (x, y, w, h)
+        one = estimate(objective, config, picture, crop, file.name, around=wider, camera=camera, stature=stature)
         one = one if lift is None else lift(one, (width, height))
         if figures is not None:
             drawn[file.name] += 1

@@ -1,6 +1,7 @@
 """The single-stage track, mostly from the command line: trained on a few rendered people, evaluated, studied, used."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -358,6 +359,15 @@ def test_estimate_a_picture_and_a_folder(
     assert found["pixels"].shape == (6, 18, 2)
     assert found["deviation"][:, 1:].min() > 0
     np.testing.assert_allclose(found["metres"][1], found["metres"][2])
+    halves = {name: [[x + w / 4, y + h / 4, w / 2, h / 2] for x, y, w, h in rows] for name, rows in boxes.items()}
+    (tmp_path / "boxes.json").write_text(json.dumps(halves))
+    wider = [*many[:-1], tmp_path / "wider.npz", "--around", 2]
+    assert shell(*wider, "--camera", 300, 4, main=MAIN)[0] == 0
+    again = np.load(tmp_path / "wider.npz")
+    for name in ("pixels", "pixel_deviation", "metres", "deviation"):
+        np.testing.assert_allclose(again[name], found[name], rtol=1e-4, atol=1e-3)
+    refused(shell(*wider[:-1], 0, main=MAIN), "--around", "above zero")
+    refused(shell(*one, "--around", 2, main=MAIN), "--around", "--boxes")
     # The pixels agree with those of the evaluation, for which the JPEG decoder shrinks the picture.
     objective, config = single_stage.load(trained)
     prediction, matrix = image_evaluation.predict(objective, images, config)
@@ -491,14 +501,13 @@ def test_the_report_leaves_out_what_the_data_does_not_have(
     assert "mean training pose" not in out
 
 
-def test_names_of_embedded_sets(indices: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    deep, flat = indices
-    monkeypatch.setattr("lifting.synthetic.pictures.rendered_folder", lambda: deep.parent)
-    assert chosen_pictures.index_of("rendered") == deep
-    assert chosen_pictures.index_of("rendered_mpii") == flat
-    assert chosen_pictures.index_of("rendered", flat=True) == flat
-    assert chosen_pictures.index_of("rendered_mpii", flat=True) == flat
+def test_names_of_embedded_sets(indices: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shutil.copytree(indices[0].parent, tmp_path / "set", ignore=shutil.ignore_patterns("*.h5"))
+    monkeypatch.setattr("lifting.synthetic.pictures.rendered_folder", lambda: tmp_path / "set")
     assert np.isfinite(chosen_pictures.load_index("rendered_mpii").head_size).any()
+    assert chosen_pictures.load_index("rendered").points is not None
+    assert chosen_pictures.index_of("rendered_mpii") == chosen_pictures.index_of("rendered", flat=True)
+    assert chosen_pictures.index_of("rendered_mpii", flat=True) == tmp_path / "set" / "mpii.h5"
 
 
 def test_bad_input_is_one_line(

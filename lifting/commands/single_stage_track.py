@@ -60,6 +60,9 @@ def _add_estimate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--input", type=Path, required=True, help="a picture, or a folder of pictures")
     parser.add_argument("--boxes", type=Path, metavar="JSON", help='{"name.jpg": [[x, y, width, height], ...], ...}')
+    parser.add_argument(
+        "--around", type=float, help="side of the crop over that of a box (1.25 for COCO's and MPII's joints, else 1)"
+    )
     parser.add_argument("--output", type=Path, required=True, help=".json or .npz")
     parser.add_argument("--figures", type=Path, metavar="FOLDER", help="draw every person into this folder")
     parser.add_argument(

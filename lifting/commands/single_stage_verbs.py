@@ -117,6 +117,8 @@ def estimate(options: argparse.Namespace) -> None:
         raise InputError(f"estimate: --focal: expected pixels, a number above zero, got {options.focal:g}")
     if options.focal is not None and options.lifter is None:
         raise InputError("estimate: --focal: expected --lifter too; a 3D network has --camera FOCAL DEPTH")
+    if options.around is not None and not (0 < options.around < math.inf and options.boxes):
+        raise InputError(f"estimate: --around: expected a number above zero, and --boxes, got {options.around:g}")
     objective, config = single_stage.load(options.checkpoint, options.overrides)
     if objective.dims == 2 and (options.camera or options.stature is not None):
         raise InputError("estimate: --camera, --stature: expected a 3D network; a 2D one has --lifter and --focal")
@@ -130,7 +132,7 @@ def estimate(options: argparse.Namespace) -> None:
     found: list[Estimate] = []
     part = options.output.with_suffix(f".part{options.output.suffix}")
     try:
-        for one in estimate_all(objective, config, people, options.figures, camera, stature, lift):
+        for one in estimate_all(objective, config, people, options.figures, camera, stature, lift, options.around):
             found.append(one)
     except BaseException:  # Ctrl-C or a broken picture, perhaps after hours
         if found:
