@@ -1,5 +1,5 @@
 #!/bin/bash
-# Trains over several machines with GPUs under Slurm: sbatch docs/slurm.sh CONFIG FOLDER
+# Trains over several machines with GPUs under Slurm: sbatch docs/slurm.sh CONFIG FOLDER [key.path=value ...]
 # FOLDER is on a disk that all machines share. Submitted again, or requeued, the job goes on from FOLDER/last.pt.
 #SBATCH --job-name=lifting
 #SBATCH --nodes=2
@@ -20,4 +20,4 @@ head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 srun --kill-on-bad-exit=1 .venv/bin/torchrun \
   --nnodes="$SLURM_NNODES" --nproc-per-node="$SLURM_GPUS_ON_NODE" --max-restarts=1 \
   --rdzv-backend=c10d --rdzv-endpoint="$head:29500" --rdzv-id="$SLURM_JOB_ID" \
-  run_single_stage.py train "${run[@]}" data.workers=6
+  run_single_stage.py train "${run[@]}" data.workers=6 "${@:3}"

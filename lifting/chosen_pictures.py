@@ -26,7 +26,7 @@ EMBEDDED = ("rendered", "rendered_mpii", "rendered_coco")
 
 
 def training_sets(config: SingleStageConfig) -> tuple[ImageSet, ImageSet | None]:
-    """The configured training pictures, with 3D labels for a 3D network, and those that only 2D labels are taken of.
+    """The configured training pictures, with 3D labels for a 3D network, and those mixed in with their 2D labels only.
 
     Raises:
         InputError: a set does not have the parts, the labels or the joints that the configuration asks for.
@@ -37,7 +37,7 @@ def training_sets(config: SingleStageConfig) -> tuple[ImageSet, ImageSet | None]
     if data.flat_path is None:
         return main, None
     if data.flat_path in EMBEDDED and data.path not in EMBEDDED:
-        raise InputError(f"data.flat_path: expected an index of MPII or null for {data.path}, got {data.flat_path}")
+        raise InputError(f"data.flat_path: expected a file or null beside {data.path}, got {data.flat_path}")
     flat = chosen(load_index(data.flat_path, flat=True), data.flat_train_parts, data.flat_path)
     return main, with_joints(flat, main.joint_set, f"data.flat_path: {data.flat_path}")
 
@@ -52,13 +52,15 @@ def test_set(config: SingleStageConfig) -> ImageSet:
 
 
 def deep_test_set(config: SingleStageConfig) -> ImageSet:
-    """As `test_set`, but for a 2D network too with the 3D labels that there are."""
+    """Like `test_set`, but keeps 3D labels for a 2D network too."""
     images = main_pictures(config, config.data.test_parts, config.data.test_stride)
     return readable(images, skip=config.data.on_broken == "skip")
 
 
 def main_pictures(config: SingleStageConfig, parts: tuple[str, ...], stride: int) -> ImageSet:
-    """Every ``stride``-th picture from these parts of ``data.path``, with all of its people.
+    """Every ``stride``-th picture of these parts of ``data.path`` with all its people.
+
+    Where no ids tell pictures apart, as on Human3.6M and MPII, it is every ``stride``-th person.
 
     Raises:
         InputError: the set does not have one of the parts; or, for a 3D network, it has no 3D labels; or nothing is
@@ -100,7 +102,7 @@ def flat_test_set(config: SingleStageConfig) -> ImageSet | None:
 def with_joints(images: ImageSet, joint_set: JointSet, path: str) -> ImageSet:
     """The set with other joints, where there is a way to them.
 
-    COCO's joints become Human3.6M's 18 as far as they can, for mixing; the 18 become MPII's 16, which label them.
+    COCO's 17 become Human3.6M's 18, for mixing; those that COCO does not have get no label. The 18 become MPII's 16.
 
     Raises:
         InputError: there is no such way; the message gives ``path``.

@@ -1,9 +1,9 @@
 """The density of a lifter's errors, fitted anew to people whom the network was not trained on.
 
-A network knows its training people: on them its errors are smaller and of another shape than on anybody else, and with
-dropout they are different again. So this trains one more network for each training person, without him, and fits a
-`PoseDensity` to the errors that these networks make on the persons they lack. The lifter itself stays as it is: mu and
-sigma do not change, only the density around them.
+On the people it was trained on a network's errors are smaller than on others, and differently distributed; dropout
+changes them again. So this trains one more network for each training person, with that person left out, and fits a
+`PoseDensity` to the errors of these networks on the people left out. The lifter itself stays as it is: mu and sigma do
+not change, only the density around them.
 """
 
 import logging
@@ -70,7 +70,7 @@ def crossfit(checkpoint: Path, folder: Path) -> Path:
 
 
 def fitted(checkpoints: Sequence[Path]) -> PoseDensity:
-    """The density of the errors that lifters make on the people of their test, who count alike.
+    """The density of the errors of each lifter on its own test people; every person counts the same.
 
     Sigma is measured in `_usual_length`, because in its own units it says nothing: a network may predict half the sigma
     if its flow learns a density of twice the width. To use the density with a network, multiply its scale by that
@@ -105,6 +105,6 @@ def _usual_length(likelihood: Likelihood) -> Tensor:
 
 
 def _without(config: Config, person: str) -> Config:
-    """The training without this person, tested on him."""
+    """The configuration with this person left out of training, as the only one of the test."""
     others = tuple(other for other in config.data.train_subjects if other != person)
     return lifter.tested_on_training_file(config, (person,), train_subjects=others)

@@ -62,7 +62,7 @@ COLUMNS = {
     "ause": ("AUSE", 3),
     "seconds": ("training (s)", 0),
 }
-# What is said of a run when it is done: the first that its report has.
+# What the log says of a finished run: the first of these that its report has.
 SHOWN = {
     "mpjpe_mm": "MPJPE {:.1f} mm (action mean)",
     "ap": "AP {:.1f}",
@@ -82,7 +82,8 @@ class Series(BaseModel):
         variants: for each variant its overrides; every configuration is run in every variant.
         overrides: of all runs.
         short: further overrides of all runs with ``--short``, for a budget of minutes.
-        paper: the published numbers on Human3.6M for a configuration or a variant, as text for the table.
+        paper: the published numbers for a configuration or a variant, as text for the table.
+        paper_of: what they are, such as AP on COCO val; by default both errors on Human3.6M.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -93,6 +94,7 @@ class Series(BaseModel):
     overrides: list[str] = []
     short: list[str] = []
     paper: dict[str, str] = {}
+    paper_of: str | None = None
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ def check_folder(run: Run) -> None:
 
 
 class Processes:
-    """Processes of several threads, which end early if the program does: a signal reaches it alone."""
+    """Child processes of several threads. `stop` ends them early, because a signal reaches only this process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -229,13 +231,14 @@ def row_of(runs: list[Run]) -> dict[str, Any]:
     return row
 
 
-def markdown(rows: list[dict[str, Any]], track: str) -> str:
+def markdown(rows: list[dict[str, Any]], track: str, paper_of: str | None = None) -> str:
     """The rows as a table, without the columns that no row has a value for."""
-    columns: dict[str, list[str]] = {}
+    paper = [row.get("paper", "") for row in rows]
+    columns = {f"paper, {paper_of}": paper} if paper_of else {}
     for key, (heading, digits) in COLUMNS.items():
         columns[heading] = [_mean_and_spread(row.get(key), digits) for row in rows]
-        if heading == f"PA-MPJPE ({PAPER_MEAN[track]})":
-            columns[f"paper, Human3.6M ({PAPER_MEAN[track]})"] = [row.get("paper", "") for row in rows]
+        if not paper_of and heading == f"PA-MPJPE ({PAPER_MEAN[track]})":
+            columns[f"paper, Human3.6M ({PAPER_MEAN[track]})"] = paper
     columns |= {heading: [f"{row[key]:,}" if row.get(key) else "" for row in rows] for key, heading in COST.items()}
     columns = {heading: cells for heading, cells in columns.items() if any(cells)}
     lines = [f"| variant | config | seeds | {' | '.join(columns)} |", "|---|---|---|" + "---:|" * len(columns)]
@@ -286,9 +289,10 @@ def main() -> None:
         if paper := series.paper.get(row["config"], series.paper.get(row["variant"])):
             row["paper"] = paper
     write_json(options.output / "table.json", rows)
+    table = markdown(rows, series.track, series.paper_of)
     with whole_file(options.output / "table.md") as file:
-        file.write_text(markdown(rows, series.track), encoding="utf-8")
-    print(markdown(rows, series.track), end="")
+        file.write_text(table, encoding="utf-8")
+    print(table, end="")
 
 
 if __name__ == "__main__":

@@ -46,6 +46,13 @@ def test_every_mean_is_named_and_the_paper_stands_beside_its_own(tmp_path: Path)
     assert (lifting["seeds"], lifting["training (s)"]) == ("2", "8 ± 0")
 
 
+def test_the_paper_s_numbers_stand_under_what_they_are(tmp_path: Path) -> None:
+    one = row(tmp_path, {"ap": 24.1}) | {"paper": "70.5"}
+    title, _, cells = markdown([one], "single_stage", "AP on COCO val").splitlines()
+    assert title == "| variant | config | seeds | paper, AP on COCO val | AP | training (s) |"
+    assert cells == "| clean | fc | 1 | 70.5 | 24.1 | 8 |"
+
+
 def test_columns_are_those_that_some_report_has(tmp_path: Path) -> None:
     found = {"energy_score_mm": 31.234, "ece": 0.0456, "calibration_error": 2.5, "ranking": {}}
     old = {"calibration_error": 2.5, "ranking": {"joint": {"sigma_error_r": 0.61, "ause": 0.2}}}

@@ -157,7 +157,7 @@ class ImageDataConfig(_Section):
         "labels, rendered_mpii is like MPII, rendered_coco like COCO",
     )
     flat_path: str | None = Field(
-        None, description="an index of images with 2D labels to mix in; rendered is the embedded one"
+        None, description="an index of images with 2D labels to mix in; rendered and rendered_coco are embedded ones"
     )
     train_parts: Names = Field(TRAIN_SUBJECTS, min_length=1, description="subjects or splits in path")
     test_parts: Names = Field(TEST_SUBJECTS, min_length=1)
