@@ -16,6 +16,7 @@ from lifting.command import write_json
 from lifting.training.allocator import keep_freed_pages
 from tests.benchmarks import (
     bench_crops,
+    bench_dims,
     bench_feeding,
     bench_image_step,
     bench_lift,
@@ -32,6 +33,7 @@ BENCHMARKS = {
     "lift": bench_lift.benchmarks,
     "feeding": bench_feeding.benchmarks,
     "crops": bench_crops.benchmarks,
+    "dims": bench_dims.benchmarks,
     "start": bench_start.benchmarks,
 }
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from lifting.prediction import Batch
 from lifting.training.objective import Objective
 from lifting.training.ranks import has_bf16_units
 from lifting.training.steps import training_step
+
+Case = TypeVar("Case")
 
 BATCH = 1024
 NETWORKS: dict[str, Callable[..., nn.Module]] = {"FC": FCBaseline, "SRNet": SRNet}
@@ -71,9 +73,9 @@ def step(network: str, loss: str, precision: str) -> Callable[[], Tensor]:
     return lambda: training_step(objective, batch, optimizer, train)
 
 
-def times(cases: dict[str, Callable[[], object]], rounds: int = 15, warm: int = 3) -> dict[str, float]:
+def times(cases: dict[Case, Callable[[], object]], rounds: int = 15, warm: int = 3) -> dict[Case, float]:
     """Median seconds of each case, taken in turn."""
-    seen: dict[str, list[float]] = {name: [] for name in cases}
+    seen: dict[Case, list[float]] = {name: [] for name in cases}
     for turn in range(rounds + warm):
         for name, run in cases.items():
             start = time.perf_counter()

@@ -153,6 +153,30 @@ def test_a_keypoint_elsewhere_hardly_pulls() -> None:
         assert off.max() < 0.06
 
 
+def test_a_joint_more_than_two_deviations_off_pulls_by_the_logarithm() -> None:
+    """The root minimises the module's sum of rho, here by its gradient, with each s_j as it is there."""
+    rng = np.random.default_rng(7)
+    poses, T = posed(60), places(60)
+    wrong = poses + 0.04 * rng.standard_t(2, poses.shape) * (np.arange(17) > 0)[:, None]
+    pixels = PINHOLE.project(poses + T[:, None])
+    root, rays = placed(wrong, 0.04, pixels).root, PINHOLE.rays(pixels)
+    far = np.linalg.norm(wrong + root[:, None], axis=-1)
+    s = np.sqrt(np.square(0.04 * (np.arange(17) > 0)) + np.square(5 / PINHOLE.focal[0] * far))
+
+    def pull(T: Array) -> Array:
+        """(N, J): rho of each joint."""
+        joints = wrong + T[:, None]
+        across = joints - rays * (rays * joints).sum(-1, keepdims=True)
+        t = np.linalg.norm(across, axis=-1) / s
+        rho: Array = np.where(t <= 2, np.square(t), 4 + 8 * np.log(np.maximum(t, 2) / 2))
+        return rho
+
+    steps = 1e-5 * np.eye(3)
+    gradient = np.stack([pull(root + step) - pull(root - step) for step in steps], -1)
+    balance = np.linalg.norm(gradient.sum(1), axis=-1) / np.linalg.norm(gradient, axis=-1).sum(1)
+    assert balance.max() < 1e-3
+
+
 def test_the_covariance_covers_planted_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(2)
     monkeypatch.setattr(rays_file, "CORRELATION", 0.0)
