@@ -270,6 +270,7 @@ def test_velocity_errors_by_hand() -> None:
     assert found.shape == (2, 2, 17)
     assert found[1, 1, 5] == 2
     assert found.sum() == 2
+    assert torch.equal(velocity_errors(prediction[:, 1], target[:, 1]), found[:, 1])
     for wrong in ((prediction, target[:2]), (target[..., :2], target[..., :2]), (torch.zeros(4, 3), torch.zeros(4, 3))):
         with pytest.raises(ValueError, match="expected equal"):
             velocity_errors(*wrong)
@@ -309,6 +310,8 @@ def test_the_table_names_the_metrics_and_lines_up() -> None:
     bones = format_report({**report_by_hand(), "mpsse_mm": 8.82, "mpsce_mm": 9.91}).splitlines()
     assert bones[:-1] == lines
     assert bones[-1] == "bone lengths differ: left against right (MPSSE) 8.8 mm, over time (MPSCE) 9.9 mm"
+    one = pose_report(by_hand(), torch.zeros(4, dtype=torch.int64), ["Walking"], ["hip", "knee"])
+    assert "mean over 1 action " in format_report(one)
     assert format_report({**report_by_hand(), "mpsce_mm": 9.91}).endswith("differ: over time (MPSCE) 9.9 mm")
 
 

@@ -43,7 +43,7 @@ class Runs(NamedTuple):
         They run the line. What runs at the import, as a table and a decorator do, gets a few of the next line that
         tests run, then any tests.
         """
-        room, name = Path(path).parts[-2:]
+        room, name = Path(path).with_suffix("").parts[-2:]
 
         def order(test: str) -> tuple[bool, bool, float]:
             own, near = test.startswith(f"tests/{room}/test_{name}"), test.startswith(f"tests/{room}/")
