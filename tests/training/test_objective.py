@@ -244,6 +244,7 @@ def test_a_pose_may_be_predicted_together_with_its_mirror_image() -> None:
     straight, both = (predict(objective, some, flip_test=flip_test) for flip_test in (False, True))
     expected = mean_of_mirrored(straight, objective.predict(flip(some.keypoints, H36M17)), H36M17)
     torch.testing.assert_close(both.mu, expected.mu)
+    assert not both.mu.requires_grad
     assert not torch.allclose(both.mu, straight.mu)
 
 
