@@ -62,10 +62,10 @@ def test_scale_and_turn_leave_depth_alone() -> None:
 def test_the_box_fills_the_crop() -> None:
     box = torch.tensor([30.0, 40.0, 100.0, 200.0])
     matrix = crop_matrix(box, SIZE)
-    middle_top_bottom = torch.tensor([[80.0, 140.0], [80.0, 40.0], [80.0, 240.0]])
-    labels = crop_labels(middle_top_bottom, torch.zeros(3), matrix, SIZE)
-    torch.testing.assert_close(labels[:, :2], torch.tensor([[0.0, 0.0], [0.0, -0.5], [0.0, 0.5]]))
-    wider = crop_labels(middle_top_bottom, torch.zeros(3), crop_matrix(box, SIZE, scale=2.0), SIZE)
+    middle_top_bottom_left = torch.tensor([[80.0, 140.0], [80.0, 40.0], [80.0, 240.0], [30.0, 140.0]])
+    labels = crop_labels(middle_top_bottom_left, torch.zeros(4), matrix, SIZE)
+    torch.testing.assert_close(labels[:, :2], torch.tensor([[0.0, 0.0], [0.0, -0.5], [0.0, 0.5], [-0.25, 0.0]]))
+    wider = crop_labels(middle_top_bottom_left, torch.zeros(4), crop_matrix(box, SIZE, scale=2.0), SIZE)
     torch.testing.assert_close(wider, labels / 2)
 
 
@@ -93,6 +93,8 @@ def test_the_inverse_undoes_the_map() -> None:
 
 
 def test_a_box_without_extent() -> None:
-    assert crop_matrix(torch.tensor([1.0, 2, 0.5, 0.25]), SIZE).isfinite().all()
-    with pytest.raises(ValueError, match="box: expected a side above zero, got 0"):
-        crop_matrix(torch.tensor([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 0.0, 0.0]]), SIZE)
+    for sides in ((0.5, 0.25), (0.0, 2.0), (2.0, 0.0)):
+        assert crop_matrix(torch.tensor([1.0, 2.0, *sides]), SIZE).isfinite().all()
+    for side in (0.0, -1.0):
+        with pytest.raises(ValueError, match=f"box: expected a side above zero, got {side:g}"):
+            crop_matrix(torch.tensor([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, side, side]]), SIZE)
