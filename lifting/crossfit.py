@@ -1,6 +1,6 @@
 """The density of a lifter's errors, fitted anew to people whom the network was not trained on.
 
-On the people it was trained on a network's errors are smaller than on others, and differently distributed; dropout
+On the people it was trained on, a network's errors are smaller than on others, and differently distributed; dropout
 changes them again. So this trains one more network for each training person, with that person left out, and fits a
 `PoseDensity` to the errors of these networks on the people left out. The lifter itself stays as it is: mu and sigma do
 not change, only the density around them.

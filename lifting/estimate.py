@@ -238,12 +238,12 @@ def estimate_all(
             continue
         height, width = picture.shape[:2]
         whole = (-0.5, -0.5, float(width), float(height))
-        x, y, w, h = box or whole
+        there = box or whole
+        x, y, w, h = there
         if x + w <= 0 or y + h <= 0 or x >= width or y >= height:
             raise InputError(f"estimate: {file}: expected a box in the picture, {width} x {height}, got {box}")
         wider = around if box else 1.0
-        crop = (x, y, w, h)
-        one = estimate(objective, config, picture, crop, file.name, around=wider, camera=camera, stature=stature)
+        one = estimate(objective, config, picture, there, file.name, around=wider, camera=camera, stature=stature)
         one = one if lift is None else lift(one, (width, height))
         if figures is not None:
             drawn[file.name] += 1
