@@ -107,19 +107,18 @@ class PoseDensity(Likelihood):
 
     @classmethod
     def load(cls, state: dict[str, Tensor], joints: int, where: str) -> "PoseDensity":
-        """The density with this ``state_dict``.
+        """A lifter's density, D = 3, with this ``state_dict``.
 
         Raises:
-            InputError: beginning with ``where``: it is no density of so many joints.
+            InputError: beginning with ``where``: it is no density of so many joints in 3D.
         """
         try:
-            dim = state["scale"].shape[-1]
             (components,) = state["weights"].shape
             shapes = {
-                "scale": (joints, dim),
+                "scale": (joints, 3),
                 "weights": (components,),
                 "widths": (components,),
-                "correlation": (joints * dim, joints * dim),
+                "correlation": (3 * joints, 3 * joints),
                 "focal": (),
                 "stature": (),
             }

@@ -10,6 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from lifting import safe_hdf5
 from lifting.command import InputError
@@ -144,6 +145,7 @@ FOUND: list[tuple[str, str, Change]] = [
     ("checkpoint", "last.pt", at("network", value=[])),
     ("checkpoint", "last.pt", at("network", value={"a": 3})),
     ("checkpoint", "last.pt", lambda tree: at("network", next(iter(tree["network"])), value="x")(tree)),
+    ("crossfit checkpoint", "last.pt", at("density", "scale", value=torch.tensor(1.0))),
 ]
 
 

@@ -252,6 +252,7 @@ def test_what_is_no_density_is_refused() -> None:
     assert PoseDensity.load({name: x for name, x in state.items() if name != "stature"}, JOINTS, "here").stature == 0
     for name, x in [
         ("scale", torch.ones(3, 3)),
+        ("scale", torch.tensor(1.0)),
         ("weights", torch.tensor(1.0)),
         ("widths", torch.ones(2)),
         ("scale", torch.zeros(4, 3)),
@@ -266,6 +267,9 @@ def test_what_is_no_density_is_refused() -> None:
         PoseDensity.load(state | {"scale": state["scale"] * math.nan}, JOINTS, "here")
     with pytest.raises(InputError, match="here: expected scale"):
         PoseDensity.load(state | {"correlation": -state["correlation"]}, JOINTS, "here")
+    flat = {"scale": torch.ones(4, 2), "correlation": torch.eye(8)}
+    with pytest.raises(InputError, match="here: expected scale"):  # of a lifter, which is in 3D
+        PoseDensity.load(state | flat, JOINTS, "here")
     with pytest.raises(InputError, match=r"here: expected scale.* for 5 joints"):
         PoseDensity.load(state, JOINTS + 1, "here")
     with pytest.raises(ValueError, match="with sigma"):
