@@ -213,6 +213,17 @@ def test_what_the_others_errors_share_is_not_taken_for_stature() -> None:
     torch.testing.assert_close(found, g.flatten(1).T.cov(), rtol=0, atol=0.05)
 
 
+def test_a_stature_that_one_person_alone_errs_by_is_found() -> None:
+    """The correlation of the others, who judge, does not explain it. The person's own would."""
+    torch.manual_seed(0)
+    taller, shared = 20 * torch.randn(JOINTS, 2).double(), torch.randn(JOINTS, 2).double()
+    people = []
+    for share in (0.025, 0.0, 0.0):
+        g = torch.randn(2_000, JOINTS, 2).double() + 0.8 * shared * torch.randn(2_000, 1, 1).double()
+        people.append((g + share * taller * torch.randn(2_000, 1, 1).double(), taller.expand_as(g)))
+    assert _common(people)[1] > 0
+
+
 def test_what_people_share_is_looked_for_from_nothing_up() -> None:
     for grid, limit in ((_KEPT, 1), (_STATURES, 0.1)):
         assert grid[0] == 0 and grid[-1] < limit
